@@ -1,0 +1,59 @@
+"""Sizes and layouts of models, as plain values that the builders in `surefoot.nn` read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from surefoot.config.schema import Section, knob
+
+__all__ = ["GPTConfig"]
+
+
+class GPTConfig(Section):
+    """A decoder-only transformer.
+
+    `modern` is the Qwen3 layout (RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings) and
+    without `qk_norm` the Llama layout; `gpt2` is the classic one (LayerNorm, learned positions,
+    GELU). Both are public architectures, so an export loses nothing.
+    """
+
+    layout: Literal["modern", "gpt2"] = knob("modern", "modern (Qwen3, Llama) or gpt2.")
+    d_model: int = knob(128, "Width of the residual stream.", ge=1)
+    num_layers: int = knob(4, "Blocks.", ge=1)
+    num_heads: int = knob(4, "Attention heads.", ge=1)
+    num_kv_heads: int | None = knob(None, "Key and value heads (grouped-query); default: all.", ge=1)
+    d_ff: int | None = knob(
+        None, "Width inside the feed-forward part; default: 8/3 (modern) or 4 (gpt2) x d_model.", ge=1
+    )
+    context: int = knob(64, "Tokens that the model sees at once.", ge=1)
+    dropout: float = knob(0.0, "Dropout of embeddings and residual branches.", ge=0, lt=1)
+    qk_norm: bool = knob(True, "modern: RMSNorm of queries and keys (Qwen3); off: Llama.")
+    tie_embeddings: bool = knob(True, "Share the input embedding with the output head.")
+    rope_theta: float = knob(10000.0, "modern: base of the rotary frequencies.", gt=0)
+    norm_eps: float = knob(1e-5, "Added to the variance in norms.", gt=0)
+
+    def conflicts(self) -> list[tuple[str, str]]:
+        """Return broken rules between these fields as (field, explanation)."""
+        found = []
+        if self.d_model % self.num_heads:
+            near = [h for h in range(1, self.num_heads + 1) if self.d_model % h == 0][-1]
+            text = f"{self.num_heads} heads do not divide d_model {self.d_model}; {near} would"
+            found.append(("num_heads", text))
+        elif self.layout == "modern" and (self.d_model // self.num_heads) % 2:
+            text = f"rotary positions need an even head width, not {self.d_model // self.num_heads}"
+            found.append(("num_heads", text))
+        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+            text = f"{self.num_kv_heads} does not divide num_heads {self.num_heads}"
+            found.append(("num_kv_heads", text))
+        if self.layout == "gpt2" and self.num_kv_heads not in (None, self.num_heads):
+            found.append(("num_kv_heads", "the gpt2 layout has no grouped queries"))
+        return found
+
+    @property
+    def ff_width(self) -> int:
+        """Width inside the feed-forward part, rounded up to a multiple of 32 for modern."""
+        if self.d_ff is not None:
+            return self.d_ff
+        if self.layout == "gpt2":
+            return 4 * self.d_model
+        return -(-8 * self.d_model // 3 // 32) * 32

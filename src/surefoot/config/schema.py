@@ -1,0 +1,300 @@
+"""Every shared knob of a run: its type, range, default, meaning, and whether it changes the numbers.
+
+A field is *identity* (it changes the numbers: a resume must repeat it) or *circumstance* (how
+often we look, where files go: a resume may change it). Values are frozen; unknown keys are
+refused. This module builds nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "Cadence",
+    "Keep",
+    "Machine",
+    "Ops",
+    "Optim",
+    "RunConfig",
+    "ScheduleConfig",
+    "Section",
+    "Track",
+    "Train",
+    "circumstance",
+    "knob",
+    "parse_bytes",
+    "parse_seconds",
+]
+
+
+def knob(default: Any, doc: str, **rules: Any) -> Any:
+    """Declare a field that changes the numbers (identity)."""
+    return Field(default, description=doc, json_schema_extra={"identity": True}, **rules)
+
+
+def circumstance(default: Any, doc: str, **rules: Any) -> Any:
+    """Declare a field that does not change the numbers; a resume may change it."""
+    return Field(default, description=doc, json_schema_extra={"identity": False}, **rules)
+
+
+class Section(BaseModel):
+    """One named group of settings: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Train(Section):
+    """How long and with what randomness."""
+
+    seed: int = knob(1, "Seed of everything random: weights, data order, dropout.", ge=0)
+    batch_size: int = knob(64, "Examples per update, over all devices and micro-batches.", ge=1)
+    max_steps: int | None = circumstance(
+        1000, "Stop at exactly this step; `none` trains until stopped.", ge=1
+    )
+    epochs: float | None = circumstance(
+        None, "Another way to say max_steps: passes over the training data.", gt=0
+    )
+    steps_per_epoch: int | None = circumstance(
+        None, "Steps that count as one epoch; default: all training examples once.", ge=1
+    )
+    ema: float | None = knob(
+        None, "Decay of an exponential moving average of the weights, used to evaluate.", gt=0, lt=1
+    )
+    patience: int = knob(
+        0, "Stop after this many evaluations without improvement (0 = never).", ge=0
+    )
+    min_delta: float = knob(0.0, "Improvement in validation loss that counts, in nats.", ge=0)
+    restore_best: bool = knob(
+        True, "When stopped early, end with the best weights seen and not the last."
+    )
+    nonfinite: Literal["skip", "rollback", "stop"] = knob(
+        "skip", "What to do when a loss or gradient is NaN or infinite; weights are never touched."
+    )
+    nonfinite_limit: int = knob(10, "Stop after this many non-finite steps in a row.", ge=1)
+    rollback_every: int = knob(
+        100, "With nonfinite=rollback: return to the newest multiple of this step.", ge=1
+    )
+    rollback_factor: float = knob(
+        0.5, "With nonfinite=rollback: multiply the learning rate by this.", gt=0, le=1
+    )
+
+
+class Optim(Section):
+    """The optimiser: AdamW for everything, or Muon for hidden matrices and AdamW for the rest."""
+
+    kind: Literal["adamw", "muon"] = knob("muon", "adamw, or muon for hidden matrices.")
+    lr: float = knob(3e-3, "Peak learning rate of AdamW. Seen to work: 3e-4 to 4e-3.", gt=0)
+    muon_lr: float = knob(0.02, "Peak learning rate of Muon. Seen to work: 0.005 to 0.04.", gt=0)
+    momentum: float = knob(0.95, "Momentum of Muon.", ge=0, lt=1)
+    beta1: float = knob(0.9, "AdamW: decay of the first moment.", ge=0, lt=1)
+    beta2: float = knob(0.99, "AdamW: decay of the second moment.", ge=0, lt=1)
+    eps: float = knob(1e-8, "AdamW: added to the denominator.", gt=0)
+    weight_decay: float = knob(0.1, "Decoupled weight decay of matrices (never of norms).", ge=0)
+    clip: float = knob(1.0, "Largest norm of the whole gradient; 0 does not clip.", ge=0)
+
+
+class ScheduleConfig(Section):
+    """The learning rate over time, as a fraction of the peak."""
+
+    kind: Literal["constant", "cosine", "wsd", "onecycle"] = knob(
+        "cosine", "constant, cosine, wsd (warmup, plateau, decay) or onecycle."
+    )
+    warmup_steps: int = knob(100, "Steps of linear warmup.", ge=0)
+    decay_steps: int | None = knob(
+        None, "Step at which the floor is reached, then held; default: the horizon.", ge=1
+    )
+    decay_fraction: float = knob(0.2, "wsd: share of the horizon spent decaying.", gt=0, le=1)
+    min_lr: float = knob(0.0, "Floor, on the scale of optim.lr (other groups in proportion).", ge=0)
+    horizon: int | None = knob(
+        None, "Steps that the schedule is planned for; default: max_steps at the first start.", ge=1
+    )
+
+
+class Machine(Section):
+    """Which device, and how its arithmetic is done. Every `auto` is resolved before step 0."""
+
+    device: str = knob("auto", "auto, cpu, cuda, cuda:1 or mps.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
+        "auto", "Arithmetic of the forward pass; weights and optimiser stay in fp32."
+    )
+    compile: Literal["auto", "on", "off"] = knob("auto", "torch.compile the model in place.")
+    threads: int | Literal["auto"] = knob("auto", "CPU threads of one operation.")
+    matmul: Literal["auto", "default", "onednn"] = knob(
+        "auto", "CPU library for fp32 matrix products, chosen by speed at equal accuracy."
+    )
+    micro_batch_size: int | Literal["auto"] = knob(
+        "auto", "Examples per forward pass; the batch is made of such pieces."
+    )
+    prefetch_threads: int | Literal["auto"] = circumstance(
+        "auto", "Threads that compute batches ahead; never changes a batch."
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError("expected auto, cpu, mps, cuda or cuda:N")
+        return value
+
+    @field_validator("threads", "micro_batch_size", "prefetch_threads", mode="after")
+    @classmethod
+    def _count(cls, value: int | str, info: Any) -> int | str:
+        least = 0 if info.field_name == "prefetch_threads" else 1
+        if isinstance(value, int) and value < least:
+            raise ValueError(f"expected auto or a number of at least {least}")
+        return value
+
+
+class Ops(Section):
+    """Which implementation of an operation runs; `reference` is the specification."""
+
+    attention: Literal["auto", "reference", "sdpa", "sdpa_fp32"] = knob(
+        "auto", "Attention: reference, torch's fused one, or that in fp32 under autocast."
+    )
+    cross_entropy: Literal["auto", "reference", "chunked"] = knob(
+        "auto", "Head and loss: at once, or in chunks that never hold all logits."
+    )
+
+
+class Cadence(Section):
+    """How often we look. In steps; 0 means never."""
+
+    log_every: int = circumstance(10, "Steps between rows of training metrics.", ge=0)
+    validate_every: int = circumstance(250, "Steps between evaluations.", ge=0)
+    sample_every: int = circumstance(500, "Steps between samples.", ge=0)
+    save_every: int | str = circumstance(
+        "auto", "Steps between checkpoints, or a time like 5min, or auto (costs at most 1 %)."
+    )
+
+    @field_validator("save_every")
+    @classmethod
+    def _save_every(cls, value: int | str) -> int | str:
+        if isinstance(value, str) and value != "auto":
+            if value.isdigit():
+                return int(value)
+            parse_seconds(value)
+        if isinstance(value, int) and value < 0:
+            raise ValueError("expected steps (0 = only at the end), a time like 5min, or auto")
+        return value
+
+
+class Keep(Section):
+    """Which checkpoints stay on the disk."""
+
+    last: int = circumstance(2, "Newest checkpoints kept; never fewer than two.", ge=2)
+    best: int = circumstance(1, "Best checkpoints by validation loss kept.", ge=0)
+    milestones: int = circumstance(0, "Also keep every checkpoint at a multiple of this step.", ge=0)
+    max_disk: str | None = circumstance(None, "Disk that checkpoints may take, like 2GB.")
+
+    @field_validator("max_disk")
+    @classmethod
+    def _max_disk(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bytes(value)
+        return value
+
+
+class Track(Section):
+    """What is recorded besides metrics.jsonl."""
+
+    tensorboard: bool = circumstance(True, "Write TensorBoard events to tb/.")
+    report: bool = circumstance(True, "Write report.html and plots/.")
+    tags: tuple[str, ...] = circumstance((), "Words to find the run by.")
+
+
+class RunConfig(Section):
+    """A whole run. Recipes extend it with `model`, `data` and sections of their own."""
+
+    train: Train = Train()
+    optim: Optim = Optim()
+    schedule: ScheduleConfig = ScheduleConfig()
+    machine: Machine = Machine()
+    ops: Ops = Ops()
+    cadence: Cadence = Cadence()
+    keep: Keep = Keep()
+    track: Track = Track()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        problems = self.conflicts()
+        if problems:
+            raise ValueError("\x1e".join(f"{field}\x1f{text}" for field, text in problems))
+        return self
+
+    def conflicts(self) -> list[tuple[str, str]]:
+        """Return every broken rule between fields as (field path, explanation)."""
+        found = list(self._batch_conflicts()) + list(self._schedule_conflicts())
+        for section in self.__class__.model_fields:
+            rules = getattr(getattr(self, section), "conflicts", None)
+            if rules is not None:
+                found += [(f"{section}.{field}", text) for field, text in rules()]
+        return found
+
+    def _batch_conflicts(self) -> list[tuple[str, str]]:
+        micro, batch = self.machine.micro_batch_size, self.train.batch_size
+        if isinstance(micro, int) and batch % micro:
+            near = [d for d in range(1, batch + 1) if batch % d == 0 and d <= micro]
+            text = f"{micro} does not divide train.batch_size {batch}; {near[-1]} would"
+            return [("machine.micro_batch_size", text)]
+        return []
+
+    def _schedule_conflicts(self) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        plan, steps = self.schedule, self.limit()
+        end = plan.decay_steps or plan.horizon or steps
+        if plan.kind != "constant" and end is None and self.train.epochs is None:
+            text = f"{plan.kind} needs to know its length when max_steps is none"
+            found.append(("schedule.horizon", text))
+        if end is not None and plan.kind != "onecycle" and plan.warmup_steps >= end:
+            text = f"{plan.warmup_steps} steps of warmup do not fit into {end} steps"
+            found.append(("schedule.warmup_steps", text))
+        if plan.min_lr > self.optim.lr:
+            text = f"{plan.min_lr} is above the peak, optim.lr {self.optim.lr}"
+            found.append(("schedule.min_lr", text))
+        return found
+
+    def limit(self, examples: int | None = None) -> int | None:
+        """Return the step to stop at, or None for never (or not known without `examples`).
+
+        `examples` is the size of the training data, needed only for `epochs` without
+        `steps_per_epoch`.
+        """
+        train = self.train
+        if train.epochs is None:
+            return train.max_steps
+        per_epoch = train.steps_per_epoch
+        if per_epoch is None:
+            if examples is None:
+                return None
+            per_epoch = -(-examples // train.batch_size)
+        return max(1, round(train.epochs * per_epoch))
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration.
+
+    >>> parse_seconds("90s"), parse_seconds("5min"), parse_seconds("1.5h")
+    (90.0, 300.0, 5400.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)\s*", text)
+    if not match:
+        raise ValueError("expected a time like 90s, 5min or 2h")
+    unit = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
+    return float(match[1]) * unit
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size in powers of 1000.
+
+    >>> parse_bytes("2GB"), parse_bytes("500 MB")
+    (2000000000, 500000000)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
+    if not match:
+        raise ValueError("expected a size like 500MB or 2GB")
+    return int(float(match[1]) * 1000 ** "KMGT".find(match[2].upper()) * 1000) if match[2] else int(
+        float(match[1])
+    )
