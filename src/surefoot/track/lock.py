@@ -1,0 +1,115 @@
+"""Who trains a run: a lock that dies with its process, and a text that names the holder.
+
+The lock is `flock` on `.lock` in the run's folder. The kernel drops it when the process ends in
+whatever way, so there are no stale locks to clean; the text in the file is only for messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from surefoot.errors import RunError
+
+__all__ = ["Holder", "hold", "holder"]
+
+ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that trains a run; `since` is a time as in `run.json`."""
+
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`, or raise RunError naming who does."""
+    path = folder / ".lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        what = f"cannot write the run: {error.strerror}"
+        fix = "make the folder writable, or copy the run to one that is"
+        raise RunError(what, where=str(folder), fix=fix) from error
+    try:
+        if not _take(handle, path):
+            raise _refusal(folder)
+        _sign(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def holder(folder: Path) -> Holder | None:
+    """Return who holds the lock of `folder`, or None."""
+    path = folder / ".lock"
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _signature(path)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return None
+
+
+def _take(handle: int, path: Path) -> bool:
+    for attempt in range(ATTEMPTS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(PAUSE)
+        except OSError as error:
+            what = f"this file system cannot lock files: {error.strerror}"
+            raise RunError(what, where=str(path), fix="--runs DIR on a local disk") from error
+    return False
+
+
+def _sign(handle: int) -> None:
+    since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # the lock holds without its text
+            raise
+
+
+def _signature(path: Path) -> Holder:
+    try:
+        said = json.loads(path.read_text())
+        return Holder(str(said["host"]), int(said["pid"]), str(said["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Holder("an unknown host", 0, "an unknown time")
+
+
+def _refusal(folder: Path) -> RunError:
+    who = _signature(folder / ".lock")
+    return RunError(
+        f"{folder.name} is being trained by {who}",
+        where=str(folder),
+        fix="wait for it or stop it; --new starts another run beside it",
+    )

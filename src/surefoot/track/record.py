@@ -1,0 +1,199 @@
+"""What a run writes down: rows of metrics, samples and notes, to files first and then to sinks.
+
+Nothing here ends a training run. A full disk gives one warning, what it refuses waits in memory,
+and what is lost for good becomes an event row; a sink that fails is switched off with a note.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from surefoot.errors import OutOfResources
+from surefoot.track.lines import Lines, encode
+from surefoot.track.log import Log
+
+__all__ = ["Kind", "Level", "Record", "Row", "Sink"]
+
+Row = Mapping[str, Any]
+Kind = Literal["train", "eval", "system", "event"]
+Level = Literal["info", "warning"]
+
+
+class Sink(Protocol):
+    """Something that shows a record as it is written. The record is the truth; a sink may fail."""
+
+    name: str  # for the note that switches it off
+
+    def row(self, row: Row) -> None:
+        """Show one row of `metrics.jsonl`."""
+
+    def sample(self, sample: Row) -> None:
+        """Show one row of `samples.jsonl`: step, learner, prompt, text."""
+
+    def note(self, text: str, level: Level) -> None:
+        """Show a sentence."""
+
+    def rewind(self, step: int) -> None:
+        """Forget what was shown of later steps: they will come again."""
+
+    def close(self) -> None:
+        """Finish; called once, also when training fails."""
+
+
+class Record:
+    """The record of one process of a run (a segment), appended to the files in `path`.
+
+    Opening it repairs what a crash tore and moves rows after `first_step`, which this process
+    will write again, to `metrics.superseded.jsonl` (samples likewise). Raises OutOfResources when
+    the disk has no room for that.
+    """
+
+    def __init__(
+        self, path: Path, segment: int = 0, first_step: int = 0, sinks: Iterable[Sink] = ()
+    ) -> None:
+        self.path, self.segment, self.first_step = path, segment, first_step
+        self._sinks = list(sinks)
+        self._lock = threading.RLock()
+        self._full = False  # the disk refused something and has not taken it since
+        self._lost = 0  # lines whose loss is already an event row
+        try:
+            self._log = Log(path / "log.txt")
+            self._metrics = Lines(path / "metrics.jsonl")
+            self._samples = Lines(path / "samples.jsonl")
+            self.superseded = self._metrics.rewind(first_step)
+            self._samples.rewind(first_step)
+        except OSError as error:
+            what = f"cannot open the record: {error.strerror}"
+            fix = "free some space (surefoot prune) and run the command again"
+            raise OutOfResources(what, where=str(path), fix=fix) from error
+        for lines in (self._metrics, self._samples):
+            if lines.torn is not None:
+                self.note(_torn(lines), "warning")
+
+    def row(self, kind: Kind, step: int, learner: str = "main", **values: Any) -> None:
+        """Append one row to `metrics.jsonl`; `values` are plain numbers and texts.
+
+        NaN and infinities are kept, as "nan", "inf" and "-inf".
+        """
+        row = {
+            "kind": kind,
+            "step": step,
+            "learner": learner,
+            "segment": self.segment,
+            "time": round(time.time(), 3),
+            **values,
+        }
+        with self._lock:
+            self._append(self._metrics, row)
+            for sink in self._sinks:
+                self._show(sink, "row", row)
+
+    def sample(self, step: int, learner: str, prompt: str, text: str) -> None:
+        """Append one text that the model wrote to `samples.jsonl`; `text` without the prompt."""
+        sample = {
+            "step": step,
+            "learner": learner,
+            "segment": self.segment,
+            "time": round(time.time(), 3),
+            "prompt": prompt,
+            "text": text,
+        }
+        with self._lock:
+            self._append(self._samples, sample)
+            for sink in self._sinks:
+                self._show(sink, "sample", sample)
+
+    def note(self, text: str, level: Level = "info") -> None:
+        """Write a sentence to `log.txt` and show it."""
+        with self._lock:
+            self._log.write(text, level)
+            for sink in self._sinks:
+                self._show(sink, "note", text, level)
+
+    def rewind(self, step: int) -> int:
+        """Move rows and samples of later steps aside; return how many rows there were."""
+        with self._lock:
+            moved = 0
+            try:
+                moved = self._metrics.rewind(step)
+                self._samples.rewind(step)
+            except OSError as error:
+                text = f"rows after step {step} stay in metrics.jsonl: {error.strerror}"
+                self.note(text, "warning")
+            for sink in self._sinks:
+                self._show(sink, "rewind", step)
+            return moved
+
+    def sync(self) -> None:
+        """Make everything written so far durable. Call it before committing a checkpoint."""
+        with self._lock:
+            trouble = self._metrics.sync() or self._samples.sync()
+            self._report(trouble, self.first_step)
+
+    def close(self) -> None:
+        """Sync, close the files, then let each sink finish."""
+        with self._lock:
+            sinks, self._sinks = self._sinks, []
+            trouble = self._metrics.close() or self._samples.close()
+            for sink in sinks:
+                self._show(sink, "close")
+            if trouble is not None:
+                self._log.write(f"the record could not be completed: {trouble.strerror}", "warning")
+            self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _append(self, lines: Lines, row: dict[str, Any]) -> None:
+        trouble = lines.append(encode(row))
+        if trouble is not None or self._full:
+            self._report(trouble, row["step"])
+
+    def _report(self, trouble: OSError | None, step: int) -> None:
+        """Say once that the disk refuses, and once that it takes lines again."""
+        if trouble is not None and not self._full:
+            self._full = True
+            self.note(
+                f"cannot write {self.path / 'metrics.jsonl'}: {trouble.strerror}; training goes on "
+                "and the rows wait in memory. To free space: surefoot prune",
+                "warning",
+            )
+        elif trouble is None and self._full and not self._metrics.waiting + self._samples.waiting:
+            self._full = False
+            lost = self._metrics.lost + self._samples.lost - self._lost
+            self._lost += lost
+            kept = f"; {lost} rows are lost" if lost else "; no row is lost"
+            self.note(f"the disk takes the record again{kept}", "warning" if lost else "info")
+            if lost:
+                self.row("event", step, event="gap", lost=lost)
+
+    def _show(self, sink: Sink, verb: str, *arguments: Any) -> None:
+        """Call a sink; one that fails is switched off and never seen again."""
+        try:
+            getattr(sink, verb)(*arguments)
+        except Exception as error:  # whatever a display does, training goes on
+            self._sinks = [other for other in self._sinks if other is not sink]
+            self.note(f"{sink.name} is switched off: {type(error).__name__}: {error}", "warning")
+
+
+def _torn(lines: Lines) -> str:
+    assert lines.torn is not None
+    offset, piece = lines.torn
+    name = lines.path.name
+    return (
+        f"{name}: the last line was cut off by a crash ({len(piece)} bytes at byte {offset}); "
+        f"moved to {name}.torn"
+    )
