@@ -8,18 +8,19 @@ epoch at once. It keeps no state, so there is nothing to save and nothing to res
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surefoot.seeds import derive
 
-__all__ = ["Permutation"]
+__all__ = ["Permutation", "keyed_hash"]
 
 Int = NDArray[np.int64]
 Word = NDArray[np.uint64]
 
-_SORTED = 32  # up to this many places, sorting hashes is cheap and exactly uniform
+_SORTED = 48  # up to this many places, sorting hashes is cheap and exactly uniform
 _SMALL = 1024  # below this, a domain is so narrow that a Feistel network needs more rounds
 
 
@@ -29,6 +30,27 @@ def _word(value: int) -> Word:
 
 
 _32, _29 = _word(32), _word(29)
+
+
+@lru_cache(maxsize=256)
+def _stream(key: int) -> tuple[Word, Word]:
+    return _word(derive(key, "stride") * 2 + 1), _word(derive(key, "start"))
+
+
+def keyed_hash(numbers: Int, key: int) -> Word:
+    """Return 64 bits for each of `numbers` [m], as uint64 [m]: another hash for each key.
+
+    >>> keyed_hash(np.array([0, 1, 0]), key=7).tolist()[0] == keyed_hash(np.array([0]), 7)[0]
+    True
+    """
+    odd, start = _stream(key)
+    t = numbers.astype(np.uint64)
+    t *= odd
+    t += start
+    t ^= t >> _29
+    t *= odd
+    t ^= t >> _32
+    return t
 
 
 class Permutation:
@@ -45,7 +67,7 @@ class Permutation:
     [0, 1, 2, 3, 4]
     """
 
-    __slots__ = ("_a", "_b", "_base", "_keys", "_limit", "_odd", "_walks", "key", "n")
+    __slots__ = ("_a", "_b", "_epochs", "_keys", "_limit", "_walks", "key", "n")
 
     def __init__(self, n: int, key: int) -> None:
         if not 1 <= n < 1 << 62:
@@ -56,13 +78,13 @@ class Permutation:
         b = -(-n // a)
         self._walks = a * b - n  # values outside range(n), and so the longest walk
         self._a, self._b, self._limit = _word(a), _word(b), _word(n)
-        rounds = 10 if n < _SMALL else 6
+        rounds = 8 if n < _SMALL else 6
         self._keys = tuple(_word(derive(key, "round", i) * 2 + 1) for i in range(rounds))
-        self._base, self._odd = _word(derive(key, "epoch")), _word(derive(key, "stride") * 2 + 1)
+        self._epochs = derive(key, "epoch")
 
     def __call__(self, place: Int, epoch: Int) -> Int:
         """Return what stands at `place` [m] (each in range(n)) in `epoch` [m], as int64 [m]."""
-        shift = self._shift(epoch.astype(np.uint64))
+        shift = keyed_hash(epoch, self._epochs)
         if self.n <= _SORTED:
             return self._sort(place, shift)
         value = self._mix(place.astype(np.uint64), shift)
@@ -72,15 +94,6 @@ class Permutation:
                 break
             value[outside] = self._mix(value[outside], shift[outside])
         return value.view(np.int64)
-
-    def _shift(self, epoch: Word) -> Word:
-        """Return a 64-bit offset of the round functions for each epoch."""
-        epoch *= self._odd
-        epoch += self._base
-        epoch ^= epoch >> _29
-        epoch *= self._odd
-        epoch ^= epoch >> _32
-        return epoch
 
     def _mix(self, value: Word, shift: Word) -> Word:
         """Permute range(a * b). Small batches pay per operation, so a round has only six."""
