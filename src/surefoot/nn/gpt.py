@@ -1,0 +1,202 @@
+"""A decoder-only transformer in two public layouts.
+
+`modern` is Qwen3 (RMSNorm, rotary positions, QK-norm, SwiGLU, optional grouped queries) and
+without `qk_norm` Llama; `gpt2` is GPT-2 (LayerNorm, learned positions, GELU in its exact form,
+biases). Every parameter maps to one or a few rows-wise pieces of the public model's.
+
+B examples, T tokens, C width, H query heads, K key and value heads, D numbers a head, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surefoot.config.model import GPTConfig
+from surefoot.nn.dropout import Dropout
+from surefoot.nn.init import Embedding, Linear, normal_
+from surefoot.ops import ATTENTION, CROSS_ENTROPY
+
+__all__ = ["GPT", "Attention", "Block", "FeedForward", "rotary", "rotate"]
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def rotary(head_width: int, context: int, theta: float) -> Tensor:
+    """Return f32[2, context, 1, D]: cosines, and sines with the sign of the half they act on.
+
+    Su et al., "RoFormer" (2021), in the half-split form of Llama and Qwen3.
+    """
+    half = torch.arange(0, head_width, 2, dtype=torch.int64).float() / head_width
+    angle = torch.outer(torch.arange(context).float(), 1.0 / theta**half)  # [T, D/2]
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))).unsqueeze(2)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn heads [B, T, H, D] by the angles of `turn` [2, T, 1, D]."""
+    cos, sin = turn
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with fused projections: `qkv` holds q, k and v on top of each other."""
+
+    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.kv_heads = config.num_kv_heads or config.num_heads
+        self.width = config.d_model // config.num_heads
+        self.attend = attend
+        bias = config.layout == "gpt2"
+        rows = (self.heads + 2 * self.kv_heads) * self.width
+        self.qkv = Linear(config.d_model, rows, bias=bias)
+        self.out = Linear(config.d_model, config.d_model, bias=bias)
+        self.q_norm = self.k_norm = None
+        if config.layout == "modern" and config.qk_norm:
+            self.q_norm = nn.RMSNorm(self.width, config.norm_eps)
+            self.k_norm = nn.RMSNorm(self.width, config.norm_eps)
+
+    @property
+    def rows(self) -> list[int]:
+        """Heights of q, k and v in `qkv.weight`."""
+        return [h * self.width for h in (self.heads, self.kv_heads, self.kv_heads)]
+
+    def forward(self, x: Tensor, turn: Tensor | None) -> Tensor:
+        heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
+        y = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (modern; `up` holds gate and up on top of each other) or GELU (gpt2)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gated = config.layout == "modern"
+        self.inner = config.ff_width
+        self.up = Linear(config.d_model, self.inner * (1 + self.gated), bias=not self.gated)
+        self.down = Linear(self.inner, config.d_model, bias=not self.gated)
+
+    @property
+    def rows(self) -> list[int]:
+        """Heights of gate and up in `up.weight`."""
+        return [self.inner] * (1 + self.gated)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)  # [B, T, F] or [B, T, 2F]
+        if not self.gated:
+            return self.down(F.gelu(h))
+        gate, up = h.chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    kind = nn.RMSNorm if config.layout == "modern" else nn.LayerNorm
+    return kind(config.d_model, config.norm_eps)
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each on a norm of the residual stream."""
+
+    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+        super().__init__()
+        self.norm1, self.attn = _norm(config), Attention(config, attend)
+        self.norm2, self.mlp = _norm(config), FeedForward(config)
+        self.drop1, self.drop2 = Dropout(config.dropout), Dropout(config.dropout)
+
+    def forward(self, x: Tensor, turn: Tensor | None) -> Tensor:
+        x = x + self.drop1(self.attn(self.norm1(x), turn))
+        return x + self.drop2(self.mlp(self.norm2(x)))
+
+
+class GPT(nn.Module):
+    """Tokens i64[B, T] to logits [B, T, V].
+
+    Values are a function of `seed` alone. `attention` is a way of `surefoot.ops.attention`.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        vocab_size: int,
+        *,
+        seed: int = 0,
+        attention: Attend = ATTENTION.ways["sdpa"].call,
+    ) -> None:
+        super().__init__()
+        self.config, self.vocab_size = config, vocab_size
+        self.embed = Embedding(vocab_size, config.d_model)
+        self.positions = None
+        if config.layout == "gpt2":
+            self.positions = Embedding(config.context, config.d_model)
+            self.turn = None
+        else:
+            turn = rotary(config.d_model // config.num_heads, config.context, config.rope_theta)
+            self.register_buffer("turn", turn, persistent=False)
+        self.drop = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.num_layers))
+        self.norm = _norm(config)
+        self.head = Linear(config.d_model, vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embed.weight
+        self._fill(seed)
+
+    def _fill(self, seed: int) -> None:
+        """N(0, 0.02) for matrices; the gpt2 layout scales residual outputs by 1/sqrt(2L)."""
+        scaled = 0.02 / (2 * self.config.num_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
+                normal_(parameter, scaled if residual else 0.02, seed, name)
+            else:
+                nn.init.constant_(parameter, float("norm" in name and name.endswith("weight")))
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Return what the head reads: [B, T, C], after the last norm."""
+        length = tokens.size(1)
+        x = self.embed(tokens)
+        if self.positions is not None:
+            x = x + self.positions.weight[:length]
+        turn = None if self.turn is None else self.turn[:, :length]
+        x = self.drop(x)
+        for block in self.blocks:
+            x = block(x, turn)
+        return self.norm(x)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.hidden(tokens))
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        cross_entropy: CrossEntropy = CROSS_ENTROPY.ways["reference"].call,
+    ) -> Tensor:
+        """Return f32[]: nats summed over the targets i64[B, T] that are not -100."""
+        hidden = self.hidden(tokens).flatten(0, 1)
+        return cross_entropy(hidden, self.head.weight, targets.flatten())
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, a shared embedding counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self, context: int | None = None) -> int:
+        """Floating-point operations of forward and backward for one token.
+
+        6 for each weight of a matrix product, and causal attention counted half.
+        """
+        c = self.config
+        matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() > 1)
+        head = self.vocab_size * c.d_model
+        return 6 * (matrices + head) + 6 * c.num_layers * c.d_model * (context or c.context)

@@ -1,0 +1,37 @@
+"""First values of parameters, as a function of the seed and the parameter's own name.
+
+Each parameter draws from a generator of its own, so adding or removing a layer changes no other
+layer's start, and no global generator is touched.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.seeds import derive
+
+__all__ = ["Embedding", "Linear", "normal_"]
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` whose values are left unset, for a model that fills them by name."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: the global generator is not ours."""
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding` whose values are left unset, for a model that fills them by name."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: the global generator is not ours."""
+
+
+@torch.no_grad()
+def normal_(tensor: Tensor, std: float, seed: int, name: str) -> Tensor:
+    """Fill `tensor` in place from N(0, std²) with the stream of `name`; std 0 fills with zeros."""
+    if std == 0.0:
+        return tensor.zero_()
+    generator = torch.Generator(tensor.device).manual_seed(derive(seed, "init", name))
+    return tensor.normal_(0.0, std, generator=generator)
