@@ -1,0 +1,343 @@
+"""The conductor: the only place that knows when to log, validate, sample, save and stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from surefoot.config.schema import RunConfig
+from surefoot.engine import faults, named
+from surefoot.engine.job import Job
+from surefoot.engine.journal import Event
+from surefoot.engine.learner import Learner
+from surefoot.engine.loop import Batches, Happening, Reading, Report, steps
+from surefoot.engine.random import rekey
+from surefoot.engine.saver import Saver
+from surefoot.engine.signals import Interrupts
+from surefoot.engine.state import TrainState
+from surefoot.engine.tape import Tape
+from surefoot.engine.world import World
+from surefoot.errors import Diverged, OutOfResources
+from surefoot.seeds import derive
+from surefoot.track.record import Record
+
+__all__ = ["Conductor"]
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@dataclass
+class _Meter:
+    """Throughput since the last log, without the time spent looking or saving."""
+
+    begun: float = field(default_factory=time.perf_counter)
+    weight: int = 0
+    away: float = 0.0
+
+    def rate(self) -> float:
+        """Units of weight a second since the last call."""
+        now = time.perf_counter()
+        rate = self.weight / max(1e-9, now - self.begun - self.away)
+        self.begun, self.weight, self.away = now, 0, 0.0
+        return rate
+
+
+@dataclass
+class Conductor:
+    """Runs a job to its end, or until a signal. `facts` go into every checkpoint's manifest."""
+
+    job: Job
+    config: RunConfig
+    world: World
+    data: Batches
+    digest: Any  # step -> 64 bits that name its examples
+    state: TrainState
+    record: Record
+    tape: Tape
+    saver: Saver
+    interrupts: Interrupts
+    facts: Mapping[str, Any]
+    meter: _Meter = field(default_factory=_Meter)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    _warned: bool = False
+    _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
+    _saved: tuple[int, ...] = ()
+
+    def run(self) -> str:
+        """Train; return `done` or the name of the signal that stopped the run.
+
+        Raises Diverged, OutOfResources or CheckFailed, after saving what can be saved.
+        """
+        if not self.saver.store.checkpoints():
+            self._save()
+        while not self.state.finished:
+            try:
+                for report in self._steps():
+                    if self._after(report):
+                        break
+            except faults.UpdateFailed as failure:
+                self._restore_after(failure)
+            if self.interrupts.received:
+                self._save_last()
+                return self.interrupts.received
+        self._restore_best()
+        self._save_last()
+        return "done"
+
+    def _steps(self) -> Iterator[Report]:
+        return steps(self.state, self.data, self.config.train.seed, self.world, _Told(self.tape))
+
+    def _after(self, report: Report) -> bool:
+        """Do what is due after a step; return whether the loop must begin anew."""
+        self._journal(report)
+        self.meter.weight += report.weight
+        for happening in report.happenings:
+            self._tell(report, happening)
+        turned = [self._mind(report, name, reading) for name, reading in report.readings.items()]
+        cadence = self.config.cadence
+        if _due(report.step, cadence.log_every):
+            self._log(report)
+        away = time.perf_counter()
+        improved = self._look(report)
+        rolled = any(turned)
+        self._save_if_due(report.step, improved, rolled)
+        self.meter.away += time.perf_counter() - away
+        return rolled or self.interrupts.received is not None
+
+    def _journal(self, report: Report) -> None:
+        digest = self.digest(report.step - 1)
+        for name, reading in report.readings.items():
+            for happening in report.happenings:
+                if happening.learner == name:
+                    self.tape.event(name, report.step, happening.event, happening.value)
+            self.tape.step(
+                name,
+                self.tape.record(
+                    name, report.step, micro=reading.micro, digest=digest, seed=report.seed,
+                    loss=reading.loss, norm=reading.grad_norm,
+                ),
+            )  # fmt: skip
+        if self.tape.journal.behind and not self._warned:
+            self._warned = True
+            self.record.note("the disk refuses the journal; its records wait in memory", "warning")
+
+    def _tell(self, report: Report, happening: Happening) -> None:
+        words = {
+            Event.SKIP: "update skipped, weights untouched",
+            Event.MICRO: f"going on with {happening.value:.0f} examples a pass, the same batch",
+        }[happening.event]
+        text = f"step {report.step}: {words} ({happening.why})"
+        self.record.note(self._prefix(happening.learner) + text, "warning")
+        self.record.row(
+            "event", report.step, happening.learner,
+            event=happening.event.name.lower(), value=happening.value, why=happening.why,
+        )  # fmt: skip
+
+    def _prefix(self, learner: str) -> str:
+        return "" if len(self.state.learners) == 1 else f"{learner}: "
+
+    def _mind(self, report: Report, name: str, reading: Reading) -> bool:
+        """Apply the policy for non-finite steps; return whether the learner was rolled back."""
+        learner, policy = self.state.learners[name], self.config.train
+        skipped = any(h.learner == name and h.event is Event.SKIP for h in report.happenings)
+        learner.memory["bad_steps"] = learner.memory.get("bad_steps", 0) + 1 if skipped else 0
+        if not skipped:
+            return False
+        bad = learner.memory["bad_steps"]
+        if policy.nonfinite == "stop" or bad >= policy.nonfinite_limit:
+            self._save_last()
+            raise Diverged(
+                f"{bad} non-finite step{'s' * (bad > 1)} in a row: "
+                f"loss {reading.loss}, gradient norm {reading.grad_norm}",
+                where=f"step {report.step}, learner {name}, {self._examples(report.step)}",
+                fix="a lower optim.lr or optim.muon_lr, or --train.nonfinite rollback",
+            )
+        if policy.nonfinite == "rollback":
+            self._roll_back(report.step, name)
+            return True
+        return False
+
+    def _examples(self, step: int) -> str:
+        return f"examples {(step - 1) * self.data.batch_size} to {step * self.data.batch_size - 1}"
+
+    def _roll_back(self, step: int, name: str) -> None:
+        """Put one learner back to the newest multiple of `rollback_every`, at a lower rate."""
+        every, learner = self.config.train.rollback_every, self.state.learners[name]
+        target = (step - 1) // every * every
+        factor = learner.lr_factor * self.config.train.rollback_factor
+        count = learner.memory.get("rollbacks", 0)
+        self.saver.finish()
+        found = [c for c in self.saver.store.checkpoints() if c.step == target and c.resumable]
+        if not found or count >= self.config.train.nonfinite_limit:
+            what = f"rolled back {count} times" if found else f"no checkpoint of step {target}"
+            raise Diverged(f"non-finite again: {what}", where=f"step {step}", fix="a lower optim.lr")
+        self.tape.event(name, step, Event.ROLLBACK, float(target))
+        self.tape.sync()
+        for later in self.saver.store.checkpoints():
+            if later.sequence > found[-1].sequence:
+                self.saver.store.remove(later)
+        payload = found[-1].read()
+        payload.small["learners"] = {name: payload.small["learners"][name]}
+        self.state.restore(payload)
+        learner.lr_factor, learner.memory["rollbacks"] = factor, count + 1
+        self.record.rewind(target)
+        text = f"step {step}: back to step {target}, learning rate x {factor:g} from here"
+        self.record.note(self._prefix(name) + text, "warning")
+        self.record.row("event", target, name, event="rollback", value=float(step), why=text)
+
+    def _log(self, report: Report) -> None:
+        rate = self.meter.rate()
+        for name, reading in report.readings.items():
+            parts = {key: float(value) for key, value in reading.parts.items()}
+            self.record.row(
+                "train", report.step, name, loss=reading.loss, lr=reading.lr,
+                grad_norm=reading.grad_norm, tokens_per_s=round(rate, 1), **parts,
+            )  # fmt: skip
+
+    def _look(self, report: Report) -> bool:
+        """Evaluate and sample where due; return whether a best value was found."""
+        improved, cadence = False, self.config.cadence
+        for name in report.readings:
+            learner = self.state.learners[name]
+            ended = learner.finished
+            if _due(report.step, cadence.validate_every) or ended:
+                improved |= self.evaluate(name, report.step)
+            if _due(report.step, cadence.sample_every) or (ended and cadence.sample_every):
+                self.sample(name, report.step)
+        return improved
+
+    def evaluate(self, name: str, step: int) -> bool:
+        """Run the evaluations of one learner; return whether its validation loss is a new best."""
+        learner, found = self.state.learners[name], {}
+        rekey(derive(self.config.train.seed, "evaluate", step), self.world.device)
+        with learner.evaluating() as model:
+            for evaluation in self.job.evals.values():
+                found.update(_twice(evaluation, model))
+        if not found:
+            return False
+        self.scores[name] = dict(found)
+        self.record.row("eval", step, name, **found)
+        return "val_loss" in found and self._judge(learner, step, found["val_loss"])
+
+    def _judge(self, learner: Learner, step: int, loss: float) -> bool:
+        """Keep the best value and the patience in the learner's memory, which is saved."""
+        policy, memory = self.config.train, learner.memory
+        best = memory.get("best")
+        improved = math.isfinite(loss) and (best is None or loss < best[1] - policy.min_delta)
+        memory["score"] = [step, loss]
+        memory["waited"] = 0 if improved else memory.get("waited", 0) + 1
+        if improved:
+            memory["best"] = [step, loss]
+        if policy.patience and memory["waited"] >= policy.patience:
+            memory["stopped"] = step
+            self.record.note(f"step {step}: no improvement in {policy.patience} evaluations; stopping")
+        return improved
+
+    def sample(self, name: str, step: int) -> None:
+        """Let one learner write, and put it into the record."""
+        rekey(derive(self.config.train.seed, "sample", step), self.world.device)
+        with self.state.learners[name].evaluating() as model:
+            for prompt, sampler in self.job.samplers.items():
+                text = _twice(lambda m: sampler(m, derive(self.config.train.seed, "sample")), model)
+                self.record.sample(step, name, prompt, text)
+
+    def _save_if_due(self, step: int, improved: bool, rolled: bool) -> None:
+        complaint = self.saver.complaint()
+        if complaint:
+            self.record.note(complaint, "warning")
+        policy, keep = self.config.train, self.config.keep
+        milestone = _due(step, keep.milestones)
+        anchor = policy.nonfinite == "rollback" and _due(step, policy.rollback_every)
+        if anchor:
+            self.saver.pinned = [step]
+        wanted = self.saver.due(step) or (improved and keep.best > 0) or milestone or anchor
+        if wanted and not rolled and not self.state.finished and not self.interrupts.received:
+            self._save()
+
+    def _save(self) -> None:
+        learners = self.state.learners.values()
+        lately = [x.memory["score"][1] for x in learners if x.memory.get("score", [-1])[0] == x.step]
+        self._saved = self._progress()
+        self.saver.save(
+            self.state, metric=min(lately, default=None), places=self.tape.places(), **self.facts
+        )
+
+    def _progress(self) -> tuple[int, ...]:
+        return tuple(x.step for x in self.state.learners.values())
+
+    def _save_last(self) -> None:
+        """Save what is not saved yet, and wait for it; try once more when it failed."""
+        if self._saved != self._progress():
+            self._save()
+        try:
+            self.saver.finish()
+        except OutOfResources:
+            self._save()
+            self.saver.finish()
+
+    def _restore_best(self) -> None:
+        """Give learners that were stopped early the best weights they had."""
+        for name, learner in self.state.learners.items():
+            if not (learner.memory.get("stopped") and self.config.train.restore_best):
+                continue
+            step, loss = learner.memory["best"]
+            self.saver.finish()
+            for checkpoint in self.saver.store.checkpoints():
+                if checkpoint.step == step:
+                    weights = checkpoint.read().tensors[f"{name}.model.safetensors"]
+                    named.restore_weights(learner.model, weights)
+                    self._saved = ()
+                    text = f"the weights of step {step} (val loss {loss:.4f}) are the result"
+                    self.record.note(self._prefix(name) + text)
+
+    def _restore_after(self, failure: faults.UpdateFailed) -> None:
+        """An optimiser was interrupted by memory: go back to the newest checkpoint, once a step."""
+        self.saver.finish()
+        again = self._failed.get(failure.learner) == failure.step
+        checkpoint, payload, _ = self.saver.store.newest()
+        if again or checkpoint is None or payload is None:
+            raise OutOfResources(
+                f"out of memory in the optimiser: {failure.cause}",
+                where=f"step {failure.step}, learner {failure.learner}",
+                fix="a smaller model, or another machine",
+            )
+        self.state.restore(payload)
+        self.tape.rewind(checkpoint.manifest["places"])
+        self.record.rewind(checkpoint.step)
+        self._failed[failure.learner] = failure.step
+        self.record.note(
+            f"step {failure.step}: out of memory in the optimiser; again from step {checkpoint.step}",
+            "warning",
+        )
+
+
+class _Told(Mapping[tuple[str, int], list[tuple[Event, float]]]):
+    """The tape's events ahead, as the mapping that the loop asks."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+
+    def __getitem__(self, key: tuple[str, int]) -> list[tuple[Event, float]]:
+        return self._tape.told(*key)
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _twice(look: Any, model: Any) -> Any:
+    """Look once more, with memory released, when memory ran out the first time."""
+    try:
+        return look(model)
+    except Exception as error:
+        if not faults.out_of_memory(error):
+            raise
+        faults.release(error)
+    return look(model)

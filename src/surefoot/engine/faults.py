@@ -1,0 +1,52 @@
+"""Recognise a machine that ran out of memory, and let go of what the failed step still holds."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+
+import torch
+
+__all__ = ["UpdateFailed", "out_of_memory", "release"]
+
+# What an allocation failure says besides being an OutOfMemoryError: allocator, driver, cuBLAS,
+# cuDNN and the CPU allocator each have their own words.
+_SIGNS = (
+    "out of memory",
+    "cuda error: out of memory",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_not_supported",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "mps backend out of memory",
+    "alloc_cpu",
+)
+
+
+class UpdateFailed(Exception):  # noqa: N818 - not an error of the user's; the conductor handles it
+    """An optimiser was interrupted half-way: its learner must be restored from a checkpoint."""
+
+    def __init__(self, learner: str, step: int, cause: BaseException) -> None:
+        super().__init__(f"{learner} at step {step}: {cause}")
+        self.learner, self.step, self.cause = learner, step, cause
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` means that an allocation failed, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
+
+
+def release(error: BaseException) -> None:
+    """Drop the frames that keep the failed step's tensors alive, and empty device caches."""
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,326 @@
+"""Decide every `auto` before step 0, by rule or by a probe of half a second, and say why.
+
+What is decided is pinned in the run and repeated by every resume, because it changes bits. A
+probe runs forward and backward on real examples of the run and touches no weight.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import xxhash
+
+from surefoot.config.identity import fingerprint
+from surefoot.config.schema import RunConfig
+from surefoot.data.batch import Data
+from surefoot.engine.job import Job
+from surefoot.engine.learner import Learner
+from surefoot.engine.place import apply, matmul_path
+from surefoot.engine.random import rekey
+from surefoot.engine.world import World
+
+__all__ = ["Pins", "Plan", "choose"]
+
+_BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
+_MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
+_COMPILE_COST = 30.0  # seconds to compile a small model on a processor, cold
+_COMPILE_GAIN = 0.10  # share of the step that compiling saves there
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the run will take. Bytes and seconds; `seconds` is None when it has no end."""
+
+    memory: int
+    seconds: float | None
+    disk: int
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class Pins:
+    """Every `auto`, resolved. `why` gives the reason of each, for people."""
+
+    device: str
+    precision: str = "fp32"
+    compile: bool = False
+    threads: int = 1
+    matmul: str = "default"
+    micro_batch_size: int = 1
+    prefetch_threads: int = 0
+    attention: str = "sdpa"
+    cross_entropy: str = "reference"
+    why: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for run.json."""
+        return asdict(self)
+
+
+def choose(
+    config: RunConfig, job: Job, world: World, steps: int | None, cache: Path | None
+) -> tuple[Pins, Plan]:
+    """Return the pins for `job` on `world`, applied, and the plan of `steps` steps.
+
+    `cache` is a file of earlier answers for the same question on the same machine.
+    """
+    question = _question(config, job)
+    known = _recall(cache, question)
+    if known is None:
+        known = _Probe(config, job, world).answer()
+        _remember(cache, question, known)
+    pins = Pins(**known["pins"])
+    step = float(known["step_seconds"])
+    pins = _decide_compile(config, pins, step, steps)
+    for learner in job.learners.values():
+        apply(learner, pins)
+    return pins, _plan(config, job, pins, known, steps)
+
+
+def _plan(
+    config: RunConfig, job: Job, pins: Pins, known: Mapping[str, Any], steps: int | None
+) -> Plan:
+    weights = sum(p.numel() * 4 for x in job.learners.values() for p in x.parameters)
+    moments = 2 if config.optim.kind == "adamw" else 1.5
+    state = int(weights * (1 + moments))
+    kept = config.keep.last + 1 + config.keep.best / (1 + moments)
+    memory = int(state + weights + known["activation_bytes"] * pins.micro_batch_size)
+    step = float(known["step_seconds"])
+    return Plan(memory, None if steps is None else steps * step, int(state * kept), step)
+
+
+def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | None) -> Pins:
+    asked = config.machine.compile
+    compiler = _compiler(pins.device)
+    if asked == "off":
+        return _with(pins, "compile", False, "asked for")
+    if asked == "on":
+        return _with(pins, "compile", True, "asked for")
+    if compiler is None:
+        what = "Triton" if pins.device.startswith("cuda") else "C++ compiler"
+        return _with(pins, "compile", False, f"no {what} here")
+    if pins.device == "mps":
+        return _with(pins, "compile", False, "not on MPS")
+    total = step * steps if steps is not None else float("inf")
+    saved = total * (_COMPILE_GAIN if pins.device == "cpu" else 0.4)
+    pays = saved > 1.5 * _COMPILE_COST
+    reason = f"would save about {min(saved, 1e6):.0f} s of {min(total, 1e6):.0f} s, costs about 30 s"
+    return _with(pins, "compile", pays, reason)
+
+
+def _compiler(device: str) -> str | None:
+    if device.startswith("cuda"):
+        try:
+            import triton  # type: ignore[import-not-found, unused-ignore]  # noqa: F401, PLC0415
+        except ImportError:
+            return None
+        return "triton"
+    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+
+
+def _with(pins: Pins, name: str, value: Any, why: str) -> Pins:
+    return replace(pins, **{name: value, "why": {**pins.why, name: why}})
+
+
+def _question(config: RunConfig, job: Job) -> str:
+    facts = [
+        torch.__version__, platform.processor() or platform.machine(), os.cpu_count(),
+        usable_cores(), fingerprint(config), job.source.fingerprint, sorted(job.learners), 3,
+    ]  # fmt: skip
+    return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str))
+
+
+def _recall(cache: Path | None, question: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(cache.read_text())[question] if cache else None
+        return found if isinstance(found, dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(cache: Path | None, question: str, answer: Mapping[str, Any]) -> None:
+    """Keep the answer; the cache is a convenience, so a disk that refuses is no failure."""
+    if cache is None:
+        return
+    try:
+        known = json.loads(cache.read_text()) if cache.exists() else {}
+        kept = dict(list(known.items())[-99:]) if isinstance(known, dict) else {}
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        fresh = cache.with_name(f"{cache.name}.{os.getpid()}")
+        fresh.write_text(json.dumps({**kept, question: answer}))
+        fresh.replace(cache)
+    except (OSError, ValueError):
+        return
+
+
+def usable_cores() -> int:
+    """Return the cores this process may use, at most the physical ones."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+class _Probe:
+    """Tries the candidates on a few real examples and keeps the fastest."""
+
+    def __init__(self, config: RunConfig, job: Job, world: World) -> None:
+        self.config, self.job, self.world = config, job, world
+        self.data = Data(job.source, config.train.seed, config.train.batch_size)
+        self.why: dict[str, str] = {}
+        self.size = 1
+        self.deadline = time.perf_counter() + _BUDGET
+
+    def answer(self) -> dict[str, Any]:
+        """Return pins (all but compile), bytes of activations an example, seconds a step."""
+        first = self._first_pins()
+        seconds = self._size_up(first)
+        activations = self._activations(first)
+        pins, seconds = self._race(first, seconds)
+        micro = self._micro(activations)
+        pins = replace(pins, micro_batch_size=micro, prefetch_threads=self._prefetch())
+        step = seconds * self.config.train.batch_size / self.size
+        return {
+            "pins": {**pins.as_dict(), "why": dict(self.why)},
+            "activation_bytes": activations,
+            "step_seconds": step,
+        }
+
+    def _first_pins(self) -> Pins:
+        machine, device = self.config.machine, self.world.device
+        threads = machine.threads if isinstance(machine.threads, int) else usable_cores()
+        precision = machine.precision
+        if precision == "auto":
+            precision = "fp32"
+            if device.type == "cuda":
+                precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
+                self.why["precision"] = f"the {torch.cuda.get_device_name(device)} has {precision}"
+        way = self.config.ops.attention
+        entropy = self.config.ops.cross_entropy
+        return Pins(
+            device=str(device), precision=precision, threads=threads,
+            matmul="default" if machine.matmul == "auto" else machine.matmul,
+            attention="sdpa" if way == "auto" else way,
+            cross_entropy="reference" if entropy == "auto" else entropy,
+        )  # fmt: skip
+
+    def _size_up(self, pins: Pins) -> float:
+        """Take as many examples as run in 20 ms; return the seconds that they take."""
+        one = self._seconds(pins, repeats=1)
+        self.size = max(1, min(self.config.train.batch_size, int(0.02 / one)))
+        return self._seconds(pins) if self.size > 1 else one
+
+    def _race(self, pins: Pins, best: float) -> tuple[Pins, float]:
+        """Try candidates one setting at a time, while the budget lasts."""
+        if self.world.device.type != "cpu":
+            return pins, best
+        measured: dict[str, float] = {"fp32": best}
+        for label, change in self._candidates():
+            if time.perf_counter() > self.deadline:
+                break
+            trial = replace(pins, **change)
+            measured[label] = seconds = self._seconds(trial)
+            if seconds < best * _MARGIN:
+                pins, best = trial, seconds
+        times = ", ".join(f"{k} {v * 1e3:.1f}" for k, v in measured.items())
+        if len(measured) > 1:
+            self.why["precision"] = self.why["threads"] = f"ms for {self.size} examples: {times}"
+        return pins, best
+
+    def _candidates(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        machine, ops = self.config.machine, self.config.ops
+        free = ops.attention == "auto"
+        if machine.precision == "auto":
+            yield "bf16", {"precision": "bf16"}
+        if machine.precision in ("auto", "bf16") and free:
+            yield "bf16 with fp32 attention", {"precision": "bf16", "attention": "sdpa_fp32"}
+        if machine.matmul == "auto" and machine.precision in ("auto", "fp32"):
+            if matmul_path("onednn").accurate():
+                yield "fp32 by oneDNN", {"precision": "fp32", "matmul": "onednn", "attention": "sdpa"}
+        if machine.threads == "auto" and usable_cores() > 1:
+            yield "the best with 1 thread", {"threads": 1}
+
+    def _seconds(self, pins: Pins, repeats: int = 3) -> float:
+        """Return seconds of forward and backward of `size` examples, the best of `repeats`."""
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+        best = float("inf")
+        for trial in range(repeats + 1):
+            begun = time.perf_counter()
+            for learner in self.job.learners.values():
+                self._pass(learner)
+            taken = time.perf_counter() - begun
+            if trial or repeats == 1:
+                best = min(best, taken)
+        return best
+
+    def _pass(self, learner: Learner) -> None:
+        batch = self.data.batch(0, 0, self.size)
+        rekey(0, self.world.device)
+        learner.accumulate(self.world.to(batch), batch.weight)
+        learner.zero()
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize(self.world.device)
+
+    def _activations(self, pins: Pins) -> int:
+        """Return bytes kept for backward by one example, summed over storages."""
+        kept: dict[int, int] = {}
+        owned = {p.data_ptr() for x in self.job.learners.values() for p in x.parameters}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in owned:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+            with torch.autograd.graph.saved_tensors_hooks(pack, _same):
+                self._pass(learner)
+        return max(1, sum(kept.values()) // self.size)
+
+    def _micro(self, activations: int) -> int:
+        asked, batch = self.config.machine.micro_batch_size, self.config.train.batch_size
+        if isinstance(asked, int):
+            return asked
+        room = _free_memory(self.world.device) // 2
+        sizes = [d for d in range(1, batch + 1) if batch % d == 0 and d * activations <= room]
+        micro = max(sizes, default=1)
+        self.why["micro_batch_size"] = (
+            f"{micro} x {activations / 1e6:.1f} MB of activations in {room / 1e9:.1f} GB"
+        )
+        return micro
+
+    def _prefetch(self) -> int:
+        asked = self.config.machine.prefetch_threads
+        if isinstance(asked, int):
+            return asked
+        begun = time.perf_counter()
+        self.data.batch(1)
+        taken = time.perf_counter() - begun
+        self.why["prefetch_threads"] = f"a batch takes {taken * 1e3:.2f} ms to make"
+        return 2 if taken > 2e-3 else 0
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+Chooser = Callable[..., tuple[Pins, Plan]]

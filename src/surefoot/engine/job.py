@@ -1,0 +1,38 @@
+"""What a recipe hands over: parts, and no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from surefoot.data.batch import Source
+from surefoot.engine.learner import Learner
+
+__all__ = ["Evaluation", "Job", "Sampler"]
+
+Evaluation = Callable[[nn.Module], Mapping[str, float]]
+Sampler = Callable[[nn.Module, int], str]
+
+
+@dataclass
+class Job:
+    """The parts of a run.
+
+    `learners` by name; one, called `main`, is the usual case of several. An evaluation maps a
+    model in eval mode to metrics (`val_loss` is the one that "best" means); a sampler maps a
+    model and a seed to text. `data` says for the record what was learned from; `line` says it to
+    a person. `files` are small texts kept with the run (a vocabulary), so that the model can be
+    used without its data. `unit` is what the loss sums over.
+    """
+
+    source: Source
+    learners: dict[str, Learner]
+    evals: dict[str, Evaluation] = field(default_factory=dict)
+    samplers: dict[str, Sampler] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    line: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    unit: str = "tokens"

@@ -1,0 +1,177 @@
+"""A learner: a model, its loss, its optimisers and its schedule, and how far it has come.
+
+A learner trains; it does not log, validate, sample or save. It is final: vary it by what you pass
+in. `accumulate` and `update` are its only methods that change anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.data.batch import Batch
+from surefoot.nn.dropout import keyed_layers
+from surefoot.nn.optim import clip_
+from surefoot.schedule import Constant, Schedule
+
+__all__ = ["Learner", "Loss"]
+
+LossFunction = Callable[[nn.Module, Batch], "Loss"]
+
+
+@dataclass
+class Loss:
+    """What a loss function returns: f32[] summed over `batch.weight` units, never a mean.
+
+    `parts` are named sums over the same units, for the record only.
+    """
+
+    sum: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Learner:
+    """One model in training.
+
+    `step` counts batches consumed, `updates` counts optimiser steps applied (a skipped update
+    consumes its batch). `micro` is examples per forward pass, None for the whole batch. `memory`
+    is small JSON-able state that changes decisions (best loss, curriculum), saved as it is.
+    """
+
+    model: nn.Module
+    loss: LossFunction
+    optimisers: Sequence[torch.optim.Optimizer]
+    schedule: Schedule = field(default_factory=Constant)
+    clip: float = 1.0
+    limit: int | None = None
+    precision: str = "fp32"
+    ema: float | None = None
+
+    step: int = 0
+    updates: int = 0
+    micro: int | None = None
+    lr_factor: float = 1.0
+    loss_scale: float = 1.0
+    memory: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.dropouts = keyed_layers(self.model)
+        self.groups = [group for opt in self.optimisers for group in opt.param_groups]
+        for group in self.groups:
+            group.setdefault("peak", group["lr"])
+        self.set_precision(self.precision)
+        if self.ema is not None and not self.average:
+            self.average = {n: p.detach().clone() for n, p in self._trained()}
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has reached its own limit or was stopped early."""
+        return bool(self.memory.get("stopped")) or (
+            self.limit is not None and self.step >= self.limit
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.parameters[0].device
+
+    def set_precision(self, precision: str) -> None:
+        """Choose the arithmetic of the forward pass: fp32, bf16 or fp16 (with loss scaling)."""
+        self.precision = precision
+        if precision == "fp16" and self.loss_scale == 1.0:
+            self.loss_scale = 2.0**14
+        self._autocast = self._make_autocast()
+
+    def _make_autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def accumulate(self, batch: Batch, total: float) -> Loss:
+        """Add the gradient of this micro-batch's share of the mean over `total` units."""
+        with self._autocast:
+            loss = self.loss(self.model, batch)
+        (loss.sum * (self.loss_scale / total)).backward()
+        return loss
+
+    def gradient_norm(self) -> Tensor:
+        """Undo the loss scale, clip, and return the norm before clipping: f32[]."""
+        if self.loss_scale != 1.0:
+            torch._foreach_mul_(self._gradients(), 1.0 / self.loss_scale)
+        return clip_(self.parameters, self.clip)
+
+    def update(self) -> float:
+        """Apply the gradients with the schedule's rate; return the rate of the first group."""
+        multiplier = self._multiplier()
+        for group in self.groups:
+            group["lr"] = group["peak"] * multiplier
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.updates += 1
+        if self.ema is not None:
+            self._follow()
+        return self.rate
+
+    def _multiplier(self) -> float:
+        return self.schedule(self.step) * self.lr_factor
+
+    @property
+    def rate(self) -> float:
+        """Learning rate at this step, on the scale of the last group (AdamW's, beside Muon's)."""
+        return float(self.groups[-1]["peak"]) * self._multiplier()
+
+    def zero(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def rescale(self, overflowed: bool) -> None:
+        """fp16 only: halve the loss scale on overflow, double it after 2,000 good steps."""
+        good = 0 if overflowed else self.memory.get("good_steps", 0) + 1
+        if overflowed:
+            self.loss_scale = max(1.0, self.loss_scale / 2)
+        elif good >= 2000:
+            self.loss_scale, good = min(2.0**24, self.loss_scale * 2), 0
+        self.memory["good_steps"] = good
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """Lend the model for looking: eval mode, no gradients, averaged weights if there are any.
+
+        The training weights and mode are back when the block ends, also when it raises.
+        """
+        swapped = {n: p.detach().clone() for n, p in self._trained()} if self.ema else {}
+        self.model.eval()
+        try:
+            if swapped:
+                self._write(self.average)
+            with torch.no_grad(), self._autocast:
+                yield self.model
+        finally:
+            if swapped:
+                self._write(swapped)
+            self.model.train()
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        kept = [self.average[n] for n, _ in self._trained()]
+        torch._foreach_lerp_(kept, [p.detach() for _, p in self._trained()], 1.0 - self.ema)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self._trained():
+            parameter.copy_(values[name])

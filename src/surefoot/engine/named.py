@@ -1,0 +1,90 @@
+"""What training changes, by full parameter name.
+
+Parameter names are the checkpoint format. This reads and writes optimiser state directly, because
+the helpers that exist take a fake optimiser step to initialise empty state, which changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.engine.learner import Learner
+from surefoot.errors import CheckpointError
+
+__all__ = ["moments", "restore_moments", "restore_weights", "weights"]
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return every tensor of `model` that training changes: trained parameters and buffers."""
+    found = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    persistent = set(model.state_dict(keep_vars=True))
+    found |= {n: b for n, b in model.named_buffers() if n in persistent}
+    return found
+
+
+def restore_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Write `saved` into `model` in place; every name and shape must match.
+
+    Raises CheckpointError that lists each tensor which is missing, unexpected or of another shape.
+    """
+    present = weights(model)
+    wrong = [f"{n}: not in the checkpoint" for n in present if n not in saved]
+    wrong += [f"{n}: not in the model" for n in saved if n not in present]
+    wrong += [
+        f"{n}: {tuple(saved[n].shape)} in the checkpoint, {tuple(t.shape)} in the model"
+        for n, t in present.items()
+        if n in saved and saved[n].shape != t.shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            "the checkpoint does not fit the model:\n  " + "\n  ".join(wrong),
+            fix="use the configuration the run was started with (surefoot config show RUN)",
+        )
+    with torch.no_grad():
+        for name, tensor in present.items():
+            tensor.copy_(saved[name])
+
+
+def moments(learner: Learner) -> dict[str, Tensor]:
+    """Return the optimiser's tensors as `parameter.name/moment`, and the average as `.../ema`."""
+    names = {p: n for n, p in learner.model.named_parameters()}
+    found: dict[str, Tensor] = {}
+    for optimiser in learner.optimisers:
+        for parameter, state in optimiser.state.items():
+            for key, value in state.items():
+                found[f"{names[parameter]}/{key}"] = torch.as_tensor(value)
+    return found | {f"{n}/ema": t for n, t in learner.average.items()}
+
+
+def restore_moments(learner: Learner, saved: Mapping[str, Tensor]) -> None:
+    """Write what `moments` returned into the optimisers, exactly as it was.
+
+    A scalar `step` stays on the device where the optimiser keeps it (the CPU unless fused).
+    """
+    named = dict(learner.model.named_parameters())
+    owner = {p: o for o in learner.optimisers for g in o.param_groups for p in g["params"]}
+    for optimiser in learner.optimisers:
+        optimiser.state.clear()
+    for key, value in saved.items():
+        name, _, moment = key.rpartition("/")
+        if name not in named:
+            raise CheckpointError(f"optimiser state of an unknown parameter: {name}")
+        parameter = named[name]
+        if moment == "ema":
+            learner.average[name] = value.to(parameter.device, copy=True)
+        else:
+            owner[parameter].state[parameter][moment] = _home(value, parameter, owner[parameter])
+
+
+def _home(value: Tensor, parameter: Tensor, optimiser: Any) -> Tensor:
+    on_device = value.dim() > 0 or _fused(optimiser, parameter)
+    return value.to(parameter.device if on_device else "cpu", copy=True)
+
+
+def _fused(optimiser: Any, parameter: Tensor) -> bool:
+    groups = (g for g in optimiser.param_groups if any(p is parameter for p in g["params"]))
+    return any(g.get("fused") or g.get("capturable") for g in groups)

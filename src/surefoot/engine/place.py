@@ -1,0 +1,93 @@
+"""Apply decisions to a learner: threads, library paths, precision, kernels, compilation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from surefoot.engine.learner import Learner
+from surefoot.errors import Unsupported
+from surefoot.ops import ATTENTION, CROSS_ENTROPY
+
+__all__ = ["Decisions", "MatmulPath", "apply", "compile_in_place", "matmul_path"]
+
+
+class Decisions(Protocol):
+    """The part of the pins that is applied to a learner."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def matmul(self) -> str: ...
+    @property
+    def attention(self) -> str: ...
+    @property
+    def cross_entropy(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class MatmulPath:
+    """A CPU library for fp32 matrix products: torch's default, or oneDNN."""
+
+    name: str
+
+    def use(self) -> None:
+        """Route fp32 products of this process through it."""
+        flag: Any = getattr(torch.backends.mkldnn, "matmul", None)
+        if flag is not None and hasattr(flag, "fp32_precision"):
+            flag.fp32_precision = "bf16" if self.name == "onednn" else "none"
+
+    def accurate(self) -> bool:
+        """Whether products through it are true fp32 here.
+
+        oneDNN takes the permission to use bf16 only where it is faster, which on some processors
+        is nowhere: there it computes in fp32, and twice as fast as the default on AMD's.
+        """
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(128, 128, generator=generator) for _ in range(2))
+        exact = a.double() @ b.double()
+        self.use()
+        try:
+            error = ((a @ b).double() - exact).norm() / exact.norm()
+        finally:
+            matmul_path("default").use()
+        return bool(error < 2e-6)
+
+
+def matmul_path(name: str) -> MatmulPath:
+    """Return the path called `name`."""
+    return MatmulPath(name)
+
+
+def apply(learner: Learner, pins: Decisions) -> None:
+    """Make this process and `learner` compute as decided; compiling is a step of its own.
+
+    Raises Unsupported when a kernel that was asked for by name cannot run here.
+    """
+    torch.set_num_threads(pins.threads)
+    matmul_path(pins.matmul).use()
+    learner.set_precision(pins.precision)
+    use = getattr(learner.model, "use", None)
+    if use is not None:
+        device = torch.device(pins.device)
+        use(
+            attention=ATTENTION.pick(pins.attention, device),
+            cross_entropy=CROSS_ENTROPY.pick(pins.cross_entropy, device),
+        )
+
+
+def compile_in_place(learner: Learner) -> None:
+    """Compile the model's forward; parameter names stay as they are.
+
+    Raises Unsupported when torch cannot compile here.
+    """
+    try:
+        learner.model.compile()
+    except RuntimeError as error:
+        raise Unsupported(f"cannot compile: {error}", fix="--machine.compile off") from error

@@ -1,0 +1,73 @@
+"""Which checkpoints stay, and why: a pure function of what is there and what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from surefoot.config.schema import Keep, parse_bytes
+from surefoot.engine.store import Checkpoint, Store
+
+__all__ = ["apply", "reasons"]
+
+
+def reasons(
+    found: Sequence[Checkpoint], keep: Keep, pinned: Sequence[int] = ()
+) -> dict[int, list[str]]:
+    """Return, by sequence number, why each checkpoint stays; one without a reason may go.
+
+    The newest two resumable ones always stay. `pinned` are steps that must not go (the target of
+    a rollback). A disk budget takes the reasons of the cheapest losses first: old milestones,
+    then bests, then all but two of the newest.
+    """
+    ordered = sorted(found, key=lambda c: c.sequence)
+    resumable = [c for c in ordered if c.resumable]
+    why: dict[int, list[str]] = {}
+
+    def give(checkpoint: Checkpoint, reason: str) -> None:
+        why.setdefault(checkpoint.sequence, []).append(reason)
+
+    for checkpoint in resumable[-keep.last :]:
+        give(checkpoint, "last")
+    scored = [c for c in ordered if c.metric is not None]
+    for checkpoint in sorted(scored, key=lambda c: (c.metric, c.sequence))[: keep.best]:
+        give(checkpoint, "best")
+    for checkpoint in ordered:
+        if keep.milestones and checkpoint.step and checkpoint.step % keep.milestones == 0:
+            give(checkpoint, "milestone")
+        if checkpoint.step in pinned:
+            give(checkpoint, "rollback")
+    return _within(ordered, why, keep, {c.sequence for c in resumable[-2:]}, pinned)
+
+
+def _within(
+    ordered: Sequence[Checkpoint],
+    why: dict[int, list[str]],
+    keep: Keep,
+    sacred: set[int],
+    pinned: Sequence[int],
+) -> dict[int, list[str]]:
+    if keep.max_disk is None:
+        return why
+    budget = parse_bytes(keep.max_disk)
+    by_rank = {"milestone": 0, "best": 1, "last": 2}
+    candidates = [c for c in ordered if c.sequence in why and c.sequence not in sacred]
+    candidates = [c for c in candidates if c.step not in pinned]
+    candidates.sort(key=lambda c: max(by_rank[r] for r in why[c.sequence]))
+    used = sum(c.size for c in ordered if c.sequence in why)
+    for checkpoint in candidates:
+        if used <= budget:
+            break
+        used -= checkpoint.size
+        del why[checkpoint.sequence]
+    return why
+
+
+def apply(store: Store, keep: Keep, pinned: Sequence[int] = ()) -> None:
+    """Delete what has no reason to stay; drop the optimiser of what stays only for its weights."""
+    found = store.checkpoints()
+    why = reasons(found, keep, pinned)
+    for checkpoint in found:
+        if checkpoint.sequence not in why:
+            store.remove(checkpoint)
+        elif why[checkpoint.sequence] == ["best"] and checkpoint.resumable:
+            store.slim(checkpoint)

@@ -1,0 +1,131 @@
+"""Save in the background: training waits only for a host copy of the state.
+
+At most one save is in flight. A save that fails is reported, older checkpoints stay whole, and it
+is tried again; it never ends training.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from surefoot.config.schema import Keep, parse_seconds
+from surefoot.engine import retain
+from surefoot.engine.state import Payload, Snapshot, TrainState
+from surefoot.engine.store import Store
+from surefoot.errors import OutOfResources
+
+__all__ = ["Pace", "Saver"]
+
+
+@dataclass
+class Pace:
+    """When the next save is due: every n steps, every t seconds, or so rarely that it is cheap.
+
+    `auto` spends at most 1 % of the time on saving: a save that took s seconds is followed by at
+    least 100 s without one (at least 15 s, at most 15 minutes).
+    """
+
+    every: int | str
+    last_time: float = 0.0
+    cost: float = 0.1  # seconds that the last save took, guessed before the first
+
+    def due(self, step: int, now: float) -> bool:
+        """Whether a save is due after `step` at monotonic time `now`."""
+        if isinstance(self.every, int):
+            return self.every > 0 and step % self.every == 0
+        return now - self.last_time >= self.interval
+
+    @property
+    def interval(self) -> float:
+        """Seconds between saves, for the time-based kinds."""
+        if self.every == "auto":
+            return min(900.0, max(15.0, 100 * self.cost))
+        return parse_seconds(str(self.every))
+
+
+class Saver:
+    """Writes snapshots of a state into a store and lets old checkpoints go.
+
+    `before_commit` puts everything that a checkpoint refers to on the disk first.
+    """
+
+    def __init__(
+        self, store: Store, keep: Keep, every: int | str, before_commit: Callable[[], None]
+    ) -> None:
+        self.store, self.keep = store, keep
+        self.pace = Pace(every, last_time=time.monotonic())
+        self.stall = 0.0  # seconds that training has waited for saves
+        self.pinned: Sequence[int] = ()
+        self._before_commit = before_commit
+        self._snapshot = Snapshot()
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+        self._retry_at: float | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether to save now: by cadence, or because an earlier save failed a while ago."""
+        now = time.monotonic()
+        retry = self._retry_at is not None and now >= self._retry_at
+        return retry or self.pace.due(step, now)
+
+    def save(self, state: TrainState, *, metric: float | None = None, **facts: Any) -> None:
+        """Copy `state` and write it in the background, after the save before has ended."""
+        begun = time.monotonic()
+        self._join()
+        payload = self._snapshot.take(state.payload())
+        self._thread = threading.Thread(
+            target=self._write, args=(state.step, payload, metric, facts), name="surefoot-save"
+        )
+        self._thread.start()
+        self.pace.last_time = time.monotonic()
+        self.stall += self.pace.last_time - begun
+
+    def _write(self, step: int, payload: Payload, metric: float | None, facts: Any) -> None:
+        begun = time.monotonic()
+        try:
+            self._check_room(payload)
+            self._before_commit()
+            self.store.save(step, payload, metric=metric, **facts)
+            retain.apply(self.store, self.keep, self.pinned)
+            self._retry_at = None
+        except OSError as error:
+            self._error = error
+            self._retry_at = time.monotonic() + 30.0
+        self.pace.cost = time.monotonic() - begun
+
+    def _check_room(self, payload: Payload) -> None:
+        need = sum(t.nbytes for group in payload.tensors.values() for t in group.values())
+        free = shutil.disk_usage(self.store.folder.parent).free
+        if free < need + 1_000_000:
+            raise OSError(errno.ENOSPC, f"needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB free")
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def complaint(self) -> str | None:
+        """Return what went wrong with the last save, once, in words for the log."""
+        error, self._error = self._error, None
+        if error is None:
+            return None
+        return (
+            f"checkpoint not saved: {error.strerror or error}; older ones are whole, training goes "
+            f"on, trying again in 30 s. To free space: surefoot checkpoints RUN prune"
+        )
+
+    def finish(self) -> None:
+        """Wait for the save in flight. Raises OutOfResources when the last one failed."""
+        self._join()
+        complaint = self.complaint()
+        if complaint and self._retry_at is not None:
+            raise OutOfResources(
+                complaint.partition(", trying")[0], where=str(self.store.folder),
+                fix="free disk space, then: surefoot resume RUN",
+            )  # fmt: skip

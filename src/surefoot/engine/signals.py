@@ -1,0 +1,39 @@
+"""Turn SIGINT and SIGTERM into a flag that the conductor reads between steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Interrupts", "watching"]
+
+
+class Interrupts:
+    """`received` names the first signal; a second Ctrl-C raises KeyboardInterrupt at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+
+@contextmanager
+def watching() -> Iterator[Interrupts]:
+    """Catch SIGINT and SIGTERM while the block runs; outside the main thread, catch nothing."""
+    interrupts = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupts) for number in numbers]
+    try:
+        yield interrupts
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)

@@ -1,0 +1,119 @@
+"""The only thing that a checkpoint holds: the learners, and how far each has come.
+
+If it changes the numbers it is in; if it is in it is saved. Randomness, data position, epoch and
+learning rate are not in, because they are functions of the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.engine import named
+from surefoot.engine.learner import Learner
+from surefoot.errors import CheckpointError
+
+__all__ = ["Payload", "Snapshot", "TrainState"]
+
+# Small fields of a learner that are saved as JSON; `memory` must be JSON-able.
+SMALL = ("step", "updates", "micro", "lr_factor", "loss_scale", "memory")
+
+
+@dataclass
+class Payload:
+    """A checkpoint's contents: tensors by file name, and the small state."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    small: dict[str, Any]
+
+
+@dataclass
+class TrainState:
+    """Learners by name. `step` is that of the learner furthest behind that still has to go."""
+
+    learners: dict[str, Learner]
+
+    @property
+    def step(self) -> int:
+        waiting = [x.step for x in self.learners.values() if not x.finished]
+        return min(waiting) if waiting else max(x.step for x in self.learners.values())
+
+    @property
+    def finished(self) -> bool:
+        return all(x.finished for x in self.learners.values())
+
+    def due(self) -> list[str]:
+        """Return the names of the learners that take the next batch.
+
+        A learner at step k sees batch k and no other, so whoever is ahead waits.
+        """
+        step = self.step
+        return [n for n, x in self.learners.items() if not x.finished and x.step == step]
+
+    def payload(self) -> Payload:
+        """Return references (no copies) to everything that is saved."""
+        tensors: dict[str, dict[str, Tensor]] = {}
+        small: dict[str, Any] = {"learners": {}}
+        for name, learner in self.learners.items():
+            tensors[f"{name}.model.safetensors"] = named.weights(learner.model)
+            tensors[f"{name}.optim.safetensors"] = named.moments(learner)
+            small["learners"][name] = {field: getattr(learner, field) for field in SMALL}
+        return Payload(tensors, small)
+
+    def restore(self, payload: Payload) -> None:
+        """Write a checkpoint's contents into the learners, in place.
+
+        A learner that the checkpoint does not know starts at step 0 and catches up. Raises
+        CheckpointError for a learner of the checkpoint that is not here.
+        """
+        unknown = sorted(set(payload.small["learners"]) - set(self.learners))
+        if unknown:
+            raise CheckpointError(f"the checkpoint holds a learner that is not in this run: {unknown[0]}")
+        for name, small in payload.small["learners"].items():
+            learner = self.learners[name]
+            named.restore_weights(learner.model, payload.tensors[f"{name}.model.safetensors"])
+            named.restore_moments(learner, payload.tensors[f"{name}.optim.safetensors"])
+            for field in SMALL:
+                setattr(learner, field, small[field])
+            learner.zero()
+
+
+class Snapshot:
+    """Host copies of a payload in buffers that are reused from save to save.
+
+    The copy is the only part of a save that training waits for.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+
+    def take(self, payload: Payload) -> Payload:
+        """Copy `payload` to the host and return the copy; valid until the next call."""
+        tensors = {
+            file: {name: self._copy(file, name, value) for name, value in group.items()}
+            for file, group in payload.tensors.items()
+        }
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return Payload(tensors, _plain(payload.small))
+
+    def _copy(self, file: str, name: str, value: Tensor) -> Tensor:
+        buffer = self._buffers.get((file, name))
+        if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+            pin = value.device.type == "cuda"
+            buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=pin)
+            self._buffers[file, name] = buffer
+        buffer.copy_(value, non_blocking=True)
+        return buffer
+
+
+def _plain(small: dict[str, Any]) -> dict[str, Any]:
+    """A deep copy of JSON-able state, so that training may go on changing its own."""
+    if isinstance(small, dict):
+        return {k: _plain(v) for k, v in small.items()}
+    if isinstance(small, list):
+        return [_plain(v) for v in small]  # type: ignore[return-value]
+    return small

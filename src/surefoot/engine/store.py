@@ -1,0 +1,285 @@
+"""Checkpoints on disk: complete and verified, or absent.
+
+A save is built in a staging folder on the same file system, every file fsynced, the manifest with
+sizes and hashes last, then one rename and an fsync of the parent. Whatever instant the machine
+dies at, a checkpoint folder either verifies or is not there. Loading takes the newest that
+verifies; a damaged one is moved aside and named, never deleted and never accepted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from surefoot.engine import codec
+from surefoot.engine.state import Payload
+from surefoot.errors import CheckpointError
+
+__all__ = ["FORMAT", "Checkpoint", "FutureFormat", "Store"]
+
+FORMAT = 1
+_MANIFEST_LIMIT = 4_000_000  # bytes; a manifest lists files, not tensors
+_NAME = re.compile(r"step-(\d{9,})")
+_FILE = re.compile(r"[A-Za-z0-9_.\-]+")  # no separators: a manifest cannot point out of its folder
+
+
+class FutureFormat(CheckpointError):
+    """A sound checkpoint of a format that a newer release wrote."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose manifest parses and belongs to the run. `verify` reads the rest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.manifest["step"])
+
+    @property
+    def sequence(self) -> int:
+        """Order of saving; differs from the step after a rollback or an added learner."""
+        return int(self.manifest["sequence"])
+
+    @property
+    def metric(self) -> float | None:
+        """Validation loss at this step, if there was an evaluation."""
+        return self.manifest.get("metric")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that the manifest lists."""
+        return sum(int(entry["size"]) for entry in self.manifest["files"].values())
+
+    @property
+    def resumable(self) -> bool:
+        """Whether optimiser state is still there (best-only checkpoints drop it)."""
+        return not self.manifest.get("slim", False)
+
+    def verify(self) -> None:
+        """Raise CheckpointError unless every file has the listed size and hash."""
+        for name, entry in self.manifest["files"].items():
+            path = self.path / name
+            if path.is_symlink() or not path.is_file():
+                raise CheckpointError(f"{name} is missing", where=str(self.path))
+            if path.stat().st_size != entry["size"]:
+                text = f"{name} has {path.stat().st_size} of {entry['size']} bytes"
+                raise CheckpointError(text, where=str(self.path))
+            if codec.digest(path) != (entry["size"], entry["xxh3_128"]):
+                raise CheckpointError(f"{name} does not match its hash", where=str(self.path))
+
+    def read(self) -> Payload:
+        """Verify and return the contents."""
+        self.verify()
+        files = self.manifest["files"]
+        tensors = {n: codec.read_tensors(self.path / n) for n in files if n.endswith(".safetensors")}
+        return Payload(tensors, json.loads((self.path / "state.json").read_bytes()))
+
+
+class Store:
+    """The checkpoints of one run, under `folder`. `run` is the run's id, written into manifests."""
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self.folder, self.run = folder, run
+
+    def save(
+        self, step: int, payload: Payload, *, metric: float | None = None, **facts: Any
+    ) -> Checkpoint:
+        """Write a checkpoint of host tensors; it is complete when this returns.
+
+        Saving a step that exists replaces it. Raises OSError when the disk says no; then nothing
+        of the new checkpoint remains and older ones are untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        final = self.folder / f"step-{step:09d}"
+        staging = self.folder / f".staging-{final.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            files = self._write_payload(staging, payload)
+            manifest = {
+                "format": FORMAT, "run": self.run, "step": step, "sequence": self._next(),
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "metric": metric, "files": files, **facts,
+            }  # fmt: skip
+            codec.write_bytes(staging / "manifest.json", seal(manifest))
+            sync_folder(staging)
+            self._commit(staging, final)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        return Checkpoint(final, manifest)
+
+    def _write_payload(self, staging: Path, payload: Payload) -> dict[str, dict[str, Any]]:
+        files = {}
+        for name, tensors in payload.tensors.items():
+            files[name] = codec.write_tensors(staging / name, tensors)
+        small = json.dumps(payload.small, indent=1, sort_keys=True).encode()
+        files["state.json"] = codec.write_bytes(staging / "state.json", small)
+        return {name: {"size": size, "xxh3_128": hashed} for name, (size, hashed) in files.items()}
+
+    def _commit(self, staging: Path, final: Path) -> None:
+        aside = self.folder / f".replaced-{final.name}"
+        if final.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            final.rename(aside)
+        staging.rename(final)
+        sync_folder(self.folder)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _next(self) -> int:
+        return 1 + max((c.sequence for c in self.checkpoints()), default=0)
+
+    def sweep(self) -> list[str]:
+        """Tidy what a killed process left; return the names of incomplete saves removed.
+
+        A checkpoint that was being replaced when the process died is put back.
+        """
+        for aside in self.folder.glob(".replaced-step-*"):
+            final = self.folder / aside.name.removeprefix(".replaced-")
+            if final.exists():
+                shutil.rmtree(aside)
+            else:
+                aside.rename(final)
+        orphans = sorted(self.folder.glob(".staging-step-*"))
+        for orphan in orphans:
+            shutil.rmtree(orphan)
+        return [o.name.removeprefix(".staging-") for o in orphans]
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoints with a sound manifest, oldest save first; contents unverified."""
+        found = [c for _, c in self._examine() if isinstance(c, Checkpoint)]
+        return sorted(found, key=lambda c: c.sequence)
+
+    def damaged(self) -> list[tuple[Path, CheckpointError]]:
+        """Return the checkpoint folders whose manifest is missing, broken or foreign."""
+        return [(path, e) for path, e in self._examine() if isinstance(e, CheckpointError)]
+
+    def _examine(self) -> Iterator[tuple[Path, Checkpoint | CheckpointError]]:
+        for path in sorted(self.folder.glob("step-*")):
+            try:
+                yield path, self.open(path)
+            except CheckpointError as error:
+                yield path, error
+
+    def open(self, path: Path) -> Checkpoint:
+        """Return the checkpoint at `path` after checking its manifest (not its files).
+
+        Raises CheckpointError when it is missing, broken, of another run, or of a format that
+        this version does not know.
+        """
+        match = _NAME.fullmatch(path.name)
+        if path.is_symlink() or not match:
+            raise CheckpointError("not a checkpoint folder of this run", where=str(path))
+        manifest = unseal(path / "manifest.json")
+        if manifest["run"] != self.run:
+            raise CheckpointError(f"belongs to another run, {manifest['run']}", where=str(path))
+        if manifest["step"] != int(match[1]):
+            text = f"holds step {manifest['step']}: it was renamed or swapped"
+            raise CheckpointError(text, where=str(path))
+        return Checkpoint(path, manifest)
+
+    def newest(self) -> tuple[Checkpoint, Payload, list[str]] | tuple[None, None, list[str]]:
+        """Return the newest checkpoint that verifies, its contents, and what was set aside.
+
+        Damaged ones are moved to `damaged/` and described. A format from the future is never
+        moved: it raises CheckpointError, because an older release must not touch it.
+        """
+        aside = []
+        for path, error in self.damaged():
+            if isinstance(error, FutureFormat):
+                raise error
+            aside.append(self._set_aside(path, error))
+        for checkpoint in reversed(self.checkpoints()):
+            if not checkpoint.resumable:
+                continue
+            try:
+                return checkpoint, checkpoint.read(), aside
+            except CheckpointError as error:
+                aside.append(self._set_aside(checkpoint.path, error))
+        return None, None, aside
+
+    def _set_aside(self, path: Path, error: CheckpointError) -> str:
+        pen = self.folder / "damaged"
+        pen.mkdir(exist_ok=True)
+        target = pen / path.name
+        count = 1
+        while target.exists() or target.is_symlink():
+            count += 1
+            target = pen / f"{path.name}-{count}"
+        path.rename(target)
+        return f"{path.name}: {error.what}; moved to {pen.name}/{target.name}"
+
+    def slim(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Drop the optimiser's files: the manifest changes first, so every instant is whole."""
+        gone = [n for n in checkpoint.manifest["files"] if n.endswith(".optim.safetensors")]
+        files = {n: e for n, e in checkpoint.manifest["files"].items() if n not in gone}
+        manifest = checkpoint.manifest | {"files": files, "slim": True}
+        fresh = checkpoint.path / "manifest.json.new"
+        codec.write_bytes(fresh, seal(manifest))
+        fresh.rename(checkpoint.path / "manifest.json")
+        sync_folder(checkpoint.path)
+        for name in gone:
+            (checkpoint.path / name).unlink(missing_ok=True)
+        return Checkpoint(checkpoint.path, manifest)
+
+    def remove(self, checkpoint: Checkpoint) -> None:
+        """Delete a checkpoint: out of sight by one rename first, so that no half is ever seen."""
+        gone = self.folder / f".staging-{checkpoint.path.name}"
+        shutil.rmtree(gone, ignore_errors=True)
+        checkpoint.path.rename(gone)
+        shutil.rmtree(gone)
+
+
+def seal(manifest: dict[str, Any]) -> bytes:
+    """Return the exact bytes of a manifest, with a checksum of everything else in it."""
+    bare = {k: v for k, v in manifest.items() if k != "checksum"}
+    checksum = xxhash.xxh3_128_hexdigest(json.dumps(bare, sort_keys=True).encode())
+    return (json.dumps(bare | {"checksum": checksum}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Read a manifest and check that not one of its bytes changed.
+
+    Raises CheckpointError when it is missing, unreadable, altered or of an unknown format.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise CheckpointError("manifest.json is missing", where=str(path.parent))
+    if path.stat().st_size > _MANIFEST_LIMIT:
+        raise CheckpointError("manifest.json is too large to be one", where=str(path.parent))
+    data = path.read_bytes()
+    try:
+        manifest = json.loads(data)
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError("manifest.json does not parse", where=str(path.parent)) from error
+    if isinstance(version, int) and version > FORMAT and seal(manifest) == data:
+        raise FutureFormat(
+            f"checkpoint format {version} is newer than this Surefoot knows ({FORMAT})",
+            where=str(path.parent), fix="update Surefoot; nothing was touched",
+        )  # fmt: skip
+    if seal(manifest) != data or not all(_FILE.fullmatch(name) for name in manifest["files"]):
+        raise CheckpointError("manifest.json was altered", where=str(path.parent))
+    return manifest
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder, so that names in it survive a power loss (a no-op where impossible)."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

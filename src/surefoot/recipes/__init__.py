@@ -1,0 +1,88 @@
+"""What can be learned: one file each. Recipes do not know each other, and importing one is light.
+
+A recipe is a name, a configuration class, presets, and a function that builds the parts of a run.
+`surefoot train ./my_recipe.py` takes a file of your own with an attribute `recipe`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surefoot.config.schema import RunConfig
+from surefoot.errors import ConfigError
+
+if TYPE_CHECKING:
+    from surefoot.engine.job import Job
+    from surefoot.engine.sample import Speaker
+    from surefoot.engine.world import World
+
+__all__ = ["Recipe", "find", "names"]
+
+_SHIPPED = {"charlm": "surefoot.recipes.charlm:recipe"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to learn.
+
+    `build(config, world)` returns the parts of a run; it is called again for every resume and
+    must depend on nothing else. `speak(config, files, world)` returns models without data, for
+    `surefoot sample`; `files` are the texts that the job left with the run. Both import torch
+    inside, so that help stays fast. Presets are nested values over the defaults.
+    """
+
+    name: str
+    summary: str
+    config: type[RunConfig]
+    build: Callable[[Any, World], Job]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    default_preset: str | None = None
+    speak: Callable[[Any, Mapping[str, str], World], Speaker] | None = None
+    location: str = ""  # `charlm`, or the path of a file, to find the recipe again
+
+
+def names() -> dict[str, str]:
+    """Return the shipped recipes: name -> module:attribute."""
+    return dict(_SHIPPED)
+
+
+def find(ref: str) -> Recipe:
+    """Return a recipe by name, or from a Python file that has an attribute `recipe`.
+
+    Raises ConfigError for an unknown name, a missing file, or a file without a recipe.
+    """
+    if ref in _SHIPPED:
+        module, _, attribute = _SHIPPED[ref].partition(":")
+        found: Recipe = getattr(importlib.import_module(module), attribute)
+        return found
+    if ref.endswith(".py"):
+        return _from_file(Path(ref))
+    near = difflib.get_close_matches(ref, _SHIPPED, n=1)
+    fix = f"did you mean {near[0]}?" if near else f"recipes: {', '.join(_SHIPPED)}, or a .py file"
+    raise ConfigError(f"unknown recipe {ref!r}", fix=fix)
+
+
+def _from_file(path: Path) -> Recipe:
+    if not path.is_file():
+        raise ConfigError(f"no recipe file {path}", fix="check the path")
+    name = f"surefoot_recipe_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"{path} has no attribute `recipe` of type surefoot.Recipe")
+    object.__setattr__(recipe, "location", str(path.resolve()))
+    return recipe

@@ -1,0 +1,181 @@
+"""A character-level language model: the smallest real thing to learn from text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from surefoot.config.model import GPTConfig
+from surefoot.config.schema import (
+    Cadence,
+    Optim,
+    RunConfig,
+    ScheduleConfig,
+    Section,
+    Train,
+    circumstance,
+    knob,
+)
+from surefoot.recipes import Recipe
+from surefoot.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surefoot.data.batch import Batch
+    from surefoot.data.text import Text
+    from surefoot.engine import Job, Loss, Speaker, World
+
+__all__ = ["CharConfig", "TextData", "recipe"]
+
+PROMPT = "\n"  # every sample during training begins a new line
+SAMPLE_TOKENS = 300
+
+
+class TextData(Section):
+    """Which text is read, and how it is cut."""
+
+    corpus: str = knob("shakespeare9", "Text by name; `surefoot data list` shows them.")
+    path: Path | None = knob(None, "Your own text: a file, or a folder of text files.")
+    val_ratio: float = knob(0.1, "Share of the text that is held out for validation.", gt=0, lt=0.9)
+    vocabulary: Literal["char", "byte"] = knob("char", "Symbols: characters seen, or all 256 bytes.")
+    val_batch: int = circumstance(64, "Windows evaluated at once.", ge=1)
+
+
+class CharConfig(RunConfig):
+    """Settings of `surefoot train charlm`."""
+
+    model: GPTConfig = GPTConfig()
+    data: TextData = TextData()
+    train: Train = Train(batch_size=12, max_steps=2000)
+    optim: Optim = Optim()
+    schedule: ScheduleConfig = ScheduleConfig()
+    cadence: Cadence = Cadence()
+
+
+def build(config: CharConfig, world: World) -> Job:
+    """Read the text, cut windows, and make one GPT."""
+    from surefoot.data.text import TextSource
+    from surefoot.engine import Job, Learner
+    from surefoot.nn.gpt import GPT
+    from surefoot.nn.optim import build_optimisers
+
+    text = read(config)
+    context = config.model.context
+    source = TextSource(text.tokens, context, *text.train, digest=text.digest)
+    seed = derive(config.train.seed, "init")
+    model = GPT(config.model, text.tokenizer.vocab_size, seed=seed).to(world.device)
+    learner = Learner(model, loss, build_optimisers(model, config.optim))
+    return Job(
+        source=source,
+        learners={"main": learner},
+        evals={"held out": partial(held_out, text=text, config=config, to=world.to)},
+        samplers={PROMPT: partial(write, text=text)},
+        data=text.describe(),
+        line=text.describe_line(),
+        files={"vocabulary.json": text.tokenizer.to_json()},
+        unit="characters" if config.data.vocabulary == "char" else "bytes",
+    )
+
+
+def read(config: CharConfig) -> Text:
+    """Return the text of `config`, encoded, with its split."""
+    from surefoot.data.corpora import load_text
+
+    data = config.data
+    return load_text(
+        data.path,
+        data.corpus,
+        val_ratio=data.val_ratio,
+        vocabulary=data.vocabulary,
+        context=config.model.context,
+    )
+
+
+def loss(model: nn.Module, batch: Batch) -> Loss:
+    """Nats summed over the batch."""
+    from surefoot.engine import Loss
+
+    return Loss(model(batch.fields["x"], batch.fields["y"]))
+
+
+def held_out(
+    model: nn.Module, *, text: Text, config: CharConfig, to: Callable[[Batch], Batch]
+) -> dict[str, float]:
+    """Return loss, bits and accuracies over the whole held-out part."""
+    from surefoot.data.text import windows
+    from surefoot.engine import next_token_scores
+
+    batches = windows(text.tokens, config.model.context, *text.val, config.data.val_batch)
+    scores = next_token_scores(model, map(to, batches))
+    unit = "val_bits_per_char" if config.data.vocabulary == "char" else "val_bits_per_byte"
+    return {
+        "val_loss": scores.loss,
+        unit: scores.loss / math.log(2),
+        "top1": scores.top1,
+        "top5": scores.top5,
+    }
+
+
+def write(model: nn.Module, seed: int, *, text: Text) -> str:
+    """Return what the model writes from the start of a line."""
+    from surefoot.engine import generate
+
+    ids = text.tokenizer.encode(PROMPT)
+    return text.tokenizer.decode(list(generate(model, ids, SAMPLE_TOKENS, temperature=0.8, seed=seed)))
+
+
+def speak(config: CharConfig, files: Mapping[str, str], world: World) -> Speaker:
+    """Return the model without its text, and how it continues a prompt."""
+    from surefoot.data.tokenizer import tokenizer_from_json
+    from surefoot.engine import Speaker
+    from surefoot.nn.gpt import GPT
+
+    tokenizer = tokenizer_from_json(files["vocabulary.json"])
+    model = GPT(config.model, tokenizer.vocab_size).to(world.device)
+    return Speaker({"main": model}, tokenizer, default_prompt=PROMPT)
+
+
+_FULL = {"d_model": 384, "num_layers": 6, "num_heads": 6, "context": 256}
+_CLASSIC = {
+    "optim": {"kind": "adamw", "lr": 1e-3, "beta2": 0.99},
+    "schedule": {"kind": "cosine", "warmup_steps": 100, "min_lr": 1e-4},
+}
+
+recipe = Recipe(
+    name="charlm",
+    summary="a character-level language model on Shakespeare, or on any text",
+    config=CharConfig,
+    build=build,
+    speak=speak,
+    default_preset="laptop",
+    presets={
+        "tiny": {
+            "model": {"d_model": 32, "num_layers": 2, "num_heads": 2, "context": 32},
+            "train": {"batch_size": 8, "max_steps": 60},
+            "schedule": {"warmup_steps": 10},
+            "cadence": {"validate_every": 20, "sample_every": 30, "save_every": 10},
+        },
+        "laptop": {
+            "model": {"d_model": 128, "num_layers": 4, "num_heads": 4, "context": 64},
+            "train": {"batch_size": 12, "max_steps": 2000},
+        },
+        "classic": {
+            "model": {"layout": "gpt2", "d_model": 128, "context": 64},
+            "train": {"batch_size": 12, "max_steps": 2000},
+            **_CLASSIC,
+        },
+        "full": {
+            "model": {**_FULL, "dropout": 0.2},
+            "train": {"batch_size": 64, "max_steps": 5000},
+        },
+        "full-classic": {
+            "model": {"layout": "gpt2", **_FULL, "dropout": 0.2},
+            "train": {"batch_size": 64, "max_steps": 5000},
+            **_CLASSIC,
+        },
+    },
+)
