@@ -20,7 +20,7 @@ from surefoot.nn.dropout import Dropout
 from surefoot.nn.init import Embedding, Linear, normal_
 from surefoot.ops import ATTENTION, CROSS_ENTROPY
 
-__all__ = ["GPT", "Attention", "Block", "FeedForward", "rotary", "rotate"]
+__all__ = ["GPT", "Attention", "Block", "FeedForward", "Past", "rotary", "rotate"]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -41,6 +41,28 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Turn heads [B, T, H, D] by the angles of `turn` [2, T, 1, D]."""
     cos, sin = turn
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
+
+
+class Past:
+    """Keys and values of the tokens seen so far by one layer, in memory of a fixed size.
+
+    Holds up to `limit` tokens of B examples: [B, K, limit, D] each.
+    """
+
+    def __init__(self, batch: int, limit: int) -> None:
+        self.batch, self.limit, self.length = batch, limit, 0
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add [B, K, T, D] of new tokens; return those of all tokens so far."""
+        if self.k is None or self.v is None:
+            shape = (self.batch, k.size(1), self.limit, k.size(3))
+            self.k, self.v = k.new_empty(shape), v.new_empty(shape)
+        start, self.length = self.length, self.length + k.size(2)
+        self.k[:, :, start : self.length] = k
+        self.v[:, :, start : self.length] = v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
 
 class Attention(nn.Module):
@@ -66,15 +88,17 @@ class Attention(nn.Module):
         """Heights of q, k and v in `qkv.weight`."""
         return [h * self.width for h in (self.heads, self.kv_heads, self.kv_heads)]
 
-    def forward(self, x: Tensor, turn: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, turn: Tensor | None, past: Past | None = None) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
-        y = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        return self.out(y.transpose(1, 2).flatten(2))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if past is not None:
+            k, v = past.append(k, v)
+        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -118,6 +142,11 @@ class Block(nn.Module):
         x = x + self.drop1(self.attn(self.norm1(x), turn))
         return x + self.drop2(self.mlp(self.norm2(x)))
 
+    def decode(self, x: Tensor, turn: Tensor | None, past: Past) -> Tensor:
+        """Like `forward`, for tokens that follow those in `past`; never drops anything."""
+        x = x + self.attn(self.norm1(x), turn, past)
+        return x + self.mlp(self.norm2(x))
+
 
 class GPT(nn.Module):
     """Tokens i64[B, T] to logits [B, T, V].
@@ -149,6 +178,7 @@ class GPT(nn.Module):
         self.head = Linear(config.d_model, vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
+        self.cross_entropy: CrossEntropy = CROSS_ENTROPY.ways["reference"].call
         self._fill(seed)
 
     def _fill(self, seed: int) -> None:
@@ -173,18 +203,34 @@ class GPT(nn.Module):
             x = block(x, turn)
         return self.norm(x)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.hidden(tokens))
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return logits [B, T, V]; with targets i64[B, T], nats summed over those not -100."""
+        hidden = self.hidden(tokens)
+        if targets is None:
+            return self.head(hidden)
+        return self.cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten())
 
-    def loss(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        cross_entropy: CrossEntropy = CROSS_ENTROPY.ways["reference"].call,
-    ) -> Tensor:
-        """Return f32[]: nats summed over the targets i64[B, T] that are not -100."""
-        hidden = self.hidden(tokens).flatten(0, 1)
-        return cross_entropy(hidden, self.head.weight, targets.flatten())
+    def use(self, *, attention: Attend, cross_entropy: CrossEntropy) -> None:
+        """Choose the ways of both operations from now on."""
+        self.cross_entropy = cross_entropy
+        for block in self.blocks:
+            block.attn.attend = attention
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, pasts: list[Past]) -> Tensor:
+        """Read i64[B, T] after what `pasts` hold and return the logits [B, V] of what comes next.
+
+        T is anything at the very beginning, and 1 afterwards. The context limits the sum.
+        """
+        start = pasts[0].length
+        span = slice(start, start + tokens.size(1))
+        x = self.embed(tokens)
+        if self.positions is not None:
+            x = x + self.positions.weight[span]
+        turn = None if self.turn is None else self.turn[:, span]
+        for block, past in zip(self.blocks, pasts, strict=True):
+            x = block.decode(x, turn, past)
+        return self.head(self.norm(x[:, -1]))
 
     @property
     def num_parameters(self) -> int:

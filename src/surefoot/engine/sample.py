@@ -1,0 +1,137 @@
+"""Write with a model: draw the next token, again and again.
+
+Works on any model with `decode(tokens, pasts)` and a `config.context`, like `nn.gpt.GPT`. It
+reads nothing and prints nothing; it leaves the global generators and the model's mode alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from surefoot.errors import ConfigError
+from surefoot.nn.gpt import Past
+from surefoot.seeds import derive
+
+if TYPE_CHECKING:
+    from surefoot.nn.gpt import GPT
+
+__all__ = ["choose", "generate"]
+
+
+def generate(
+    model: GPT,
+    tokens: Tensor,
+    count: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | Sequence[int] = 0,
+) -> Iterator[Tensor]:
+    """Yield i64[B], `count` times: what follows the prompts `tokens` i64[B, T], T >= 1.
+
+    Temperature 0 always takes the most probable token. A row draws from a stream of its own, so
+    it does not depend on the others: row i of an int `seed` draws from stream i, and a sequence
+    gives each row the seed with which it would write the same alone.
+
+    Past the context limit the model goes on with a shorter memory: whenever the context is full,
+    its oldest quarter is dropped and the rest is read anew. A longer prompt is cut in the same
+    way, from the left. Arithmetic is that of the weights; autocast is ignored.
+    """
+    _check(tokens, count, temperature, top_k, top_p)
+    batch, context = tokens.size(0), model.config.context
+    draws = _draws(seed, batch, count).to(tokens.device)
+    known = torch.empty(batch, tokens.size(1) + count, dtype=torch.int64, device=tokens.device)
+    known[:, : tokens.size(1)] = tokens
+    end = tokens.size(1)
+    start, pasts = max(0, end - context), _empty(model, batch)
+    fresh = known[:, start:end]
+    for step in range(count):
+        logits = _next(model, fresh, pasts)
+        token = choose(logits, draws[:, step], temperature, top_k, top_p)
+        known[:, end] = token
+        end += 1
+        yield token
+        fresh = known[:, end - 1 : end]
+        if end - start > context:
+            start = end - (context - context // 4)
+            fresh, pasts = known[:, start:end], _empty(model, batch)
+
+
+@torch.no_grad()
+def choose(
+    logits: Tensor,
+    draw: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """Pick a token i64[B] from logits [B, V] with uniform numbers `draw` f64[B].
+
+    The `top_k` most probable tokens stay, ties with the last of them included; of those, the
+    fewest that together reach `top_p` (nucleus sampling, Holtzman et al., 2020), at least one.
+    """
+    if temperature == 0.0:
+        return logits.argmax(-1)
+    logits = logits.double() / temperature
+    if top_k is not None and top_k < logits.size(-1):
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p is not None and top_p < 1.0:
+        probabilities = _nucleus(probabilities, top_p)
+    reached = probabilities.cumsum(-1)  # [B, V]
+    place = (reached <= draw.unsqueeze(-1) * reached[:, -1:]).sum(-1)
+    return torch.minimum(place, reached.argmax(-1))
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    ordered, order = probabilities.sort(-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    ordered = ordered.masked_fill(before >= top_p, 0.0)
+    return torch.zeros_like(probabilities).scatter(-1, order, ordered)
+
+
+def _check(
+    tokens: Tensor, count: int, temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    rules = [
+        (tokens.dim() == 2 and tokens.numel() > 0, "the prompt needs at least one token"),
+        (count >= 0, f"cannot write {count} tokens"),
+        (temperature >= 0, f"temperature {temperature} is negative"),
+        (top_k is None or top_k >= 1, f"top_k {top_k} leaves no token to choose from"),
+        (top_p is None or 0 < top_p <= 1, f"top_p {top_p} is not in (0, 1]"),
+    ]
+    broken = [text for holds, text in rules if not holds]
+    if broken:
+        raise ConfigError("; ".join(broken))
+
+
+def _draws(seed: int | Sequence[int], batch: int, count: int) -> Tensor:
+    """Return f64[B, count] in [0, 1): row by row from streams of their own."""
+    keys = (
+        [derive(seed, "sample", row) for row in range(batch)]
+        if isinstance(seed, int)
+        else [derive(s, "sample", 0) for s in seed]
+    )
+    if len(keys) != batch:
+        raise ConfigError(f"{len(keys)} seeds for {batch} prompts")
+    rows = [torch.rand(count, dtype=torch.float64, generator=_stream(k)) for k in keys]
+    return torch.stack(rows)
+
+
+def _stream(key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(key)
+
+
+def _empty(model: GPT, batch: int) -> list[Past]:
+    return [Past(batch, model.config.context) for _ in range(model.config.num_layers)]
+
+
+def _next(model: GPT, tokens: Tensor, pasts: list[Past]) -> Tensor:
+    with torch.autocast(tokens.device.type, enabled=False):
+        return model.decode(tokens, pasts)
