@@ -131,6 +131,9 @@ class PlainConsole:
         self._held.clear()
         self._progress.rewind(step)
 
+    def sync(self) -> None:
+        """Nothing waits: every line is flushed."""
+
     def close(self) -> None:
         """Print the last training step if it was held back."""
         self._flush()

@@ -58,6 +58,9 @@ class NotebookConsole:
         """Let progress go back to `step`."""
         self._progress.rewind(step)
 
+    def sync(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         """Show the final state."""
         self._show()

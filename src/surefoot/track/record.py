@@ -41,6 +41,9 @@ class Sink(Protocol):
     def rewind(self, step: int) -> None:
         """Forget what was shown of later steps: they will come again."""
 
+    def sync(self) -> None:
+        """Make durable what was written, if anything was."""
+
     def close(self) -> None:
         """Finish; called once, also when training fails."""
 
@@ -133,7 +136,10 @@ class Record:
         """Make everything written so far durable. Call it before committing a checkpoint."""
         with self._lock:
             trouble = self._metrics.sync() or self._samples.sync()
-            self._report(trouble, self.first_step)
+            if trouble is not None or self._full:
+                self._report(trouble, self.first_step)
+            for sink in self._sinks:
+                self._show(sink, "sync")
 
     def close(self) -> None:
         """Sync, close the files, then let each sink finish."""

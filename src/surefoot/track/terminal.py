@@ -59,6 +59,9 @@ class TerminalConsole:
         """Let the live line go back to `step`."""
         self._progress.rewind(step)
 
+    def sync(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         """Take the live line away."""
         if self._live is not None:

@@ -1,0 +1,241 @@
+"""Reading a record back: tolerant to damage, bounded in memory, fast on millions of rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surefoot.track.text import real
+
+__all__ = ["Damage", "History", "column", "read_history", "read_last", "read_rows", "squeeze"]
+
+SMALL = 6_000_000  # bytes of metrics.jsonl below which every row is parsed
+WINDOWS = 1500  # pieces of a larger file, of which the telling rows are parsed
+BLOCK = 1 << 16  # bytes
+NAMED = 10  # damaged lines named by number
+_TRAIN = b'{"kind": "train"'
+_LEARNER = re.compile(rb'"learner": "([^"]*)"')
+_LOSS = re.compile(rb'"loss": ([^,}\s]+)')
+_NORM = re.compile(rb'"grad_norm": ([^,}\s]+)')
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Damage:
+    """Lines that are no JSON object: how many, and the numbers (from 1) of the first ones."""
+
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, line: int) -> None:
+        """Count a damaged line."""
+        self.count += 1
+        if len(self.lines) < NAMED:
+            self.lines.append(line)
+
+    def __str__(self) -> str:
+        """Name them: `2 damaged lines (17, 1201)`."""
+        more = ", …" if self.count > len(self.lines) else ""
+        lines = "line" if self.count == 1 else "lines"
+        return f"{self.count} damaged {lines} ({', '.join(map(str, self.lines))}{more})"
+
+
+def read_rows(path: Path, damage: Damage | None = None) -> Iterator[Row]:
+    """Yield the rows of a JSON-lines file; damaged lines are skipped and counted in `damage`.
+
+    A missing file has no rows. A last line without an end is being written just now: no damage.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for number, line in enumerate(file, 1):
+            row = _parse(line, number, damage)
+            if row is not None:
+                yield row
+
+
+def read_last(path: Path) -> Row | None:
+    """Return the last whole row of a JSON-lines file without reading all of it, or None."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        position = file.seek(0, os.SEEK_END)
+        tail = b""
+        while position > 0:
+            start = max(0, position - BLOCK)
+            file.seek(start)
+            tail = file.read(position - start) + tail
+            position = start
+            whole = tail if start == 0 else tail.partition(b"\n")[2]
+            for line in reversed(whole.splitlines(keepends=True)):
+                row = _parse(line, 0, None)
+                if row is not None:
+                    return row
+    return None
+
+
+@dataclass
+class History:
+    """What a report needs of a run's rows, thinned when there are very many.
+
+    Rows are in the order of the file. `thinned`: between the rows kept are others, none of which
+    has a lower or higher loss, or a higher gradient norm, than its kept neighbours.
+    """
+
+    train: dict[str, list[Row]] = field(default_factory=dict)  # by learner
+    eval: dict[str, list[Row]] = field(default_factory=dict)
+    system: list[Row] = field(default_factory=list)
+    events: list[Row] = field(default_factory=list)
+    damage: Damage = field(default_factory=Damage)
+    thinned: bool = False
+
+    @property
+    def learners(self) -> list[str]:
+        """Names of the learners, in order of appearance."""
+        return list(dict.fromkeys([*self.train, *self.eval]))
+
+    def add(self, row: Row) -> None:
+        """Sort in one row; rows of an unknown kind are left out."""
+        kind, learner = row.get("kind"), str(row.get("learner", "main"))
+        if kind == "train":
+            self.train.setdefault(learner, []).append(row)
+        elif kind == "eval":
+            self.eval.setdefault(learner, []).append(row)
+        elif kind == "system":
+            self.system.append(row)
+        elif kind == "event":
+            self.events.append(row)
+
+
+def read_history(path: Path) -> History:
+    """Read a `metrics.jsonl` of any length; two million rows take seconds and few megabytes."""
+    history = History()
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return history
+    history.thinned = size > SMALL
+    rows = (
+        _thinned(path, size, history.damage) if history.thinned else read_rows(path, history.damage)
+    )
+    for row in rows:
+        history.add(row)
+    return history
+
+
+def column(rows: list[Row], key: str) -> tuple[list[int], list[float]]:
+    """Return (steps, values) of the rows that have a number under `key`."""
+    steps, values = [], []
+    for row in rows:
+        value, step = real(row.get(key)), row.get("step")
+        if value is not None and isinstance(step, int):
+            steps.append(step)
+            values.append(value)
+    return steps, values
+
+
+def squeeze(
+    steps: list[int], values: list[float], points: int = 2000
+) -> tuple[list[int], list[float]]:
+    """Return at most `points` points that look the same: lowest and highest of each piece.
+
+    The first and the last point stay, and so does anything that is not finite.
+
+    >>> squeeze([0, 1, 2, 3, 4, 5, 6, 7], [9, 1, 8, 2, 7, 50, 6, 3], 6)
+    ([0, 1, 2, 3, 5, 7], [9, 1, 8, 2, 50, 3])
+    """
+    if len(steps) <= points:
+        return steps, values
+    pieces = max(1, points // 2 - 1)
+    chosen = {0, len(steps) - 1}
+    for piece in range(pieces):
+        start, stop = piece * len(steps) // pieces, (piece + 1) * len(steps) // pieces
+        chosen.update(_extremes(values, range(start, stop)))
+    order = sorted(chosen)
+    return [steps[i] for i in order], [values[i] for i in order]
+
+
+def _extremes(values: list[float], places: range) -> set[int]:
+    odd = next((i for i in places if not math.isfinite(values[i])), None)
+    finite = [i for i in places if math.isfinite(values[i])] if odd is not None else places
+    found = (
+        {min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)}
+        if finite
+        else set()
+    )
+    return found if odd is None else found | {odd}
+
+
+def _parse(line: bytes, number: int, damage: Damage | None) -> Row | None:
+    try:
+        row = json.loads(line)
+        if isinstance(row, dict):
+            return row
+    except ValueError:
+        if not line.endswith(b"\n"):
+            return None
+    if damage is not None and line.strip():
+        damage.add(number)
+    return None
+
+
+def _thinned(path: Path, size: int, damage: Damage) -> Iterator[Row]:
+    """Yield the telling rows of each window of a large file."""
+    window = max(BLOCK, size // WINDOWS)
+    number = 0
+    with path.open("rb") as file:
+        while lines := file.readlines(window):
+            for place in sorted(_telling(lines)):
+                row = _parse(lines[place], number + place + 1, damage)
+                if row is not None:
+                    yield row
+            number += len(lines)
+
+
+def _telling(lines: list[bytes]) -> set[int]:
+    """Return the places of the lines to parse: all but the train rows in the middle of things."""
+    groups: dict[bytes, list[int]] = {}
+    chosen: set[int] = set()
+    for place, line in enumerate(lines):
+        if not line.startswith(_TRAIN):
+            chosen.add(place)
+            continue
+        match = _LEARNER.search(line)
+        groups.setdefault(match[1] if match else b"", []).append(place)
+    for places in groups.values():
+        chosen.update((places[0], places[-1]))
+        chosen.update(_spikes(lines, places, _LOSS, (min, max)))
+        chosen.update(_spikes(lines, places, _NORM, (max,)))
+    return chosen
+
+
+def _spikes(
+    lines: list[bytes],
+    places: list[int],
+    pattern: re.Pattern[bytes],
+    ends: tuple[Callable[..., int], ...],
+) -> set[int]:
+    """Return the places with the extreme values, and of the first value that is no number."""
+    found = set()
+    values: dict[int, float] = {}
+    for place in places:
+        match = pattern.search(lines[place])
+        if match is None:
+            continue
+        try:
+            values[place] = float(match[1])
+        except ValueError:
+            found.add(place)
+            break
+    return found | {end(values, key=values.__getitem__) for end in ends if values}
