@@ -1,15 +1,22 @@
-"""Windows of a long text: training windows in any order, validation windows in sequence.
+"""A text to learn from: loaded, split, and cut into windows.
 
-Tokens stay where they are (usually in a memory-mapped file); a batch copies only what it shows.
-Every window holds `context` inputs x and the same number of targets y, shifted by one.
+    load_text(path or corpus)  ->  Text: tokens, tokenizer, what it is and where it came from
+    Text.source(context)       ->  training windows in any order (a Source, see batch.py)
+    Text.windows(context, m)   ->  validation windows in sequence, each target once
+
+Tokens stay where they are (a large text in a memory-mapped file); a batch copies only what it
+shows. A window holds `context` inputs x and as many targets y, shifted by one.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -17,17 +24,121 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from surefoot.data.batch import Batch
+from surefoot.data.corpora import find, recognise
+from surefoot.data.encoded import Kind, encode
+from surefoot.data.fetch import cache_dir
+from surefoot.data.files import TextFile, find_files, held_out_rank
 from surefoot.data.order import keyed_hash
+from surefoot.data.tokenizer import Tokenizer
 from surefoot.errors import DataError
 from surefoot.seeds import derive
 
-__all__ = ["IGNORED", "TextSource", "windows"]
+__all__ = ["IGNORED", "Text", "TextSource", "load_text", "windows"]
 
 Int = NDArray[np.int64]
+Origin = Literal["cache", "download", "given path", "bundled"]
 
 IGNORED = -100  # a target that no loss counts, as torch's cross_entropy has it
+_ORIGINS = {
+    "cache": "cached, from",
+    "download": "downloaded now, from",
+    "given path": "read from",
+    "bundled": "no download: made from",
+}
 _HASHED_AT_ONCE = 1 << 24  # tokens
 _RELEASE_EVERY = 1024  # windows; at 64 kB mapped around each, some 64 MB stay resident
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, split into a part to train on and a part held out.
+
+    `train` and `val` are ranges [start, stop) of `tokens`; a text in one file is cut in two, a
+    folder is split by file. `digest` names the tokens. `notes` are sentences that the user and
+    the record of the run must see: what was substituted, left out or changed.
+    """
+
+    name: str
+    licence: str
+    origin: Origin
+    where: str
+    tokenizer: Tokenizer
+    tokens: NDArray[Any] = field(repr=False)  # [n]
+    train: tuple[int, int]
+    val: tuple[int, int]
+    val_ratio: float
+    digest: str
+    vocabulary: Kind
+    notes: tuple[str, ...] = ()
+
+    @property
+    def characters(self) -> int:
+        """Return the length: characters, or bytes for the byte vocabulary."""
+        return len(self.tokens)
+
+    @property
+    def unit(self) -> str:
+        """Return what one token is."""
+        return "characters" if self.vocabulary == "char" else "bytes"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that name the tokens, what they mean, and the split."""
+        parts = f"text 1 {self.digest} {self.tokenizer.fingerprint} {self.train} {self.val}"
+        return xxhash.xxh3_128_hexdigest(parts.encode())
+
+    def source(self, context: int) -> TextSource:
+        """Return the training windows; raises DataError when either part is too short."""
+        self.check(context)
+        return TextSource(self.tokens, context, *self.train, self.name, self.digest)
+
+    def windows(self, context: int, batch: int) -> Iterator[Batch]:
+        """Yield the held-out part in sequence, `batch` windows at a time (see `windows`)."""
+        return windows(self.tokens, context, *self.val, batch)
+
+    def check(self, context: int) -> None:
+        """Raise DataError when a part that is asked for cannot fill one window of `context`."""
+        parts = {"training": self.train[1] - self.train[0]}
+        if self.val_ratio:
+            parts["validation"] = self.val[1] - self.val[0]
+        part, least = min(parts.items(), key=lambda item: item[1])
+        window = context + 1  # the inputs and one target more
+        if least >= window:
+            return
+        share = min(self.val_ratio or 1.0, 1 - self.val_ratio)
+        purpose = " to split off validation" if self.val_ratio else ""
+        smaller = f"--context {1 << ((least - 1).bit_length() - 1)}, or " if least > 1 else ""
+        raise DataError(
+            f"data.path: {self.name} has {self.characters:,} {self.unit}; context {context} needs "
+            f"at least {math.ceil(window / share):,}{purpose}",
+            where=f"the {part} part has {least:,} {self.unit}, one window takes {window:,}",
+            fix=f"{smaller}more text",
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the record of a run says about its data; plain JSON values."""
+        return {
+            "name": self.name,
+            "licence": self.licence,
+            "origin": self.origin,
+            "where": self.where,
+            "characters": self.characters,
+            "unit": self.unit,
+            "vocabulary": self.vocabulary,
+            "vocab_size": self.tokenizer.vocab_size,
+            "train": list(self.train),
+            "val": list(self.val),
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+        }
+
+    def describe_line(self) -> str:
+        """Return one line for people: name, size, vocabulary, licence and origin."""
+        kinds = f" of {self.tokenizer.vocab_size} kinds" if self.vocabulary == "char" else ""
+        return (
+            f"{self.name}: {self.characters:,} {self.unit}{kinds}; {self.licence}; "
+            f"{_ORIGINS[self.origin]} {self.where}"
+        )
 
 
 class TextSource:
@@ -126,6 +237,69 @@ def windows(
         yield Batch({"x": x, "y": y}, weight=int(np.count_nonzero(y != IGNORED)))
 
 
+def load_text(
+    path: Path | None,
+    corpus: str | None,
+    *,
+    val_ratio: float,
+    vocabulary: Kind,
+    cache: Path | None = None,
+) -> Text:
+    """Return the text at `path` (a file or a folder), else `corpus`, else the default corpus.
+
+    One file is cut: the first 1 - `val_ratio` trains. Of a folder each file is on one side, as a
+    hash of its name says; both sides get at least one file. Raises DataError with what is wrong
+    with the text and what to do; a corpus that cannot be reached is replaced by the one that is
+    always here, and `notes` says so.
+    """
+    cache = cache or cache_dir()
+    origin: Origin
+    if path is None:
+        found = find(corpus, cache)
+        files, notes = find_files(found.path)
+        about = found.corpus
+        name, licence, origin, where = about.name, about.licence, found.origin, about.source
+        notes = [*found.notes, *notes]
+    else:
+        files, notes = find_files(path)
+        known = recognise(path) if path.is_file() else None
+        name = known.name if known else path.resolve().name
+        licence = known.licence if known else "your own text"
+        origin, where = "given path", str(path)
+    first, second = _split(files, val_ratio)
+    made = encode(first, second, vocabulary, cache)
+    size, cut = len(made.tokens), made.boundary
+    if val_ratio and not second:
+        cut = int(size * (1 - val_ratio))
+    return Text(
+        name=name,
+        licence=licence,
+        origin=origin,
+        where=where,
+        tokenizer=made.tokenizer,
+        tokens=made.tokens,
+        train=(0, cut),
+        val=(cut, size),
+        val_ratio=val_ratio,
+        digest=made.digest,
+        vocabulary=vocabulary,
+        notes=(*notes, *made.remarks),
+    )
+
+
+def _split(files: list[TextFile], ratio: float) -> tuple[list[TextFile], list[TextFile]]:
+    """Return (training files, held-out files); a single file is left whole."""
+    if not ratio or len(files) == 1:
+        return files, []
+    ordered = sorted(files, key=lambda file: held_out_rank(file.name))
+    count = sum(held_out_rank(file.name) < ratio for file in files)
+    chosen = {file.name for file in ordered[: min(max(count, 1), len(files) - 1)]}
+    return (
+        [file for file in files if file.name not in chosen],
+        [file for file in files if file.name in chosen],
+    )
+
+
 def _with_short(x: Int, y: Int, tail: NDArray[Any]) -> tuple[Int, Int]:
     context, rest = x.shape[1], len(tail) - 1
     last_x = np.zeros((1, context), dtype=np.int64)
@@ -137,7 +311,7 @@ def _with_short(x: Int, y: Int, tail: NDArray[Any]) -> tuple[Int, Int]:
 def _digest(tokens: NDArray[Any]) -> str:
     state = xxhash.xxh3_128(str(tokens.dtype).encode())
     for at in range(0, len(tokens), _HASHED_AT_ONCE):
-        state.update(np.ascontiguousarray(tokens[at : at + _HASHED_AT_ONCE]))
+        state.update(np.ascontiguousarray(tokens[at : at + _HASHED_AT_ONCE]).data)
     return state.hexdigest()
 
 

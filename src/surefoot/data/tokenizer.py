@@ -123,7 +123,8 @@ class Characters:
         return self._points[tokens].tobytes().decode("utf-32-le", "surrogatepass")
 
     def _refuse(self, text: str) -> None:
-        known, first = set(self.alphabet), {}
+        known = set(self.alphabet)
+        first: dict[str, int] = {}
         for position, char in enumerate(text):
             if char not in known:
                 first.setdefault(char, position)
