@@ -1,0 +1,128 @@
+"""Floor 5, the door: words of the command line become calls.
+
+A verb is one line of the table below; its module is imported only when it is asked for, and has
+`run(verb, argv) -> exit code`. No verb holds logic that a Python caller would miss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+
+from surefoot.errors import ConfigError, Stopped, SurefootError
+
+__all__ = ["VERBS", "main"]
+
+VERBS: dict[str, tuple[str, str, str]] = {
+    # verb: (group, module, what it does)
+    "train": ("train", "train", "train a recipe, or go on with the run you left"),
+    "resume": ("train", "train", "go on with a run, exactly"),
+    "sample": ("use", "sample", "let a model write"),
+    "evaluate": ("use", "sample", "measure a model on held-out data"),
+    "runs": ("look", "runs", "list runs"),
+    "show": ("look", "runs", "show one run"),
+    "checkpoints": ("look", "checkpoints", "list the checkpoints of a run"),
+    "verify": ("look", "checkpoints", "check that every checkpoint of a run is whole"),
+    "config": ("prepare", "config", "show, explain, document or migrate settings"),
+    "data": ("prepare", "data", "list texts by name, or get one"),
+    "doctor": ("prepare", "doctor", "say what this machine can do"),
+}
+
+_EXAMPLES = (
+    ("surefoot train charlm", "two minutes on a laptop"),
+    ("surefoot train charlm --help", "every setting"),
+    ("surefoot resume last", "after anything"),
+)
+_DONE, _BUG, _INTERRUPTED, _PIPE = 0, 1, 130, 141  # 141: the reader of our output went away
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code. `argv` is `sys.argv[1:]` where it is not given."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except SurefootError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        return _PIPE
+    except Exception:
+        return _bug()
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    _tolerate(sys.stdout, sys.stderr)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_page())
+        return _DONE
+    if words[0] in ("-V", "--version"):
+        from surefoot.version import __version__
+
+        print(f"surefoot {__version__}")
+        return _DONE
+    verb, *rest = words
+    if verb not in VERBS:
+        raise _unknown(verb)
+    module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
+    code: int = module.run(verb, rest)
+    return code
+
+
+def _page() -> str:
+    """Return the top help from the table alone."""
+    lines = ["Surefoot trains small models and never loses its footing.", ""]
+    lines += ["usage: surefoot VERB [arguments]      surefoot VERB --help", ""]
+    width = max(map(len, VERBS))
+    for group in dict.fromkeys(group for group, _, _ in VERBS.values()):
+        lines.append(group)
+        lines += [f"  {v.ljust(width)}  {text}" for v, (g, _, text) in VERBS.items() if g == group]
+    lines += ["", "examples"]
+    width = max(len(command) for command, _ in _EXAMPLES)
+    lines += [f"  {command.ljust(width)}  {text}" for command, text in _EXAMPLES]
+    return "\n".join(lines)
+
+
+def _unknown(verb: str) -> ConfigError:
+    from surefoot.config.suggest import nearest
+
+    near = nearest(verb, VERBS)
+    fix = f"did you mean surefoot {near}?" if near else f"verbs: {', '.join(VERBS)}"
+    what = f"unknown flag {verb}" if verb.startswith("-") else f"unknown verb {verb}"
+    return ConfigError(what, fix=fix)
+
+
+def _fail(error: SurefootError) -> int:
+    text = str(error)
+    if not isinstance(error, ConfigError | Stopped):
+        text = f"error: {text}"
+    print(text, file=sys.stderr)
+    return error.exit_code
+
+
+def _bug() -> int:
+    import traceback
+
+    traceback.print_exc()
+    print("\nThis is a bug in surefoot. Please report it with the lines above.", file=sys.stderr)
+    return _BUG
+
+
+def _tolerate(*streams: object) -> None:
+    """Let a terminal that cannot show a character show `?`."""
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _silence(stream: object) -> None:
+    """Keep Python from complaining about the closed pipe once more at exit."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]

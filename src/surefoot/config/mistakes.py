@@ -1,0 +1,156 @@
+"""The checker's complaints as sentences: one Problem for each setting, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from surefoot.config.fields import Given, Leaf, leaves, nest
+from surefoot.config.suggest import suggest_value
+from surefoot.errors import Problem
+
+__all__ = ["explain_errors"]
+
+
+def explain_errors(
+    error: ValidationError,
+    merged: Mapping[str, Given],
+    schema: type[BaseModel],
+    values: Mapping[str, Any],
+) -> list[Problem]:
+    """Return what is wrong, each setting once, and rules between settings after single ones.
+
+    Rules are only looked at by pydantic when all values are good by themselves, so they are tried
+    again with the defaults in place of bad values; complaints that touch one of those are dropped.
+    """
+    known = leaves(schema)
+    bad: dict[str, list[ErrorDetails]] = {}
+    found: list[Problem] = []
+    for detail in error.errors(include_url=False):
+        path = _path(detail["loc"], known)
+        if path is None:
+            found += _broken_rules(detail, merged, known, set())
+        else:
+            bad.setdefault(path, []).append(detail)
+    found = [_bad_value(known[p], merged[p], details) for p, details in bad.items()] + found
+    if bad:
+        trial = dict(values) | {path: known[path].default for path in bad}
+        try:
+            schema.model_validate(nest(trial))
+        except ValidationError as second:
+            for detail in second.errors(include_url=False):
+                if not detail["loc"]:
+                    found += _broken_rules(detail, merged, known, set(bad))
+    return found
+
+
+def _path(loc: tuple[int | str, ...], known: Mapping[str, Leaf]) -> str | None:
+    """Return the setting that a complaint is about; None when it is about several."""
+    for end in range(len(loc), 0, -1):
+        path = ".".join(str(part) for part in loc[:end])
+        if path in known:
+            return path
+    return None
+
+
+def _bad_value(leaf: Leaf, given: Given, details: list[ErrorDetails]) -> Problem:
+    shown = _shown(given.value)
+    said = next((_own_words(d) for d in details if _own_words(d)), None)
+    what = f"{leaf.path}: {said or 'expected ' + leaf.expectation()}, got {shown}"
+    choice = suggest_value(given.value, leaf.choices or _words(said or ""))
+    number = _number(given.value) if not leaf.choices or str(given.value)[:1].isdigit() else None
+    if choice:
+        fix = f"did you mean {choice}?"
+    elif number is not None and leaf.info.annotation is not bool:
+        fix = f"did you mean {number}?"
+    else:
+        fix = _bound(leaf, given) or f"the default is {_shown(leaf.default)}. {leaf.doc}".strip()
+    return given.problem(what, fix)
+
+
+def _own_words(detail: ErrorDetails) -> str | None:
+    """Return the text of a validator of ours."""
+    if detail["type"] != "value_error":
+        return None
+    return str(detail.get("ctx", {}).get("error", detail["msg"]))
+
+
+def _words(text: str) -> list[str]:
+    """Return the words that a validator's `expected a, b or c` offers."""
+    if not text.startswith("expected "):
+        return []
+    return [w for w in text[9:].replace(",", " ").replace(" or ", " ").split() if len(w) > 1]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _number(value: Any) -> int | float | None:
+    """Return the number that `1,000`, `10k`, `2M` or `3.0 e-4` was meant to be."""
+    if not isinstance(value, str):
+        return None
+    text = value.strip().lower().replace(",", "").replace(" ", "").replace("^", "e")
+    scale = {"k": 1_000, "m": 1_000_000}.get(text[-1:], 1)
+    try:
+        number = float(text.rstrip("km")) * scale
+    except ValueError:
+        return None
+    if str(number) == text or str(int(number) if number.is_integer() else number) == text:
+        return None
+    return int(number) if number.is_integer() else number
+
+
+def _bound(leaf: Leaf, given: Given) -> str | None:
+    """Return help for a number outside of its range or with a fraction where none may be."""
+    try:
+        number = float(given.value)
+    except (TypeError, ValueError):
+        return None
+    for rule in leaf.info.metadata:
+        least, most = getattr(rule, "ge", None), getattr(rule, "le", None)
+        if least is not None and number < least:
+            return f"the least is {least:g}; the default is {_shown(leaf.default)}"
+        if most is not None and number > most:
+            return f"the most is {most:g}; the default is {_shown(leaf.default)}"
+    if int in leaf.kinds and float not in leaf.kinds and number == number and abs(number) < 1e15:
+        return f"did you mean {round(number)}?" if not number.is_integer() else None
+    return None
+
+
+def _broken_rules(
+    detail: ErrorDetails, merged: Mapping[str, Given], known: Mapping[str, Leaf], bad: set[str]
+) -> list[Problem]:
+    """Return the rules between settings that `RunConfig.conflicts` found broken."""
+    text = _own_words(detail) or detail["msg"]
+    found: list[Problem] = []
+    for rule in text.split("\x1e"):
+        path, _, said = rule.rpartition("\x1f")
+        names = {p.rpartition(".")[2] for p in bad}
+        if path in bad or any(name in said for name in names):
+            continue
+        given = merged.get(path)
+        if given is None:
+            found.append(Problem(said, "configuration", None))
+            continue
+        found.append(_rule(known[path], given, said, merged))
+    return found
+
+
+def _rule(leaf: Leaf, given: Given, said: str, merged: Mapping[str, Given]) -> Problem:
+    """Point at the setting itself if somebody wrote it, else at one that belongs to it."""
+    written = {p: g for p, g in merged.items() if g.where and not g.source.startswith("preset ")}
+    named = [g for p, g in written.items() if p.rpartition(".")[2] in said]
+    beside = [g for p, g in written.items() if p.startswith(f"{leaf.section}.")]
+    told = written.get(leaf.path) or next(iter([*named, *beside]), given)
+    value = _shown(given.value)
+    fix = f"{leaf.path} is {value} (from {given.source}). {leaf.doc}"
+    return told.problem(f"{leaf.path}: {said}", fix)
