@@ -121,7 +121,7 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
 def _compiler(device: str) -> str | None:
     if device.startswith("cuda"):
         try:
-            import triton  # type: ignore[import-not-found, unused-ignore]  # noqa: F401, PLC0415
+            import triton  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
         except ImportError:
             return None
         return "triton"
@@ -137,7 +137,7 @@ def _question(config: RunConfig, job: Job) -> str:
         torch.__version__, platform.processor() or platform.machine(), os.cpu_count(),
         usable_cores(), fingerprint(config), job.source.fingerprint, sorted(job.learners), 3,
     ]  # fmt: skip
-    return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str))
+    return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str).encode())
 
 
 def _recall(cache: Path | None, question: str) -> dict[str, Any] | None:

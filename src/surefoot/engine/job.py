@@ -23,9 +23,9 @@ class Job:
 
     `learners` by name; one, called `main`, is the usual case of several. An evaluation maps a
     model in eval mode to metrics (`val_loss` is the one that "best" means); a sampler maps a
-    model and a seed to text. `data` says for the record what was learned from; `line` says it to
-    a person. `files` are small texts kept with the run (a vocabulary), so that the model can be
-    used without its data. `unit` is what the loss sums over.
+    model and a seed to text. `data` says for the record what is learned from; `notes` say it to a
+    person. `files` are small texts kept with the run (a vocabulary), so that the model can be
+    used without its data.
     """
 
     source: Source
@@ -33,6 +33,5 @@ class Job:
     evals: dict[str, Evaluation] = field(default_factory=dict)
     samplers: dict[str, Sampler] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    line: str = ""
+    notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
-    unit: str = "tokens"

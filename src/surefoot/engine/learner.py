@@ -51,7 +51,6 @@ class Learner:
     clip: float = 1.0
     limit: int | None = None
     precision: str = "fp32"
-    ema: float | None = None
 
     step: int = 0
     updates: int = 0
@@ -59,6 +58,7 @@ class Learner:
     lr_factor: float = 1.0
     loss_scale: float = 1.0
     memory: dict[str, Any] = field(default_factory=dict)
+    ema: float | None = None
     average: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +68,11 @@ class Learner:
         for group in self.groups:
             group.setdefault("peak", group["lr"])
         self.set_precision(self.precision)
-        if self.ema is not None and not self.average:
-            self.average = {n: p.detach().clone() for n, p in self._trained()}
+
+    def average_with(self, decay: float | None) -> None:
+        """Keep an exponential moving average of the weights, beginning with those of now."""
+        self.ema = decay
+        self.average = {n: p.detach().clone() for n, p in self._trained()} if decay else {}
 
     @property
     def finished(self) -> bool:

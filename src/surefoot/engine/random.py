@@ -22,7 +22,7 @@ _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(
 def rekey(key: int, device: torch.device | None = None) -> None:
     """Seed the global generators of Python, NumPy and torch (CPU and `device`) with `key`."""
     random.seed(key)
-    np.random.seed(key & 0xFFFFFFFF)  # noqa: NPY002 - the global generator is the point
+    np.random.seed(key & 0xFFFFFFFF)
     torch.default_generator.manual_seed(key)
     if device is not None and device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(key)

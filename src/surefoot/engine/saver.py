@@ -77,7 +77,7 @@ class Saver:
     def save(self, state: TrainState, *, metric: float | None = None, **facts: Any) -> None:
         """Copy `state` and write it in the background, after the save before has ended."""
         begun = time.monotonic()
-        self._join()
+        self.wait()
         payload = self._snapshot.take(state.payload())
         self._thread = threading.Thread(
             target=self._write, args=(state.step, payload, metric, facts), name="surefoot-save"
@@ -105,7 +105,8 @@ class Saver:
         if free < need + 1_000_000:
             raise OSError(errno.ENOSPC, f"needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB free")
 
-    def _join(self) -> None:
+    def wait(self) -> None:
+        """Wait for the save in flight, whatever comes of it."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -122,7 +123,7 @@ class Saver:
 
     def finish(self) -> None:
         """Wait for the save in flight. Raises OutOfResources when the last one failed."""
-        self._join()
+        self.wait()
         complaint = self.complaint()
         if complaint and self._retry_at is not None:
             raise OutOfResources(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from surefoot.data.batch import Batch
     from surefoot.data.text import Text
+    from surefoot.data.tokenizer import Tokenizer
     from surefoot.engine import Job, Loss, Speaker, World
 
 __all__ = ["CharConfig", "TextData", "recipe"]
@@ -58,32 +59,28 @@ class CharConfig(RunConfig):
 
 def build(config: CharConfig, world: World) -> Job:
     """Read the text, cut windows, and make one GPT."""
-    from surefoot.data.text import TextSource
     from surefoot.engine import Job, Learner
     from surefoot.nn.gpt import GPT
     from surefoot.nn.optim import build_optimisers
 
     text = read(config)
-    context = config.model.context
-    source = TextSource(text.tokens, context, *text.train, digest=text.digest)
     seed = derive(config.train.seed, "init")
     model = GPT(config.model, text.tokenizer.vocab_size, seed=seed).to(world.device)
     learner = Learner(model, loss, build_optimisers(model, config.optim))
     return Job(
-        source=source,
+        source=text.source(config.model.context),
         learners={"main": learner},
         evals={"held out": partial(held_out, text=text, config=config, to=world.to)},
-        samplers={PROMPT: partial(write, text=text)},
+        samplers={PROMPT: partial(write, tokenizer=text.tokenizer)},
         data=text.describe(),
-        line=text.describe_line(),
+        notes=[f"data   {text.describe_line()}", *text.notes],
         files={"vocabulary.json": text.tokenizer.to_json()},
-        unit="characters" if config.data.vocabulary == "char" else "bytes",
     )
 
 
 def read(config: CharConfig) -> Text:
     """Return the text of `config`, encoded, with its split."""
-    from surefoot.data.corpora import load_text
+    from surefoot.data.text import load_text
 
     data = config.data
     return load_text(
@@ -91,7 +88,6 @@ def read(config: CharConfig) -> Text:
         data.corpus,
         val_ratio=data.val_ratio,
         vocabulary=data.vocabulary,
-        context=config.model.context,
     )
 
 
@@ -106,10 +102,9 @@ def held_out(
     model: nn.Module, *, text: Text, config: CharConfig, to: Callable[[Batch], Batch]
 ) -> dict[str, float]:
     """Return loss, bits and accuracies over the whole held-out part."""
-    from surefoot.data.text import windows
     from surefoot.engine import next_token_scores
 
-    batches = windows(text.tokens, config.model.context, *text.val, config.data.val_batch)
+    batches = text.windows(config.model.context, config.data.val_batch)
     scores = next_token_scores(model, map(to, batches))
     unit = "val_bits_per_char" if config.data.vocabulary == "char" else "val_bits_per_byte"
     return {
@@ -120,23 +115,23 @@ def held_out(
     }
 
 
-def write(model: nn.Module, seed: int, *, text: Text) -> str:
+def write(model: nn.Module, seed: int, *, tokenizer: Tokenizer) -> str:
     """Return what the model writes from the start of a line."""
-    from surefoot.engine import generate
+    from surefoot.engine import Request, TextSpeaker
 
-    ids = text.tokenizer.encode(PROMPT)
-    return text.tokenizer.decode(list(generate(model, ids, SAMPLE_TOKENS, temperature=0.8, seed=seed)))
+    request = Request(PROMPT, SAMPLE_TOKENS, temperature=0.8, seed=seed)
+    return "".join(TextSpeaker({"main": model}, tokenizer).reply("main", request))
 
 
 def speak(config: CharConfig, files: Mapping[str, str], world: World) -> Speaker:
     """Return the model without its text, and how it continues a prompt."""
     from surefoot.data.tokenizer import tokenizer_from_json
-    from surefoot.engine import Speaker
+    from surefoot.engine import TextSpeaker
     from surefoot.nn.gpt import GPT
 
     tokenizer = tokenizer_from_json(files["vocabulary.json"])
     model = GPT(config.model, tokenizer.vocab_size).to(world.device)
-    return Speaker({"main": model}, tokenizer, default_prompt=PROMPT)
+    return TextSpeaker({"main": model}, tokenizer, PROMPT)
 
 
 _FULL = {"d_model": 384, "num_layers": 6, "num_heads": 6, "context": 256}

@@ -1,0 +1,313 @@
+"""What the command line can do, as functions: train, resume, load.
+
+Nothing here reads `sys.argv`. Importing this module is light; torch comes with the first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from surefoot import recipes
+from surefoot.config import flags as flag_words
+from surefoot.config import identity
+from surefoot.config.fields import Given
+from surefoot.config.files import load_run_config
+from surefoot.config.resolve import Resolved, amend, resolve
+from surefoot.config.schema import RunConfig
+from surefoot.errors import ConfigError, Problem, RunError
+from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
+
+if TYPE_CHECKING:
+    from surefoot.engine import Result, Speaker
+    from surefoot.track.record import Sink
+
+__all__ = ["Console", "Stored", "evaluate", "load", "resume", "stored", "train"]
+
+
+def train(
+    recipe: str | recipes.Recipe,
+    *,
+    preset: str | None = None,
+    config: Path | str | Sequence[Path | str] = (),
+    runs: Path | str | None = None,
+    name: str | None = None,
+    new: bool = False,
+    quiet: bool = False,
+    stream: TextIO | None = None,
+    **settings: Any,
+) -> Result:
+    """Train `recipe`, or go on with the newest unfinished run of the same settings.
+
+    Settings are keyword arguments: `d_model=192` where the name is unique, else
+    `**{"model.d_model": 192}`. `config` names files; `new` starts another run in any case;
+    `name` names it. Returns how the run ended; raises SurefootError.
+
+        surefoot.train("charlm", d_model=192, max_steps=500).metrics
+    """
+    found = recipes.find(recipe) if isinstance(recipe, str) else recipe
+    given, problems = flag_words.arguments(settings, found.config)
+    files = [config] if isinstance(config, str | Path) else list(config)
+    resolved = settle(found, preset, files, given, problems)
+    return start(found, resolved, runs_dir(runs), name, new, None if quiet else Console(stream))
+
+
+def settle(
+    recipe: recipes.Recipe,
+    preset: str | None,
+    files: Sequence[Path | str],
+    given: Mapping[str, Given],
+    problems: Sequence[Problem] = (),
+) -> Resolved:
+    """Merge defaults, preset, files and flags. Raises ConfigError with all mistakes at once."""
+    return resolve(
+        recipe.name, recipe.config, recipe.presets, preset, files, given,
+        default_preset=recipe.default_preset, problems=problems,
+    )  # fmt: skip
+
+
+def start(
+    recipe: recipes.Recipe,
+    resolved: Resolved,
+    runs: Path,
+    name: str | None,
+    new: bool,
+    console: Console | None,
+    *,
+    test: bool = False,
+) -> Result:
+    """Begin a run of `resolved`, or go on with an unfinished one of the same identity."""
+    from surefoot.data.fetch import cache_dir
+    from surefoot.engine import begin
+
+    earlier = None if new else unfinished(runs, recipe, resolved.config, name)
+    if earlier is not None:
+        return go_on(earlier, resolved, console, [*resolved.notes, f"{earlier.name} is unfinished"])
+    return begin(
+        recipe, resolved.config, runs=runs, name=name, preset=resolved.preset,
+        sources=resolved.sources, cache=cache_dir() / "fit.json",
+        open_sinks=_Sinks(resolved.config, console, resolved.notes),
+        facts={"test": True} if test else None,
+    )  # fmt: skip
+
+
+def unfinished(
+    runs: Path, recipe: recipes.Recipe, config: RunConfig, name: str | None
+) -> RunFolder | None:
+    """Return the newest unfinished run of this identity that nobody trains, or of this `name`.
+
+    Raises RunError when `name` is taken by a run with other settings, or by a finished one.
+    """
+    wanted = identity.fingerprint(config)
+    for folder in reversed(list_runs(runs)):
+        same = folder.meta.get("identity") == wanted and folder.meta.get("recipe") == recipe.name
+        if name is not None and folder.name == name:
+            if not same:
+                raise _taken(folder, config)
+            if folder.status == "done":
+                fix = "another --name, or surefoot resume with a higher --max-steps"
+                raise RunError(f"run {name} is already done", where=str(folder.path), fix=fix)
+            return folder
+        if name is None and same and folder.status in ("stopped", "failed", "lost"):
+            return folder
+    return None
+
+
+def _taken(folder: RunFolder, config: RunConfig) -> RunError:
+    try:
+        was = stored(folder).config
+        diff = [f"  {field}: {old} there, {new} here" for field, old, new in identity.diff(was, config)]
+    except (RunError, ConfigError):
+        diff = []
+    return RunError(
+        "\n".join([f"run {folder.name} has other settings", *diff]),
+        where=str(folder.path), fix="another --name, or the same settings",
+    )  # fmt: skip
+
+
+class Stored:
+    """What a run's folder says about itself: recipe, configuration, sources."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.recipe = recipes.find(str(folder.meta.get("location") or folder.meta.get("recipe")))
+        path = folder.path / "config.yaml"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            what = f"cannot read config.yaml: {error.strerror}"
+            raise RunError(what, where=str(folder.path), fix="restore it from a copy") from error
+        self.config, self.sources, self.pinned, _, self.preset = load_run_config(
+            text, self.recipe.config
+        )
+
+    def files(self) -> dict[str, str]:
+        """Return the small texts that the recipe left with the run."""
+        return {p.name: p.read_text(encoding="utf-8") for p in self.folder.path.glob("*.json")}
+
+
+def stored(folder: RunFolder) -> Stored:
+    """Read a run's own configuration. Raises RunError or ConfigError when it cannot be read."""
+    return Stored(folder)
+
+
+def resume(
+    run: str | Path = "last",
+    *,
+    runs: Path | str | None = None,
+    quiet: bool = False,
+    stream: TextIO | None = None,
+    strict: bool = False,
+    **settings: Any,
+) -> Result:
+    """Go on with a run, proving each step that is computed again; see `train` for `settings`.
+
+    Only circumstances may change (how often to log, `max_steps`); anything else raises RunError
+    with the difference. Model sizes given by mistake are named and ignored unless `strict`.
+    """
+    folder = find(runs_dir(runs), str(run))
+    kept = stored(folder)
+    given, problems = flag_words.arguments(settings, kept.recipe.config)
+    return again(kept, given, problems, None if quiet else Console(stream), strict)
+
+
+def again(
+    kept: Stored,
+    given: Mapping[str, Given],
+    problems: Sequence[Problem],
+    console: Console | None,
+    strict: bool = False,
+) -> Result:
+    """Go on with `kept` under changed circumstances."""
+    given, notes = _keep_sizes(kept, given, strict)
+    changed = amend(kept.config, kept.sources, given, problems)
+    return go_on(kept.folder, changed, console, [*changed.notes, *notes])
+
+
+def _keep_sizes(
+    kept: Stored, given: Mapping[str, Given], strict: bool
+) -> tuple[dict[str, Given], list[str]]:
+    """Drop model sizes from `given`: the checkpoint's count; say so."""
+    sizes = [path for path in given if path.startswith("model.")]
+    if strict or not sizes:
+        return dict(given), []
+    text = f"model sizes are the checkpoint's; not changed: {', '.join(sizes)}"
+    return {path: g for path, g in given.items() if path not in sizes}, [text]
+
+
+def go_on(
+    folder: RunFolder, wanted: Resolved, console: Console | None, notes: Sequence[str]
+) -> Result:
+    """Resume `folder` under the circumstances of `wanted`; refuse another identity."""
+    from surefoot.engine import resume as engine_resume
+
+    kept = stored(folder)
+    config = _with_horizon(kept, wanted.config)
+    diff = identity.diff(_with_horizon(kept, kept.config), config)
+    if diff:
+        lines = [f"  {field}: {old} in the run, {new} asked for" for field, old, new in diff]
+        raise RunError(
+            "\n".join(["these settings change the numbers and cannot change on a resume:", *lines]),
+            where=str(folder.path),
+            fix=f"start another run: surefoot train {kept.recipe.name} --new ...",
+        )
+    if folder.status == "done" and _reached(folder, config):
+        what = f"run {folder.name} is done at step {folder.meta.get('step')}"
+        raise RunError(what, where=str(folder.path), fix="a higher --max-steps goes on")
+    return engine_resume(
+        kept.recipe, folder, config, notes=notes, open_sinks=_Sinks(config, console, ())
+    )
+
+
+def _with_horizon(kept: Stored, config: RunConfig) -> RunConfig:
+    """Hold the schedule's planned length, so that max_steps may be raised."""
+    horizon = kept.folder.meta.get("pinned", {}).get("horizon")
+    if horizon is None or config.schedule.horizon is not None:
+        return config
+    schedule = config.schedule.model_copy(update={"horizon": horizon})
+    return config.model_copy(update={"schedule": schedule})
+
+
+def _reached(folder: RunFolder, config: RunConfig) -> bool:
+    limit = config.limit() if config.train.epochs is None else folder.meta.get("max_steps")
+    return limit is not None and int(folder.meta.get("step") or 0) >= limit
+
+
+class Console:
+    """Where a person reads along: a stream, or where it fits (terminal, pipe, notebook)."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream
+
+    def open(self, total: int | None, best: float | None) -> Sink:
+        from surefoot.track.console import open_console
+
+        return open_console(total, best=best, stream=self.stream)
+
+
+class _Sinks:
+    """Opens what shows a run as it is written."""
+
+    def __init__(self, config: RunConfig, console: Console | None, notes: Sequence[str]) -> None:
+        self.config, self.console, self.notes = config, console, notes
+
+    def __call__(
+        self, path: Path, *, total: int | None, best: float | None, first: int, segment: int
+    ) -> list[Sink]:
+        found: list[Sink] = []
+        if self.console is not None:
+            found.append(self.console.open(total, best))
+        if self.config.track.tensorboard:
+            from surefoot.track.tensorboard import TensorBoard
+
+            found.append(TensorBoard(path / "tb", segment, first))
+        for sink in found[:1]:
+            for note in self.notes:
+                sink.note(note, "info")
+        return found
+
+
+def load(
+    run: str | Path = "last",
+    *,
+    runs: Path | str | None = None,
+    checkpoint: str | int = "best",
+    device: str = "auto",
+) -> tuple[Speaker, int]:
+    """Return a run's models with their weights, and the step they are from.
+
+    `checkpoint` is `best`, `last` or a step. Works on a run that is being trained. Raises
+    RunError when there is no such checkpoint or the recipe cannot speak.
+    """
+    from surefoot.engine import open_world
+    from surefoot.engine.load import fill
+
+    folder = find(runs_dir(runs), str(run))
+    kept = stored(folder)
+    if kept.recipe.speak is None:
+        raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
+    speaker = kept.recipe.speak(kept.config, kept.files(), open_world(device))
+    return speaker, fill(speaker.models, folder, checkpoint)
+
+
+def evaluate(
+    run: str | Path = "last",
+    *,
+    runs: Path | str | None = None,
+    checkpoint: str | int = "best",
+    device: str = "auto",
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """Measure a run's models on its held-out data; return the step and metrics by learner."""
+    from surefoot.engine import open_world
+    from surefoot.engine.load import fill
+
+    folder = find(runs_dir(runs), str(run))
+    kept = stored(folder)
+    job = kept.recipe.build(kept.config, open_world(device))
+    step = fill({name: x.model for name, x in job.learners.items()}, folder, checkpoint)
+    scores: dict[str, dict[str, float]] = {}
+    for name, learner in job.learners.items():
+        with learner.evaluating() as model:
+            scores[name] = {k: v for ev in job.evals.values() for k, v in ev(model).items()}
+    return step, scores

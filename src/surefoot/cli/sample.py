@@ -1,0 +1,102 @@
+"""`surefoot sample RUN` and `surefoot evaluate RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from surefoot.errors import SurefootError
+
+__all__ = ["run"]
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run the verb and return its exit code."""
+    return _sample(argv) if verb == "sample" else _evaluate(argv)
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    own = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
+    own.add_argument("--checkpoint", default="best", help="best (default), last or a step")
+    own.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
+    own.add_argument("--json", action="store_true", help="print one JSON document")
+    return own
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("expected at least 1")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError("expected a share above 0, up to 1")
+    return value
+
+
+def _warmth(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("expected 0 (always the likeliest) or more")
+    return value
+
+
+def _sample(argv: list[str]) -> int:
+    own = _parser("surefoot sample", "Let a model write.")
+    own.add_argument("--prompt", help="text to continue")
+    own.add_argument("--tokens", type=_count, default=300, help="how many to write (300)")
+    own.add_argument("--temperature", type=_warmth, default=0.8, help="0 is greedy (0.8)")
+    own.add_argument("--top-k", type=_count, help="choose among the K likeliest")
+    own.add_argument("--top-p", type=_share, help="choose among the likeliest that sum to P")
+    own.add_argument("--seed", type=int, default=0, help="the same seed writes the same (0)")
+    own.add_argument("--learner", help="which model, where a run has several")
+    options = own.parse_args(argv)
+    from surefoot import api
+    from surefoot.engine import Request
+
+    speaker, step = api.load(
+        options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device
+    )
+    learner = options.learner or next(iter(speaker.models))
+    if learner not in speaker.models:
+        raise SurefootError(f"no learner {learner}", fix=f"one of {', '.join(speaker.models)}")
+    request = Request(
+        options.prompt, options.tokens, options.temperature, options.top_k, options.top_p,
+        options.seed,
+    )  # fmt: skip
+    pieces = speaker.reply(learner, request)
+    if options.json:
+        document = {"step": step, "learner": learner, "prompt": request.prompt, "seed": request.seed}
+        print(json.dumps({**document, "text": "".join(pieces)}, ensure_ascii=False))
+        return 0
+    print(f"checkpoint of step {step}", file=sys.stderr)
+    print(request.prompt or "", end="")
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _evaluate(argv: list[str]) -> int:
+    own = _parser("surefoot evaluate", "Measure a model on held-out data.")
+    options = own.parse_args(argv)
+    from surefoot import api
+
+    step, scores = api.evaluate(
+        options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device
+    )
+    if options.json:
+        print(json.dumps({"step": step, "metrics": scores}))
+        return 0
+    print(f"checkpoint of step {step}")
+    for learner, found in scores.items():
+        for name, value in found.items():
+            label = name if len(scores) == 1 else f"{learner}.{name}"
+            print(f"  {label:<20} {value:.4f}")
+    return 0

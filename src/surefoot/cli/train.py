@@ -1,0 +1,116 @@
+"""`surefoot train RECIPE` and `surefoot resume RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from surefoot import recipes
+from surefoot.config import flags
+from surefoot.errors import ConfigError, Problem, Stopped
+
+if TYPE_CHECKING:
+    from surefoot.engine import Result
+
+__all__ = ["run"]
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run the verb and return its exit code."""
+    return _train(argv) if verb == "train" else _resume(argv)
+
+
+def _train(argv: list[str]) -> int:
+    own = flags.parser("surefoot train RECIPE", "Train a recipe, or go on with the run you left.")
+    own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
+    own.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="Settings.")
+    own.add_argument("--name", help="Name of the run.")
+    own.add_argument("--new", action="store_true", help="Start another run in any case.")
+    own.add_argument("--test", action="store_true", help="Mark the run as a test of something.")
+    _shared(own)
+    if not argv or argv[0].startswith("-"):
+        return _ask_for_recipe(argv)
+    recipe = recipes.find(argv[0])
+    options, given, problems = flags.parse(own, argv[1:], recipe.config)
+    if options.help:
+        from surefoot.cli.help import settings_page
+
+        print(settings_page(own, recipe, options.preset))
+        return 0
+    from surefoot import api
+    from surefoot.track.folder import runs_dir
+
+    resolved = api.settle(recipe, options.preset, options.config, given, problems)
+    console = _console(options)
+    return _report(
+        lambda: api.start(
+            recipe, resolved, runs_dir(options.runs), options.name, options.new, console,
+            test=options.test,
+        ),
+        options,
+    )  # fmt: skip
+
+
+def _ask_for_recipe(argv: list[str]) -> int:
+    lines = ["usage: surefoot train RECIPE [--preset NAME] [-c FILE] [settings]", "", "recipes"]
+    for name in recipes.names():
+        lines.append(f"  {name:<10} {recipes.find(name).summary}")
+    lines += ["  ./FILE.py  a recipe of your own", "", "settings: surefoot train charlm --help"]
+    text = "\n".join(lines)
+    if argv and argv[0] in ("-h", "--help"):
+        print(text)
+        return 0
+    raise ConfigError([Problem("which recipe?", "command line", "surefoot train charlm")])
+
+
+def _resume(argv: list[str]) -> int:
+    own = flags.parser("surefoot resume RUN", "Go on with a run, exactly.")
+    own.add_argument("run", nargs="?", default="last", help="Name, number, prefix or `last`.")
+    own.add_argument("--strict", action="store_true", help="Refuse model sizes that differ.")
+    _shared(own)
+    from surefoot.config.schema import RunConfig
+
+    options, _, _ = flags.parse(own, argv, RunConfig)
+    if options.help:
+        print(own.format_help())
+        return 0
+    from surefoot import api
+    from surefoot.track.folder import find, runs_dir
+
+    kept = api.stored(find(runs_dir(options.runs), options.run))
+    options, given, problems = flags.parse(own, argv, kept.recipe.config)
+    console = _console(options)
+    return _report(lambda: api.again(kept, given, problems, console, options.strict), options)
+
+
+def _shared(own: argparse.ArgumentParser) -> None:
+    own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
+    own.add_argument("--json", action="store_true", help="Print the result as JSON, and only that.")
+    own.add_argument("--quiet", action="store_true", help="Show nothing while training.")
+
+
+def _console(options: argparse.Namespace) -> Any:
+    from surefoot.api import Console
+
+    stream: TextIO | None = sys.stderr if options.json else None
+    return None if options.quiet else Console(stream)
+
+
+def _report(play: Any, options: argparse.Namespace) -> int:
+    """Train; print the result as JSON when asked, also when a signal stopped it."""
+    try:
+        result: Result = play()
+    except Stopped as stopped:
+        if options.json:
+            print(json.dumps({"status": "stopped", "error": stopped.what, "help": stopped.fix}))
+        raise
+    if options.json:
+        document = {
+            "run": result.folder.name, "folder": str(result.folder), "status": result.status,
+            "step": result.step, "metrics": result.metrics, "best": result.best,
+            "proven_steps": result.proven,
+        }  # fmt: skip
+        print(json.dumps(document))
+    return 0

@@ -1,0 +1,41 @@
+"""How to learn: the loop, its state, the store and the conductor.
+
+Imports of this package bring torch. It knows no recipe and no command line.
+"""
+
+from surefoot.engine.fit import Pins, Plan
+from surefoot.engine.job import Job
+from surefoot.engine.learner import Learner, Loss
+from surefoot.engine.loop import Reading, Report, steps
+from surefoot.engine.run import Result, begin, resume
+from surefoot.engine.sample import generate
+from surefoot.engine.speak import Request, Speaker, TextSpeaker
+from surefoot.engine.state import TrainState
+from surefoot.engine.store import Checkpoint, Store
+from surefoot.engine.validate import Scores, next_token_scores
+from surefoot.engine.world import World, open_world
+
+__all__ = [
+    "Checkpoint",
+    "Job",
+    "Learner",
+    "Loss",
+    "Pins",
+    "Plan",
+    "Reading",
+    "Report",
+    "Request",
+    "Result",
+    "Scores",
+    "Speaker",
+    "Store",
+    "TextSpeaker",
+    "TrainState",
+    "World",
+    "begin",
+    "generate",
+    "next_token_scores",
+    "open_world",
+    "resume",
+    "steps",
+]

@@ -1,0 +1,58 @@
+"""Put a checkpoint's weights into models that are only used, also while the run is training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from surefoot.engine.named import restore_weights
+from surefoot.engine.store import Checkpoint, Store
+from surefoot.errors import CheckpointError, RunError
+from surefoot.track.folder import RunFolder
+
+__all__ = ["fill", "select"]
+
+
+def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = "best") -> int:
+    """Fill `models` by learner name and return the step of the weights.
+
+    Nothing in the run's folder is changed. A checkpoint that vanishes while it is read (the run
+    goes on and tidies up) is chosen anew.
+    """
+    store = Store(folder.path / "checkpoints", folder.meta["id"])
+    for attempt in range(3):
+        checkpoint = select(store, folder, which)
+        try:
+            tensors = checkpoint.read().tensors
+            break
+        except (OSError, CheckpointError):
+            if attempt == 2 or checkpoint.path.exists():
+                raise
+    for name, model in models.items():
+        averaged = {
+            n.removesuffix("/ema"): t
+            for n, t in tensors.get(f"{name}.optim.safetensors", {}).items()
+            if n.endswith("/ema")
+        }
+        restore_weights(model, tensors[f"{name}.model.safetensors"] | averaged)
+    return checkpoint.step
+
+
+def select(store: Store, folder: RunFolder, which: str | int = "best") -> Checkpoint:
+    """Return the checkpoint meant by `best`, `last` or a step. Raises RunError when there is none."""
+    found = store.checkpoints()
+    if not found:
+        raise RunError(
+            "this run has no checkpoint yet", where=str(folder.path), fix="wait for its first save"
+        )
+    if which == "last":
+        return found[-1]
+    if which == "best":
+        scored = [c for c in found if c.metric is not None]
+        return min(scored, key=lambda c: (c.metric, c.sequence)) if scored else found[-1]
+    by_step = {str(c.step): c for c in found}
+    if str(which) not in by_step:
+        steps = ", ".join(by_step)
+        raise RunError(f"no checkpoint of step {which}", where=str(folder.path), fix=f"one of {steps}")
+    return by_step[str(which)]

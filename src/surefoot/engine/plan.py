@@ -1,0 +1,54 @@
+"""Say beforehand what a run will be: its schedule, its size, its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from surefoot.config.schema import RunConfig
+from surefoot.engine.fit import Pins, Plan
+from surefoot.engine.job import Job
+from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
+
+__all__ = ["describe", "schedule_for"]
+
+
+def schedule_for(config: RunConfig, horizon: int | None) -> Schedule:
+    """Return the schedule of `config`, planned for `horizon` steps."""
+    plan = config.schedule
+    if plan.kind == "constant" or horizon is None:
+        return Constant(plan.warmup_steps)
+    end, floor = plan.decay_steps or horizon, plan.min_lr / config.optim.lr
+    if plan.kind == "cosine":
+        return Cosine(plan.warmup_steps, end, floor)
+    if plan.kind == "wsd":
+        return WarmupStableDecay(plan.warmup_steps, round(plan.decay_fraction * end), end, floor)
+    return OneCycle(end)
+
+
+def describe(job: Job, pins: Pins, plan: Plan, steps: int | None) -> Iterator[str]:
+    """Yield what a person wants to know before it starts."""
+    yield from job.notes
+    for name, learner in job.learners.items():
+        count = sum(p.numel() for p in learner.parameters)
+        label = "model" if len(job.learners) == 1 else name
+        yield f"{label}  {count / 1e6:.2f} M parameters"
+    time = "until stopped" if plan.seconds is None else f"about {_time(plan.seconds)}"
+    yield (
+        f"plan   {plan.memory / 1e6:.0f} MB of memory, {time}, {plan.disk / 1e6:.0f} MB of disk, "
+        f"{'no last' if steps is None else steps} steps"
+    )
+    threads = f", {pins.threads} thread{'s' * (pins.threads > 1)}" if pins.device == "cpu" else ""
+    yield (
+        f"uses   {pins.device}, {pins.precision}{threads}, attention {pins.attention}, "
+        f"compile {'on' if pins.compile else 'off'}"
+    )
+    for name, why in sorted(pins.why.items()):
+        yield f"       {name}: {why}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

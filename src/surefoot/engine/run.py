@@ -1,0 +1,363 @@
+"""Begin a run, or go on with one: put the parts together and let the conductor play them."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from surefoot.config.files import dump
+from surefoot.config.identity import fingerprint
+from surefoot.config.schema import RunConfig
+from surefoot.data.batch import Data
+from surefoot.engine import fit
+from surefoot.engine.conduct import Conductor
+from surefoot.engine.job import Job
+from surefoot.engine.place import apply, compile_in_place
+from surefoot.engine.plan import describe, schedule_for
+from surefoot.engine.saver import Saver
+from surefoot.engine.signals import watching
+from surefoot.engine.state import TrainState
+from surefoot.engine.store import Store
+from surefoot.engine.tape import Tape
+from surefoot.engine.world import World, open_world
+from surefoot.errors import CheckFailed, RunError, Stopped, SurefootError
+from surefoot.track.folder import RunFolder, now
+from surefoot.track.machine import describe_machine, git_state
+from surefoot.track.record import Record, Sink
+from surefoot.version import __version__
+
+__all__ = ["Result", "begin", "resume"]
+
+class OpenSinks(Protocol):
+    """Opens what shows a run while it is written."""
+
+    def __call__(
+        self, path: Path, *, total: int | None, best: float | None, first: int, segment: int
+    ) -> Sequence[Sink]:
+        """`total` is the step to stop at, `best` the best loss so far, `first` where we go on."""
+        ...
+
+
+class Buildable(Protocol):
+    """What is needed of a recipe here; recipes live upstairs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def location(self) -> str: ...
+    @property
+    def build(self) -> Callable[[Any, World], Job]: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: `status` is done or stopped; `metrics` are the last evaluation's."""
+
+    folder: Path
+    status: str
+    step: int
+    metrics: dict[str, dict[str, float]]
+    best: dict[str, tuple[int, float]]
+    proven: int = 0
+
+
+def begin(
+    recipe: Buildable,
+    config: RunConfig,
+    *,
+    runs: Path,
+    open_sinks: OpenSinks,
+    cache: Path | None,
+    name: str | None = None,
+    preset: str | None = None,
+    sources: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Result:
+    """Start a new run in `runs` and train it.
+
+    Nothing is created before the data is read, the model is built and the plan fits the disk.
+    Raises SurefootError; see `errors` for which and what exit code each has.
+    """
+    world = open_world(config.machine.device)
+    job = recipe.build(config, world)
+    limit = config.limit(len(job.source))
+    horizon = config.schedule.horizon or config.schedule.decay_steps or limit
+    _prepare(job, config, limit, horizon)
+    pins, plan = fit.choose(config, job, world, limit, cache)
+    room_for(runs, plan.disk)
+    pinned = {**pins.as_dict(), "horizon": horizon}
+    resolved = {k: v for k, v in pinned.items() if k != "why"}
+    meta = {
+        "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
+        "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
+        "source": job.source.fingerprint, "location": recipe.location or recipe.name,
+        "machine": describe_machine(), "git": git_state(Path.cwd()), "tags": config.track.tags,
+        "versions": versions(), **(facts or {}),
+    }  # fmt: skip
+    files = {
+        "config.yaml": dump(config, dict(sources or {}), resolved, recipe.name, preset),
+        **job.files,
+    }
+    folder = RunFolder.create(runs, recipe.name, name, files, meta)
+    with folder.lock():
+        return _play(folder, config, job, world, pins, open_sinks, list(describe(job, pins, plan, limit)))
+
+
+def resume(
+    recipe: Buildable,
+    folder: RunFolder,
+    config: RunConfig,
+    *,
+    open_sinks: OpenSinks,
+    notes: Sequence[str] = (),
+) -> Result:
+    """Go on with a run from its newest sound checkpoint, proving each step that is repeated.
+
+    `config` is the run's own, with changed circumstances at most. Raises RunError when the run
+    is held by another process or its data changed, Unsupported when this machine cannot do what
+    was pinned, CheckFailed at the first step whose bits differ.
+    """
+    with folder.lock():
+        pinned = dict(folder.reload().meta["pinned"])
+        horizon = pinned.pop("horizon")
+        pins = fit.Pins(**pinned)
+        world = open_world(pins.device)
+        job = recipe.build(config, world)
+        if job.source.fingerprint != folder.meta["source"]:
+            raise RunError(
+                "the data changed since this run began, so it cannot go on exactly",
+                where=str(folder.path), fix="bring the old data back, or start anew with --new",
+            )  # fmt: skip
+        limit = config.limit(len(job.source))
+        _prepare(job, config, limit, horizon)
+        for learner in job.learners.values():
+            apply(learner, pins)
+        changed = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
+        folder.update(max_steps=limit)
+        return _play(folder, config, job, world, pins, open_sinks, [*notes, *changed])
+
+
+def _prepare(job: Job, config: RunConfig, limit: int | None, horizon: int | None) -> None:
+    for learner in job.learners.values():
+        learner.schedule = schedule_for(config, horizon)
+        learner.clip = config.optim.clip
+        learner.limit = limit if learner.limit is None else learner.limit
+        learner.average_with(config.train.ema)
+
+
+def _play(
+    folder: RunFolder,
+    config: RunConfig,
+    job: Job,
+    world: World,
+    pins: fit.Pins,
+    open_sinks: OpenSinks,
+    notes: Sequence[str],
+) -> Result:
+    store = Store(folder.path / "checkpoints", folder.meta["id"])
+    state = TrainState(job.learners)
+    found = _restore(store, state)
+    for learner in job.learners.values():
+        learner.micro = learner.micro or pins.micro_batch_size
+        if pins.compile:
+            compile_in_place(learner)
+    segment = len(folder.meta["segments"])
+    limit = max((x.limit or 0 for x in job.learners.values()), default=0) or None
+    sinks = open_sinks(
+        folder.path, total=limit, best=_best_loss(state), first=found.step, segment=segment
+    )
+    record = Record(folder.path, segment, found.step, sinks)
+    tape = Tape(folder.path / "journal", folder.meta["id"], sorted(job.learners), found.places)
+    try:
+        for note in (*notes, *tape.notes):
+            record.note(note)
+        for warning in found.notes(segment, record, tape):
+            record.note(warning)
+        tape.begin(found.step)
+        _sign(folder, found.step)
+        return _train(folder, config, job, world, pins, state, record, tape, store)
+    finally:
+        tape.close()
+        record.close()
+
+
+def _train(
+    folder: RunFolder,
+    config: RunConfig,
+    job: Job,
+    world: World,
+    pins: fit.Pins,
+    state: TrainState,
+    record: Record,
+    tape: Tape,
+    store: Store,
+) -> Result:
+    data = Data(job.source, config.train.seed, config.train.batch_size)
+
+    def before_commit() -> None:
+        record.sync()
+        tape.sync()
+
+    saver = Saver(store, config.keep, config.cadence.save_every, before_commit)
+    facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
+    ahead, begun = tape.ahead, time.monotonic()
+    with watching() as interrupts, _batches(data, pins) as batches:
+        conductor = Conductor(
+            job, config, world, batches, data.digest, state, record, tape, saver, interrupts, facts
+        )
+        try:
+            ended = conductor.run()
+        except BaseException as error:
+            _fail(folder, state, saver, error)
+            raise
+    proven = f"resume proven over {tape.proven} steps" if ahead and tape.proven else None
+    if proven:
+        record.note(proven)
+    status = "done" if ended == "done" else "stopped"
+    best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
+    folder.update(status=status, ended=now(), step=state.step, best=best)
+    for line in _farewell(folder, config, state, conductor, time.monotonic() - begun, ended):
+        record.note(line)
+    result = Result(folder.path, status, state.step, conductor.scores, best, tape.proven)
+    if status == "stopped":
+        raise Stopped(
+            f"stopped by {ended} after step {state.step}, saved",
+            where=str(folder.path), fix=f"surefoot resume {folder.name}",
+        )  # fmt: skip
+    return result
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a resume found on the disk."""
+
+    step: int
+    places: Mapping[str, int]
+    incomplete: Sequence[str]
+    aside: Sequence[str]
+
+    def notes(self, segment: int, record: Record, tape: Tape) -> Iterator[str]:
+        """Say it, to people."""
+        for name in self.incomplete:
+            yield f"checkpoint {name}: incomplete, swept away"
+        for text in self.aside:
+            yield f"checkpoint {text}"
+        if segment:
+            whence = f"checkpoint of step {self.step}" if self.step else "the beginning"
+            yield f"going on from {whence}; {record.superseded} rows of the record will be written again"
+        if tape.ahead:
+            yield f"{tape.ahead} steps after it are in the journal and will be compared bit for bit"
+
+
+def _restore(store: Store, state: TrainState) -> _Found:
+    if not store.folder.exists():
+        return _Found(0, {}, (), ())
+    incomplete = store.sweep()
+    checkpoint, payload, aside = store.newest()
+    if checkpoint is None or payload is None:
+        return _Found(0, {}, incomplete, aside)
+    state.restore(payload)
+    return _Found(checkpoint.step, checkpoint.manifest["places"], incomplete, aside)
+
+
+def _best_loss(state: TrainState) -> float | None:
+    found = [x.memory["best"][1] for x in state.learners.values() if "best" in x.memory]
+    return min(found, default=None)
+
+
+def _sign(folder: RunFolder, step: int) -> None:
+    """Write into run.json that this process trains the run now."""
+    segment = {"pid": os.getpid(), "host": describe_machine()["host"], "started": now(), "step": step}
+    folder.update(
+        status="running", started=folder.meta.get("started") or now(), ended=None,
+        segments=[*folder.meta["segments"], segment],
+    )  # fmt: skip
+
+
+def _fail(folder: RunFolder, state: TrainState, saver: Saver, error: BaseException) -> None:
+    """Write into run.json what ended the run, after the save in flight."""
+    saver.wait()
+    what = error.what if isinstance(error, SurefootError) else f"{type(error).__name__}: {error}"
+    entry = {"time": now(), "step": state.step, "error": what}
+    folder.update(
+        status="stopped" if isinstance(error, KeyboardInterrupt) else "failed",
+        ended=now(), step=state.step, errors=[*folder.meta.get("errors", []), entry],
+    )  # fmt: skip
+    if isinstance(error, CheckFailed) and error.fix is None:
+        changed = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
+        error.fix = "; ".join(changed) or "versions, machine and threads are as they were"
+
+
+@contextmanager
+def _batches(data: Data, pins: fit.Pins) -> Iterator[Any]:
+    if not pins.prefetch_threads:
+        yield data
+        return
+    from surefoot.data.prefetch import Prefetch
+
+    prefetch = Prefetch(data, pins.prefetch_threads, 2 * pins.prefetch_threads)
+    try:
+        yield prefetch
+    finally:
+        prefetch.close()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that bits may depend on."""
+    import platform
+
+    return {"surefoot": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _changed(was: Mapping[str, str], now_: Mapping[str, str], machine: Mapping[str, Any]) -> list[str]:
+    """Name what differs from where the run began; bits may then differ too, and are compared."""
+    found = [f"{k} {was[k]} -> {now_[k]}" for k in now_ if k in was and was[k] != now_[k]]
+    here = describe_machine()
+    found += [
+        f"{k} {machine[k]} -> {here[k]}" for k in ("cpu", "cores") if machine.get(k) != here.get(k)
+    ]
+    return [f"changed since the run began: {', '.join(found)}"] if found else []
+
+
+def room_for(runs: Path, need: int) -> None:
+    """Raise RunError when the plan needs more disk than is free around `runs`."""
+    import shutil
+
+    place = runs
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise RunError(
+            f"the run needs {need / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free",
+            where=str(place), fix="--runs on another disk, --keep.last 2 --keep.best 0, or free space",
+        )  # fmt: skip
+
+
+def _farewell(
+    folder: RunFolder,
+    config: RunConfig,
+    state: TrainState,
+    conductor: Conductor,
+    seconds: float,
+    ended: str,
+) -> Iterator[str]:
+    if ended != "done":
+        return
+    yield f"done in {seconds / 60:.0f} min {seconds % 60:.0f} s, step {state.step}"
+    for name, learner in state.learners.items():
+        label = "" if len(state.learners) == 1 else f"{name}: "
+        if "best" in learner.memory:
+            step, loss = learner.memory["best"]
+            yield f"{label}best val loss {loss:.4f} nats at step {step}"
+        scores = conductor.scores.get(name, {})
+        if scores:
+            yield label + "last " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items())

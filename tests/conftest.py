@@ -1,0 +1,99 @@
+"""Shared fixtures: a sealed environment, and a toy job that exercises what is hard to resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def sealed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point runs and cache at temporary folders and forbid the network."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SUREFOOT_RUNS", str(home / "runs"))
+    monkeypatch.setenv("SUREFOOT_CACHE", str(home / "cache"))
+    monkeypatch.setenv("SUREFOOT_OFFLINE", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return home
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Twenty-dimensional regression with dropout, augmentation and foreign random draws."""
+
+    examples: int = 50
+    batch_size: int = 8
+    dropout: float = 0.2
+
+    fingerprint = "toy/1"
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def batch(self, index: Any, epoch: Any, key: int) -> Any:
+        import numpy as np
+
+        from surefoot.data.batch import Batch
+        from surefoot.seeds import derive
+
+        rows = []
+        for i, e in zip(index.tolist(), epoch.tolist()):
+            base = np.random.Generator(np.random.Philox(i)).standard_normal(20)
+            noise = np.random.Generator(np.random.Philox(derive(key, e, i))).standard_normal(20)
+            rows.append(base + 0.1 * noise)
+        x = np.stack(rows).astype("float32")
+        return Batch({"x": x, "y": np.sin(x).sum(1, keepdims=True)}, weight=len(index))
+
+    def model(self, width: int = 16, seed: int = 0) -> Any:
+        import torch
+        from torch import nn
+
+        from surefoot.nn.dropout import Dropout
+
+        generator = torch.Generator().manual_seed(seed)
+        model = nn.Sequential(
+            nn.Linear(20, width), nn.Tanh(), Dropout(self.dropout), nn.Linear(width, 1)
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        return model
+
+    @staticmethod
+    def loss(model: Any, batch: Any) -> Any:
+        """Squared error, disturbed by draws from every global generator."""
+        import random
+
+        import numpy as np
+        import torch
+
+        from surefoot.engine import Loss
+
+        noise = 0.01 * (random.random() + float(np.random.rand()) + float(torch.rand(())))  # noqa: NPY002
+        found = (model(batch.fields["x"]) - batch.fields["y"]) ** 2
+        return Loss(found.sum() * (1 + noise), {"error": found.detach().sum()})
+
+    def learner(self, **changes: Any) -> Any:
+        import torch
+
+        from surefoot.engine import Learner
+        from surefoot.schedule import Cosine
+
+        seed, width = changes.pop("seed", 0), changes.pop("width", 16)
+        model = self.model(width, seed)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+        settings = {"schedule": Cosine(2, 20, 0.1), "limit": 20, **changes}
+        return Learner(model, self.loss, [optimiser], **settings)
+
+    def data(self, seed: int = 1) -> Any:
+        from surefoot.data.batch import Data
+
+        return Data(self, seed, self.batch_size)
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
