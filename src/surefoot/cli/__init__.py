@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except SurefootError as error:
         return _fail(error)
+    except SystemExit as leaving:  # argparse, after help or a mistake
+        return leaving.code if isinstance(leaving.code, int) else _BUG if leaving.code else _DONE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED

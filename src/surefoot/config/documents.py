@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -145,7 +145,8 @@ def parse(name: str, text: str, suffix: str = ".yaml") -> Document:
 class _Loader(yaml.SafeLoader):
     """PyYAML with the plain values of YAML 1.2."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+
+_Loader.yaml_implicit_resolvers = {}  # without those of YAML 1.1
 
 
 _PLAIN: dict[str, tuple[str, Callable[[str], Any]]] = {

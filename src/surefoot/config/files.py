@@ -19,7 +19,7 @@ from surefoot.config.resolve import FORMAT, Layer, check, gather, starting_value
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, Problem
 
-__all__ = ["StoredConfig", "dump", "load_run_config", "scalar"]
+__all__ = ["StoredConfig", "dump", "load_run_config", "scalar", "settings"]
 
 _COLUMN = 34  # where comments begin
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
@@ -99,7 +99,7 @@ def dump(
         f"  recipe: {scalar(recipe)}",
         f"  preset: {scalar(preset)}",
     ]
-    lines += _settings(flatten(config), sources)
+    lines += settings(flatten(config), sources)
     lines += ["resolved:  # what each auto became; a resume repeats these"]
     lines += [f"  {scalar(key)}: {scalar(value)}" for key, value in resolved.items()]
     if not resolved:
@@ -107,7 +107,8 @@ def dump(
     return "\n".join(lines) + "\n"
 
 
-def _settings(flat: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
+def settings(flat: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
+    """Return lines of YAML for path -> value, with the source of each as a comment."""
     lines: list[str] = []
     opened: list[str] = []
     for path, value in flat.items():

@@ -46,6 +46,10 @@ class _MistakeError(Exception):
     pass
 
 
+class _Nothing(BaseModel):
+    """The schema of verbs that take no settings."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise _MistakeError(message)
@@ -89,13 +93,16 @@ def _hyphens(name: str) -> str:
     return name.replace("_", "-")
 
 
-def parse(own: argparse.ArgumentParser, argv: Sequence[str], schema: type[BaseModel]) -> Parsed:
+def parse(
+    own: argparse.ArgumentParser, argv: Sequence[str], schema: type[BaseModel] | None = None
+) -> Parsed:
     """Split a command line into the verb's own options and settings of `schema`.
 
     `own` comes from `parser` with the verb's options added. Returns `(options, values, problems)`,
-    where `values` maps the path of a setting to what was written; the last of several wins.
+    where `values` maps the path of a setting to what was written; the last of several wins. A verb
+    without settings gives no schema.
     """
-    reading = _Reading(own, schema)
+    reading = _Reading(own, schema or _Nothing)
     reading.walk(list(argv))
     options = _own_options(own, reading)
     return Parsed(options, reading.values, reading.problems)

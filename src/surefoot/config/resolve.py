@@ -20,7 +20,17 @@ from surefoot.config.schema import RunConfig
 from surefoot.config.suggest import nearest, one_of, suggest_fields
 from surefoot.errors import ConfigError, Problem
 
-__all__ = ["FORMAT", "Layer", "Resolved", "amend", "check", "gather", "resolve", "starting_values"]
+__all__ = [
+    "FORMAT",
+    "Layer",
+    "Resolved",
+    "amend",
+    "check",
+    "gather",
+    "preview",
+    "resolve",
+    "starting_values",
+]
 
 FORMAT = 1  # of a run's config.yaml
 _HEADER, _PINNED = "surefoot", "resolved"
@@ -93,6 +103,16 @@ def amend(
     merged, ranks = _merge(type(config), [Layer(base), Layer(dict(flags))], wrong)
     notes = [note for note in [legacy.flag_note(flags)] if note]
     return check(type(config), merged, wrong, notes + _fit_warmup(merged, ranks), None)
+
+
+def preview(
+    schema: type[RunConfig], presets: Mapping[str, Mapping[str, Any]], preset: str | None
+) -> dict[str, Given]:
+    """Return every setting as a preset alone leaves it, unchecked. Raises ConfigError."""
+    layer = _preset_layer(preset, presets, schema)
+    if layer.problems:
+        raise ConfigError(layer.problems)
+    return starting_values(schema) | layer.values
 
 
 def check(
