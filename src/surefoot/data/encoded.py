@@ -59,14 +59,16 @@ def encode(
     second: Sequence[TextFile],
     kind: Kind,
     cache: Path,
-    in_memory: int = IN_MEMORY,
+    in_memory: int | None = None,
 ) -> Encoded:
     """Return the tokens of `first` followed by those of `second`.
 
     The alphabet is that of all files together. A file that does not end in a newline gets one
-    when another follows it. Raises DataError for text that cannot be read or has no characters.
+    when another follows it. Up to `in_memory` bytes of text (default: 32 MB) stay in memory, more
+    goes to the cache. Raises DataError for text that cannot be read or has no characters.
     """
-    if sum(file.size for file in (*first, *second)) <= in_memory:
+    limit = IN_MEMORY if in_memory is None else in_memory
+    if sum(file.size for file in (*first, *second)) <= limit:
         memory = io.BytesIO()
         return _write(first, second, kind, nullcontext(memory))
     path = cache / "tokens" / f"{_key(first, second, kind)}.bin"

@@ -169,7 +169,7 @@ def _in_folder(root: Path) -> tuple[list[TextFile], list[str]]:
             else:
                 files.append(TextFile(path, name, size, hashed[0]))
     remarks = [
-        f"left out {len(names)} {what}: {', '.join(names[:3])}{' ...' if names[3:] else ''}"
+        f"left out {what} ({len(names)}): {', '.join(names[:3])}{' ...' if names[3:] else ''}"
         for what, names in (("binary files", binary), ("links", links))
         if names
     ]

@@ -10,7 +10,6 @@ shows. A window holds `context` inputs x and as many targets y, shifted by one.
 
 from __future__ import annotations
 
-import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,12 +104,12 @@ class Text:
         window = context + 1  # the inputs and one target more
         if least >= window:
             return
-        share = min(self.val_ratio or 1.0, 1 - self.val_ratio)
+        about = "at least" if self.train[1] == _cut(self.characters, self.val_ratio) else "about"
         purpose = " to split off validation" if self.val_ratio else ""
         smaller = f"--context {1 << ((least - 1).bit_length() - 1)}, or " if least > 1 else ""
         raise DataError(
             f"data.path: {self.name} has {self.characters:,} {self.unit}; context {context} needs "
-            f"at least {math.ceil(window / share):,}{purpose}",
+            f"{about} {_least(window, self.val_ratio):,}{purpose}",
             where=f"the {part} part has {least:,} {self.unit}, one window takes {window:,}",
             fix=f"{smaller}more text",
         )
@@ -269,8 +268,8 @@ def load_text(
     first, second = _split(files, val_ratio)
     made = encode(first, second, vocabulary, cache)
     size, cut = len(made.tokens), made.boundary
-    if val_ratio and not second:
-        cut = int(size * (1 - val_ratio))
+    if not second:
+        cut = _cut(size, val_ratio)
     return Text(
         name=name,
         licence=licence,
@@ -285,6 +284,18 @@ def load_text(
         vocabulary=vocabulary,
         notes=(*notes, *made.remarks),
     )
+
+
+def _cut(size: int, ratio: float) -> int:
+    return int(size * (1 - ratio))
+
+
+def _least(window: int, ratio: float) -> int:
+    """Return the shortest text whose parts both hold `window` tokens when it is cut in two."""
+    size = int((window - 1) / min(ratio or 1.0, 1 - ratio))
+    while _cut(size, ratio) < window or (ratio > 0 and size - _cut(size, ratio) < window):
+        size += 1
+    return size
 
 
 def _split(files: list[TextFile], ratio: float) -> tuple[list[TextFile], list[TextFile]]:
