@@ -71,7 +71,8 @@ def test_docstrings_are_found_wherever_they_stand(tmp_path: Path):
         '"""About a."""\nclass C:\n    """A class.\n\n    More.\n    """\n'
         '    def f(self):\n        """Café."""\n    async def g(self):\n        """Waits."""\n'
     )
-    assert docstrings(["Topic."], tmp_path) == (
-        "Topic.\n\n\na\nAbout a.\n\n\nC\nA class.\n\nMore.\n\n\ng\nWaits.\n\n\n"
+    assert docstrings(["Topic — “so”.", "ñ\n\nKept."], tmp_path) == (
+        'Topic -- "so".\n\n\nKept.\n\n\n'
+        "a\nAbout a.\n\n\nC\nA class.\n\nMore.\n\n\ng\nWaits.\n\n\n"
         "old\nAn old \\d escape.\n\n\n"
     )

@@ -34,8 +34,10 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="list | get NAME")
-    show = actions.add_parser("list", help="what there is, under which licence, and what is here")
-    fetch = actions.add_parser("get", help="download one now, for use without a network")
+    show = actions.add_parser(
+        "list", allow_abbrev=False, help="what there is, its licence, and what is here"
+    )
+    fetch = actions.add_parser("get", allow_abbrev=False, help="download one now, for use offline")
     fetch.add_argument("name", metavar="NAME", help=", ".join(corpora()))
     for action in (show, fetch):
         action.add_argument("--json", action="store_true", help="print one JSON document")

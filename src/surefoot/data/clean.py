@@ -14,6 +14,7 @@ __all__ = ["docstrings", "play", "plays"]
 _SPEAKER = re.compile(r"^\*\*([^*\n]+)\*\*$", re.MULTILINE)
 _DIRECTION = re.compile(r"(?:_*\[[^\[\]]*\]_*|_[^_]*_) ?")  # may span lines
 _LEFTOVER = re.compile(r"[\[\]_*]")
+_TYPED = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "..."})
 _TOOLS = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
 
 
@@ -49,11 +50,17 @@ def plays(documents: Iterable[str], last_line: str | None = None) -> str:
 def docstrings(topics: Iterable[str], library: Path) -> str:
     """Return help topics, then the docstrings of the modules in `library`, as one ASCII text.
 
-    Meant for the standard library: every Python carries it, so this text needs no network. A text
-    with a character outside ASCII is left out, which keeps the alphabet small.
+    Meant for the standard library: every Python carries it, so this text needs no network.
+    Typographic marks become what a keyboard has, and a paragraph that still has a character
+    outside ASCII is left out, which keeps the alphabet small.
     """
-    pieces = [*topics, *_documented(library)]
-    return "".join(f"{piece.strip()}\n\n\n" for piece in pieces if piece.isascii())
+    pieces = (_plain(piece) for piece in (*topics, *_documented(library)))
+    return "".join(f"{piece}\n\n\n" for piece in pieces if piece)
+
+
+def _plain(text: str) -> str:
+    paragraphs = text.translate(_TYPED).strip().split("\n\n")
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph.isascii())
 
 
 def _documented(library: Path) -> Iterator[str]:
