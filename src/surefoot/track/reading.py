@@ -15,7 +15,7 @@ from surefoot.track.text import real
 
 __all__ = ["Damage", "History", "column", "read_history", "read_last", "read_rows", "squeeze"]
 
-SMALL = 6_000_000  # bytes of metrics.jsonl below which every row is parsed
+SMALL = 12_000_000  # bytes of metrics.jsonl below which every row is parsed
 WINDOWS = 1500  # pieces of a larger file, of which the telling rows are parsed
 BLOCK = 1 << 16  # bytes
 NAMED = 10  # damaged lines named by number
@@ -145,25 +145,23 @@ def column(rows: list[Row], key: str) -> tuple[list[int], list[float]]:
     return steps, values
 
 
-def squeeze(
-    steps: list[int], values: list[float], points: int = 2000
-) -> tuple[list[int], list[float]]:
-    """Return at most `points` points that look the same: lowest and highest of each piece.
+def squeeze(values: list[float], points: int = 2000) -> list[int]:
+    """Return the places of at most `points` values that look the same when drawn.
 
-    The first and the last point stay, and so does anything that is not finite.
+    Those are the lowest and highest of each piece, the first and last, and the first of each
+    piece that is not finite.
 
-    >>> squeeze([0, 1, 2, 3, 4, 5, 6, 7], [9, 1, 8, 2, 7, 50, 6, 3], 6)
-    ([0, 1, 2, 3, 5, 7], [9, 1, 8, 2, 50, 3])
+    >>> squeeze([9, 1, 8, 2, 7, 50, 6, 3], 6)
+    [0, 1, 5, 7]
     """
-    if len(steps) <= points:
-        return steps, values
+    if len(values) <= points:
+        return list(range(len(values)))
     pieces = max(1, points // 2 - 1)
-    chosen = {0, len(steps) - 1}
+    chosen = {0, len(values) - 1}
     for piece in range(pieces):
-        start, stop = piece * len(steps) // pieces, (piece + 1) * len(steps) // pieces
+        start, stop = piece * len(values) // pieces, (piece + 1) * len(values) // pieces
         chosen.update(_extremes(values, range(start, stop)))
-    order = sorted(chosen)
-    return [steps[i] for i in order], [values[i] for i in order]
+    return sorted(chosen)
 
 
 def _extremes(values: list[float], places: range) -> set[int]:

@@ -1,0 +1,256 @@
+"""`report.html` of a run: one file that needs nothing else, and moves while the run goes on.
+
+`python -m surefoot.track.report FOLDER` writes it, and pictures, from the files of the record
+alone; a training run has that done by a child process of low priority.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from surefoot.track.figures import Figure, figures, marks
+from surefoot.track.folder import RunFolder, write_atomic
+from surefoot.track.reading import History, read_history, read_rows
+from surefoot.track.record import Level, Row
+from surefoot.track.settings import read_settings, value_of
+from surefoot.track.story import Story, facts, tell
+from surefoot.track.text import clean
+
+__all__ = ["ReportSink", "refresh"]
+
+ASSETS = Path(__file__).with_name("assets")
+SAMPLES, SAMPLE_SIZE, ALL_SAMPLES = 40, 1500, 60_000  # of a prompt; characters of one, of all
+EVENTS = 60  # newest shown
+PICTURES_EVERY = 60.0  # seconds between pictures while the run goes on
+PATIENCE = 120.0  # seconds that the last report may take
+
+
+def refresh(folder: Path, pictures: bool = True) -> Path:
+    """Write `report.html`, and `plots/*.png` if asked for, of the run in `folder`; return the path.
+
+    Raises RunError when `folder` holds no run, OSError when it cannot be written.
+    """
+    run = RunFolder.open(folder)
+    text = _read_text(folder / "config.yaml")
+    settings = read_settings(text)
+    history = read_history(folder / "metrics.jsonl")
+    drawn = figures(history, _clip(value_of(settings, "optim.clip")))
+    story = tell(run, history)
+    document = _document(run, history, drawn, story, _samples(folder / "samples.jsonl"))
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    if pictures:
+        from surefoot.track.plots import write_plots
+
+        write_plots(plots, drawn, marks(history, run.meta))
+    packed = _pack(document)
+    write_atomic(plots / "data.js", f"surefoot({packed})\n")
+    page = _page(run, story, settings, text, packed, [f"{figure.id}.png" for figure in drawn])
+    write_atomic(folder / "report.html", page)
+    return folder / "report.html"
+
+
+class ReportSink:
+    """Has the report written anew at each evaluation, one child process at a time."""
+
+    name = "the report"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pictures = time.monotonic()  # when they were last asked for
+        self._start([])
+
+    def row(self, row: Row) -> None:
+        """Start a child at an evaluation, unless one is at work."""
+        if row["kind"] != "eval" or not self._idle():
+            return
+        due = time.monotonic() - self._pictures >= PICTURES_EVERY
+        if due:
+            self._pictures = time.monotonic()
+        self._start(["--pictures"] if due else [])
+
+    def sample(self, sample: Row) -> None:
+        """The next evaluation shows it."""
+
+    def note(self, text: str, level: Level) -> None:
+        """The report tells events, not notes."""
+
+    def rewind(self, step: int) -> None:
+        """The next evaluation shows it."""
+
+    def sync(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Write the final report and wait for it."""
+        if self._child is not None:
+            self._wait(self._child)
+        self._start(["--pictures"])
+        assert self._child is not None
+        if self._wait(self._child) != 0:
+            raise OSError(f"writing the report failed: surefoot report {self._folder}")
+
+    def _idle(self) -> bool:
+        return self._child is None or self._child.poll() is not None
+
+    def _start(self, options: list[str]) -> None:
+        """Start a child that no signal of our terminal reaches, and that yields to training."""
+        module = ["-P", "-m", "surefoot.track.report", "--nice", *options, str(self._folder)]
+        self._child = subprocess.Popen(
+            [sys.executable, *module],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> int:
+        try:
+            return child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+
+def _clip(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _document(
+    run: RunFolder,
+    history: History,
+    drawn: list[Figure],
+    story: Story,
+    samples: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return everything on the page that changes while the run goes on; plain JSON."""
+    noted = marks(history, run.meta)
+    return {
+        "format": 1,
+        "live": story.status == "running",
+        "updated": round(time.time(), 1),
+        "run": {
+            "name": run.name,
+            "status": story.status,
+            "place": story.place,
+            "share": story.share,
+        },
+        "alert": story.alert,
+        "tiles": story.tiles,
+        "figures": [_figure(figure) for figure in drawn],
+        "marks": [asdict(mark) for mark in noted],
+        "samples": samples,
+        "events": story.events(noted)[-EVENTS:],
+    }
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    made = asdict(figure)
+    for curve in made["curves"]:
+        for key in ("values", "smooth"):
+            curve[key] = [None if v is None else float(f"{v:.4g}") for v in curve[key]]
+    return made
+
+
+def _samples(path: Path) -> list[dict[str, Any]]:
+    """Return samples by learner and prompt, at most so many, evenly over time."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_rows(path):
+        key = (str(row.get("learner", "main")), str(row.get("prompt", "")))
+        groups.setdefault(key, []).append(row)
+    room = ALL_SAMPLES // max(1, len(groups))
+    return [
+        {"title": _title(learner, prompt), "prompt": clean(prompt), "items": _few(rows, room)}
+        for (learner, prompt), rows in groups.items()
+    ]
+
+
+def _title(learner: str, prompt: str) -> str:
+    name = clean(prompt.strip()).replace("\n", " ")[:40] or "(start of a line)"
+    return name if learner == "main" else f"{learner}: {name}"
+
+
+def _few(rows: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
+    count = max(2, min(SAMPLES, room // SAMPLE_SIZE))
+    if len(rows) > count:
+        rows = [rows[place * (len(rows) - 1) // (count - 1)] for place in range(count)]
+    size = min(SAMPLE_SIZE, room // len(rows))
+    return [
+        {"step": row.get("step", 0), "text": clean(str(row.get("text", "")))[:size]} for row in rows
+    ]
+
+
+def _pack(document: Mapping[str, Any]) -> str:
+    """Return JSON that is safe inside a script element, whatever a model wrote."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def _page(
+    run: RunFolder,
+    story: Story,
+    settings: list[Any],
+    text: str,
+    packed: str,
+    pictures: list[str],
+) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        name=run.name,
+        subtitle=story.subtitle,
+        settings=settings,
+        hidden_settings=sum(setting.quiet for setting in settings),
+        config_text=text,
+        facts=facts(run),
+        pictures=pictures,
+        version=run.meta.get("versions", {}).get("surefoot", ""),
+        data=packed,
+        licence=_asset("uplot.LICENSE.txt"),
+        uplot_css=_asset("uplot.css"),
+        uplot_js=_asset("uplot.js"),
+        css=_asset("report.css"),
+        js=_asset("report.js"),
+    )
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _main(words: list[str]) -> None:
+    if "--nice" in words and hasattr(os, "nice"):
+        os.nice(19)
+    refresh(Path(words[-1]), pictures="--pictures" in words)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
