@@ -73,7 +73,7 @@ class Document:
             return None
         line, column = lines[place[0] - 1].replace("\t", " "), place[1]
         if column > 90:
-            line, column = "..." + line[column - 41 :], 45
+            line, column = "..." + line[column - 41 :], 44
         line = line if len(line) <= 110 else line[:107] + "..."
         number = str(place[0])
         return f"    {number} | {line}\n    {' ' * len(number)} | {' ' * (column - 1)}^"
@@ -207,10 +207,12 @@ def _compose(document: Document, text: str) -> yaml.Node | None:
         loader = _Loader(text)
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        said = str(error.problem or error.context)
-        fix = next((text for word, text in _YAML_HELP if word in said), None)
+        said, before = str(error.problem or error.context), str(error.context)
+        marks = [mark for mark in (error.problem_mark, error.context_mark) if mark]
+        places = [_place(mark) for mark in marks]
+        place = next((p for p in places if document.excerpt(p)), (0, 0))
+        fixes = [fix for text in (said, before) for word, fix in _YAML_HELP if word in text]
+        fix = fixes[0] if fixes else None
         raise document.fail(f"not valid YAML: {said}", place, fix) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]

@@ -197,7 +197,7 @@ def _meant(name: str, value: str | None, schema: type[BaseModel], own: list[str]
             return f"did you mean {spelling(near[0], schema)} off?"
         if near and known[near[0]].optional and not known[near[0]].boolean:
             return f"did you mean {spelling(near[0], schema)} none?"
-    option = nearest(name, own)
+    option = nearest(name, [word for word in own if word.startswith("--")])
     same = [p for p in known if p.endswith(f".{word}")]
     if len(same) > 1:
         fits = [p for p in same if value in known[p].choices] or same

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,18 +59,16 @@ def _path(loc: tuple[int | str, ...], known: Mapping[str, Leaf]) -> str | None:
 
 
 def _bad_value(leaf: Leaf, given: Given, details: list[ErrorDetails]) -> Problem:
-    shown = _shown(given.value)
     said = next((_own_words(d) for d in details if _own_words(d)), None)
-    what = f"{leaf.path}: {said or 'expected ' + leaf.expectation()}, got {shown}"
-    choice = suggest_value(given.value, leaf.choices or _words(said or ""))
-    number = _number(given.value) if not leaf.choices or str(given.value)[:1].isdigit() else None
-    if choice:
-        fix = f"did you mean {choice}?"
-    elif number is not None and leaf.info.annotation is not bool:
-        fix = f"did you mean {number}?"
-    else:
-        fix = _bound(leaf, given) or f"the default is {_shown(leaf.default)}. {leaf.doc}".strip()
-    return given.problem(what, fix)
+    expected = said or f"expected {leaf.expectation()}"
+    what = f"{leaf.path}: {expected}, got {_shown(given.value)}"
+    meant = suggest_value(given.value, leaf.choices or _offered(said or ""))
+    if meant is None and {int, float} & set(leaf.kinds):
+        meant = _number(given.value, whole=float not in leaf.kinds)
+    if meant is not None:
+        return given.problem(what, f"did you mean {meant}?")
+    bound = _bound(leaf, given.value)
+    return given.problem(what, f"{bound}the default is {_shown(leaf.default)}. {leaf.doc}".strip())
 
 
 def _own_words(detail: ErrorDetails) -> str | None:
@@ -78,11 +78,10 @@ def _own_words(detail: ErrorDetails) -> str | None:
     return str(detail.get("ctx", {}).get("error", detail["msg"]))
 
 
-def _words(text: str) -> list[str]:
-    """Return the words that a validator's `expected a, b or c` offers."""
-    if not text.startswith("expected "):
-        return []
-    return [w for w in text[9:].replace(",", " ").replace(" or ", " ").split() if len(w) > 1]
+def _offered(text: str) -> list[str]:
+    """Return the words that a validator offers: `expected a, b or c`, `expected a time like a`."""
+    words = text.partition(" like ")[2] or text.removeprefix("expected ")
+    return [w for w in words.replace(",", " ").replace(" or ", " ").split() if len(w) > 1]
 
 
 def _shown(value: Any) -> str:
@@ -94,36 +93,33 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _number(value: Any) -> int | float | None:
-    """Return the number that `1,000`, `10k`, `2M` or `3.0 e-4` was meant to be."""
-    if not isinstance(value, str):
-        return None
-    text = value.strip().lower().replace(",", "").replace(" ", "").replace("^", "e")
+def _number(value: Any, whole: bool) -> str | None:
+    """Return the number that `1,000`, `10k`, `2M`, `1e-3.` or a fraction was meant to be."""
+    text = str(value).strip().lower().replace(",", "").replace(" ", "").replace("^", "e")
     scale = {"k": 1_000, "m": 1_000_000}.get(text[-1:], 1)
     try:
         number = float(text.rstrip("km")) * scale
     except ValueError:
         return None
-    if str(number) == text or str(int(number) if number.is_integer() else number) == text:
+    if not math.isfinite(number) or isinstance(value, bool):
         return None
-    return int(number) if number.is_integer() else number
+    meant = str(round(number)) if whole or number.is_integer() else str(number)
+    return meant if meant != str(value).strip() and float(meant) != value else None
 
 
-def _bound(leaf: Leaf, given: Given) -> str | None:
-    """Return help for a number outside of its range or with a fraction where none may be."""
+def _bound(leaf: Leaf, value: Any) -> str:
+    """Return help for a number outside of its range."""
     try:
-        number = float(given.value)
+        number = float(value)
     except (TypeError, ValueError):
-        return None
+        return ""
     for rule in leaf.info.metadata:
         least, most = getattr(rule, "ge", None), getattr(rule, "le", None)
         if least is not None and number < least:
-            return f"the least is {least:g}; the default is {_shown(leaf.default)}"
+            return f"the least is {least:g}; "
         if most is not None and number > most:
-            return f"the most is {most:g}; the default is {_shown(leaf.default)}"
-    if int in leaf.kinds and float not in leaf.kinds and number == number and abs(number) < 1e15:
-        return f"did you mean {round(number)}?" if not number.is_integer() else None
-    return None
+            return f"the most is {most:g}; "
+    return ""
 
 
 def _broken_rules(
@@ -151,6 +147,9 @@ def _rule(leaf: Leaf, given: Given, said: str, merged: Mapping[str, Given]) -> P
     named = [g for p, g in written.items() if p.rpartition(".")[2] in said]
     beside = [g for p, g in written.items() if p.startswith(f"{leaf.section}.")]
     told = written.get(leaf.path) or next(iter([*named, *beside]), given)
-    value = _shown(given.value)
+    better = re.search(r"; (\S+) would$", said)
+    value = given.value if isinstance(given.value, str) else _shown(given.value)
     fix = f"{leaf.path} is {value} (from {given.source}). {leaf.doc}"
+    if better:
+        fix = f"did you mean {better[1]}?"
     return told.problem(f"{leaf.path}: {said}", fix)

@@ -43,7 +43,9 @@ def circumstance(default: Any, doc: str, **rules: Any) -> Any:
 class Section(BaseModel):
     """One named group of settings: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 class Train(Section):

@@ -161,7 +161,7 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
         other = _bare(option)
         size = max(len(bare), len(other), 1)
         share = _distance(bare, other) / size
-        if len(bare) >= 3 and (other.startswith(bare) or bare.startswith(other)) and other:
+        if min(len(bare), len(other)) >= 3 and (other.startswith(bare) or bare.startswith(other)):
             share = min(share, 0.3)
         if share < least and (share <= 0.34 or (share <= 0.5 and size <= 4)):
             best, least = option, share
