@@ -13,14 +13,13 @@ from collections import deque
 from typing import Any, TextIO
 
 from surefoot.track.record import Level, Row, Sink
-from surefoot.track.text import clean, clock, eval_parts, real, train_parts
+from surefoot.track.text import clean, clock, eval_parts, real, sample_lines, train_parts
 
 __all__ = ["PlainConsole", "Progress", "in_notebook", "open_console"]
 
 PAUSE = 10.0  # seconds between plain lines about training steps
 MEMORY = 60.0  # seconds of steps that the remaining time is estimated from
 GRAIN = 0.25  # seconds between remembered steps
-SAMPLE_LINES = 12  # of a sample; the rest is in samples.jsonl
 
 
 class Progress:
@@ -151,14 +150,6 @@ class PlainConsole:
 
     def _print(self, text: str) -> None:
         print(clean(text, self._stream.encoding), file=self._stream, flush=True)
-
-
-def sample_lines(sample: Row) -> tuple[list[str], int]:
-    """Return the lines of a sample to show, prompt first, and how many more there are."""
-    lines = clean(f"{sample['prompt']}{sample['text']}").strip("\n").split("\n")
-    if len(lines) <= SAMPLE_LINES:
-        return lines, 0
-    return lines[: SAMPLE_LINES - 1], len(lines) - SAMPLE_LINES + 1
 
 
 def in_notebook() -> bool:

@@ -111,7 +111,7 @@ def marks(history: History, meta: Mapping[str, Any]) -> list[Mark]:
     for place, segment in enumerate(meta.get("segments") or []):
         if place and isinstance(segment, Mapping):
             step = int(segment.get("step") or 0)
-            found.append(Mark(step, "resumed", f"went on from step {step}{_why(segment)}"))
+            found.append(Mark(step, "resumed", _why(segment)))
     for row in history.events:
         words = [f"{key} {value}" for key, value in row.items() if key not in _PLACE | {"event"}]
         text = str(row.get("why") or ", ".join(words))
@@ -121,12 +121,12 @@ def marks(history: History, meta: Mapping[str, Any]) -> list[Mark]:
 
 def _why(segment: Mapping[str, Any]) -> str:
     ended = {
-        "running": ": the process before ended without a word (killed, or the machine stopped)",
-        "stopped": " after it was stopped",
-        "failed": " after an error",
-        "done": " after it was done",
+        "running": "the process before ended without a word (killed, or the machine stopped)",
+        "stopped": "after it was stopped",
+        "failed": "after an error",
+        "done": "after it was done",
     }
-    return str(segment.get("why") or ended.get(str(segment.get("after")), ""))
+    return str(segment.get("why") or ended.get(str(segment.get("after")), "went on"))
 
 
 def _loss(history: History, points: int) -> Figure:

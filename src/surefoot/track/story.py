@@ -9,8 +9,8 @@ from typing import Any
 
 from surefoot.track.figures import Best, Mark, best_of
 from surefoot.track.folder import RunFolder
-from surefoot.track.reading import History, Row
-from surefoot.track.text import bytes_text, clean, clock, number, real
+from surefoot.track.reading import History, Row, column
+from surefoot.track.text import bytes_text, clean, clock, number, rate, real
 
 __all__ = ["Story", "elapsed", "facts", "tell"]
 
@@ -30,6 +30,7 @@ class Story:
     tiles: list[tuple[str, str]]  # (value, label)
     best: Best | None
     seconds: float  # of training, over all processes
+    speed: str | None
     errors: list[tuple[str, str, str]]  # (step, label, text)
 
     def events(self, marks: Iterable[Mark]) -> list[tuple[str, str, str]]:
@@ -55,6 +56,7 @@ def tell(run: RunFolder, history: History) -> Story:
         tiles=_tiles(history, best, step, total, seconds),
         best=best,
         seconds=seconds,
+        speed=_speed(history),
         errors=_errors(meta),
     )
 
@@ -171,13 +173,22 @@ def _tiles(
     if list(history.train) == ["main"]:
         loss = real(history.train["main"][-1].get("loss"))
         tiles += [(number(loss), "training loss")] if loss is not None else []
-    speeds = [real(row.get("tokens_per_s")) for rows in history.train.values() for row in rows]
-    known = sorted(speed for speed in speeds if speed is not None)
-    if known:
-        tiles.append((f"{known[len(known) // 2]:,.0f}", "tokens per second"))
+    speed = _speed(history)
+    if speed:
+        value, unit = speed.split(" ", 1)
+        tiles.append((value, {"tok/s": "tokens per second", "ex/s": "examples per second"}[unit]))
     if seconds:
         tiles.append((clock(seconds), "training time"))
     return tiles
+
+
+def _speed(history: History) -> str | None:
+    """Return the median speed as `182k tok/s`."""
+    for key in ("tokens_per_s", "examples_per_s"):
+        speeds = sorted(v for rows in history.train.values() for v in column(rows, key)[1])
+        if speeds:
+            return rate({key: speeds[len(speeds) // 2]})
+    return None
 
 
 def _beside_best(history: History, best: Best) -> list[tuple[str, str]]:

@@ -9,9 +9,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from surefoot.track.console import Progress, sample_lines
+from surefoot.track.console import Progress
 from surefoot.track.record import Level, Row
-from surefoot.track.text import clean, clock, eval_parts, number, rate, real
+from surefoot.track.text import clean, clock, eval_parts, number, rate, real, sample_lines
 
 __all__ = ["TerminalConsole"]
 

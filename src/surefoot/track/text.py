@@ -15,11 +15,13 @@ __all__ = [
     "number",
     "rate",
     "real",
+    "sample_lines",
     "short_exponent",
     "sparkline",
     "train_parts",
 ]
 
+SAMPLE_LINES = 12  # of a sample; the rest is in samples.jsonl
 BARS = "▁▂▃▄▅▆▇█"
 _PLACE = frozenset(("kind", "step", "learner", "segment", "time"))
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {
@@ -165,6 +167,14 @@ def _metric(key: str, value: float) -> str:
         name = {"top1": "top-1", "top5": "top-5"}.get(key, key)
         return f"{name} {100 * value:.1f} %"
     return f"{key.replace('_', ' ')} {number(value)}"
+
+
+def sample_lines(sample: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Return the lines of a sample to show, prompt first, and how many more there are."""
+    lines = clean(f"{sample['prompt']}{sample['text']}").strip("\n").split("\n")
+    if len(lines) <= SAMPLE_LINES:
+        return lines, 0
+    return lines[: SAMPLE_LINES - 1], len(lines) - SAMPLE_LINES + 1
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -1,0 +1,274 @@
+"""`surefoot runs` lists runs and `surefoot show RUN` tells one; neither loads torch or numpy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from surefoot.errors import RunError
+from surefoot.track.figures import best_of, marks
+from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
+from surefoot.track.reading import History, column, read_history, read_last
+from surefoot.track.story import Story, elapsed, facts, tell
+from surefoot.track.text import (
+    bytes_text,
+    clean,
+    clock,
+    eval_parts,
+    number,
+    real,
+    sample_lines,
+    sparkline,
+)
+
+__all__ = ["run"]
+
+EVENTS = 5  # newest shown
+COLOURS = {"running": "36", "done": "32", "stopped": "33", "failed": "31", "lost": "31"}
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run `runs` or `show` and return its exit code."""
+    return _show(argv) if verb == "show" else _runs(argv)
+
+
+def _runs(argv: list[str]) -> int:
+    own = argparse.ArgumentParser(
+        prog="surefoot runs", description="List runs, oldest first.", allow_abbrev=False
+    )
+    _common(own)
+    options = own.parse_args(argv)
+    folder = runs_dir(options.runs)
+    found = [_entry(run) for run in list_runs(folder)]
+    if options.json:
+        _print_json(found)
+    elif not found:
+        print(f"no runs in {folder} yet; surefoot train charlm makes one")
+    else:
+        _print_table(found)
+    return 0
+
+
+def _show(argv: list[str]) -> int:
+    own = argparse.ArgumentParser(
+        prog="surefoot show", description="Show one run on one screen.", allow_abbrev=False
+    )
+    own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
+    _common(own)
+    options = own.parse_args(argv)
+    run = find(runs_dir(options.runs), options.run)
+    try:
+        history = read_history(run.path / "metrics.jsonl")
+        sample = read_last(run.path / "samples.jsonl")
+        disk = _disk(run.path)
+    except OSError as error:
+        what = f"cannot read the run: {error.strerror}"
+        raise RunError(what, where=str(run.path), fix="surefoot runs") from error
+    if options.json:
+        _print_json(_summary(run, history, sample, disk))
+    else:
+        for line in _screen(run, history, sample, disk):
+            print(line)
+    return 0
+
+
+def _common(own: argparse.ArgumentParser) -> None:
+    own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
+    own.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _entry(run: RunFolder) -> dict[str, Any]:
+    """Return one run of the list, as plain values."""
+    meta, status = run.meta, run.status
+    step, best = meta.get("step"), meta.get("best")
+    if status in ("running", "lost"):  # run.json says what was so when it was last written
+        last = read_last(run.path / "metrics.jsonl") or {}
+        step = last.get("step", step)
+    return {
+        "name": run.name,
+        "number": meta.get("number"),
+        "recipe": meta.get("recipe"),
+        "preset": meta.get("preset"),
+        "status": status,
+        "step": step,
+        "max_steps": meta.get("max_steps"),
+        "best": best,
+        "created": meta.get("created"),
+        "ended": meta.get("ended"),
+        "tags": meta.get("tags", []),
+        "test": bool(meta.get("test")),
+        "path": str(run.path),
+        **({"damage": meta["damage"]} if "damage" in meta else {}),
+    }
+
+
+def _print_table(entries: list[dict[str, Any]]) -> None:
+    head = ("run", "recipe", "status", "step", "best", "begun", "")
+    rows = [head, *map(_cells, entries)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if place in (3, 4) else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        cells[2] = _coloured(cells[2])
+        print("  ".join(cells).rstrip())
+
+
+def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    recipe = " ".join(str(entry[key]) for key in ("recipe", "preset") if entry[key])
+    total = entry["max_steps"]
+    place = f"{entry['step']}/{total}" if total else str(entry["step"] or "")
+    best = _best_value(entry["best"])
+    remarks = [*(["test"] if entry["test"] else []), *map(str, entry["tags"] or [])]
+    if "damage" in entry:
+        remarks = [f"run.json: {entry['damage']}"]
+    return (
+        entry["name"],
+        clean(recipe),
+        entry["status"],
+        place,
+        "" if best is None else number(best),
+        _ago(entry["created"]),
+        clean(", ".join(remarks)),
+    )
+
+
+def _best_value(best: Any) -> float | None:
+    """Return the lowest loss in `best` of run.json: {learner: [step, loss]}."""
+    if not isinstance(best, Mapping):
+        return None
+    pairs = [pair for pair in best.values() if isinstance(pair, list | tuple) and len(pair) == 2]
+    values = [real(pair[1]) for pair in pairs]
+    return min((value for value in values if value is not None), default=None)
+
+
+def _ago(moment: Any) -> str:
+    try:
+        seconds = time.time() - datetime.fromisoformat(str(moment)).timestamp()
+    except ValueError:
+        return ""
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {name} ago"
+    return "now"
+
+
+def _coloured(cell: str) -> str:
+    colour = COLOURS.get(cell.strip())
+    if colour is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return cell
+    return f"\x1b[{colour}m{cell}\x1b[0m"
+
+
+def _summary(
+    run: RunFolder, history: History, sample: Mapping[str, Any] | None, disk: int
+) -> dict[str, Any]:
+    """Return what `show` tells, as plain values."""
+    best = best_of(history)
+    return {
+        **_entry(run),
+        "best": None if best is None else asdict(best),
+        "seconds": round(elapsed(history), 1),
+        "last": {who: rows[-1] for who, rows in history.train.items()},
+        "evaluations": {who: rows[-1] for who, rows in history.eval.items()},
+        "events": [asdict(mark) for mark in marks(history, run.meta)],
+        "sample": sample,
+        "disk_bytes": disk,
+        "damaged_lines": history.damage.count,
+        "meta": run.meta,
+    }
+
+
+def _screen(
+    run: RunFolder, history: History, sample: Mapping[str, Any] | None, disk: int
+) -> Iterable[str]:
+    story = tell(run, history)
+    yield f"{run.name}   {_coloured(story.status)}   {story.subtitle}"
+    if story.alert:
+        yield story.alert
+    yield ""
+    told = [*_facts(run, history, story, disk), *_curves(history)]
+    noted = story.events(marks(history, run.meta))[-EVENTS:]
+    told += [(label, f"{step}: {text}") for step, label, text in noted]
+    width = max(len(label) for label, _ in told)
+    yield from (f"  {label:<{width}}  {text}" for label, text in told)
+    if sample is not None:
+        yield ""
+        yield from _last_sample(sample)
+    yield ""
+    yield from _next(run, story.status)
+
+
+def _facts(run: RunFolder, history: History, story: Story, disk: int) -> Iterable[tuple[str, str]]:
+    processes = len(run.meta.get("segments") or [])
+    over = f" over {processes} processes" if processes > 1 else ""
+    yield "steps", story.place + (f" in {clock(story.seconds)}{over}" if story.seconds else "")
+    best = story.best
+    if best is not None:
+        row = next(row for row in history.eval[best.learner] if row.get("step") == best.step)
+        who = "" if best.learner == "main" else f" ({clean(best.learner)})"
+        yield "best", f"{', '.join(eval_parts(row))}, at step {best.step}{who}"
+    if story.speed:
+        yield "speed", story.speed
+    data = dict(dict(facts(run)).get("Data", []))
+    known = [data[key] for key in ("name", "licence", "origin") if key in data]
+    if known:
+        yield "data", "; ".join(known)
+    yield "disk", bytes_text(disk)
+
+
+def _curves(history: History) -> Iterable[tuple[str, str]]:
+    several = len(history.learners) > 1
+    for kind, key in ((history.train, "loss"), (history.eval, "val_loss")):
+        for learner, rows in kind.items():
+            _, values = column(rows, key)
+            finite = [value for value in values if math.isfinite(value)]
+            if finite:
+                name = key.replace("_", " ") + (f" {clean(learner)}" if several else "")
+                ends = f"{number(finite[0])} to {number(finite[-1])}"
+                yield name, f"{sparkline(values)}  {ends}"
+
+
+def _last_sample(sample: Mapping[str, Any]) -> Iterable[str]:
+    whole = {"prompt": "", "text": "", "step": "?", **sample}
+    lines, more = sample_lines(whole)
+    yield f"last sample, step {whole['step']}"
+    for line in lines:
+        yield f"  | {line}".rstrip()
+    if more:
+        yield f"  | ({more} more lines in samples.jsonl)"
+
+
+def _next(run: RunFolder, status: str) -> Iterable[str]:
+    report = run.path / "report.html"
+    if report.is_file():
+        yield f"look   {report}"
+    yield f"write  surefoot sample {run.name}"
+    if status in ("stopped", "failed", "lost"):
+        yield f"go on  surefoot resume {run.name}"
+
+
+def _disk(path: Path) -> int:
+    """Return the bytes of all files in the folder; files that vanish meanwhile count as nothing."""
+    total = 0
+    for parent, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118  (speed)
+            except OSError:
+                continue
+    return total
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
