@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from surefoot.engine import Result, Speaker
     from surefoot.track.record import Sink
 
-__all__ = ["Console", "Stored", "evaluate", "load", "resume", "stored", "train"]
+__all__ = ["Console", "Stored", "evaluate", "fork", "load", "resume", "stored", "train"]
 
 
 def train(
@@ -144,7 +144,8 @@ class Stored:
 
     def files(self) -> dict[str, str]:
         """Return the small texts that the recipe left with the run."""
-        return {p.name: p.read_text(encoding="utf-8") for p in self.folder.path.glob("*.json")}
+        texts = (p for p in self.folder.path.glob("*.json") if p.name != "run.json")
+        return {p.name: p.read_text(encoding="utf-8") for p in texts}
 
 
 def stored(folder: RunFolder) -> Stored:
@@ -311,3 +312,14 @@ def evaluate(
         with learner.evaluating() as model:
             scores[name] = {k: v for ev in job.evals.values() for k, v in ev(model).items()}
     return step, scores
+
+
+def fork(
+    run: str | Path, step: int, *, runs: Path | str | None = None, name: str | None = None
+) -> RunFolder:
+    """Start a new run from an older checkpoint of `run`; `resume` goes on with it."""
+    from surefoot.engine.fork import fork as engine_fork
+
+    folder = find(runs_dir(runs), str(run))
+    files = {"config.yaml": (folder.path / "config.yaml").read_text(encoding="utf-8")}
+    return engine_fork(folder, step, runs_dir(runs), files | stored(folder).files(), name)

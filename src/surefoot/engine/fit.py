@@ -33,6 +33,7 @@ __all__ = ["Pins", "Plan", "choose"]
 
 _BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
+_THREADS_MARGIN = 0.8  # more threads suffer more from other programs, so they must gain 20 %
 _COMPILE_COST = 30.0  # seconds to compile a small model on a processor, cold
 _COMPILE_GAIN = 0.10  # share of the step that compiling saves there
 
@@ -199,7 +200,7 @@ class _Probe:
 
     def _first_pins(self) -> Pins:
         machine, device = self.config.machine, self.world.device
-        threads = machine.threads if isinstance(machine.threads, int) else usable_cores()
+        threads = machine.threads if isinstance(machine.threads, int) else 1
         precision = machine.precision
         if precision == "auto":
             precision = "fp32"
@@ -231,7 +232,7 @@ class _Probe:
                 break
             trial = replace(pins, **change)
             measured[label] = seconds = self._seconds(trial)
-            if seconds < best * _MARGIN:
+            if seconds < best * (_THREADS_MARGIN if "threads" in change else _MARGIN):
                 pins, best = trial, seconds
         times = ", ".join(f"{k} {v * 1e3:.1f}" for k, v in measured.items())
         if len(measured) > 1:
@@ -249,7 +250,7 @@ class _Probe:
             if matmul_path("onednn").accurate():
                 yield "fp32 by oneDNN", {"precision": "fp32", "matmul": "onednn", "attention": "sdpa"}
         if machine.threads == "auto" and usable_cores() > 1:
-            yield "the best with 1 thread", {"threads": 1}
+            yield f"the best with {usable_cores()} threads", {"threads": usable_cores()}
 
     def _seconds(self, pins: Pins, repeats: int = 3) -> float:
         """Return seconds of forward and backward of `size` examples, the best of `repeats`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
@@ -224,8 +225,9 @@ def _train(
     status = "done" if ended == "done" else "stopped"
     best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
     folder.update(status=status, ended=now(), step=state.step, best=best)
-    for line in _farewell(folder, config, state, conductor, time.monotonic() - begun, ended):
-        record.note(line)
+    if status == "done":
+        for line in _farewell(state, conductor, time.monotonic() - begun, folder):
+            record.note(line)
     result = Result(folder.path, status, state.step, conductor.scores, best, tape.proven)
     if status == "stopped":
         raise Stopped(
@@ -343,21 +345,20 @@ def room_for(runs: Path, need: int) -> None:
 
 
 def _farewell(
-    folder: RunFolder,
-    config: RunConfig,
-    state: TrainState,
-    conductor: Conductor,
-    seconds: float,
-    ended: str,
+    state: TrainState, conductor: Conductor, seconds: float, folder: RunFolder
 ) -> Iterator[str]:
-    if ended != "done":
-        return
-    yield f"done in {seconds / 60:.0f} min {seconds % 60:.0f} s, step {state.step}"
+    """Say how it ended: best loss in nats and bits, accuracies, and what to type next."""
+    minutes, rest = divmod(round(seconds), 60)
+    yield f"done   step {state.step} in {minutes} min {rest} s" if minutes else (
+        f"done   step {state.step} in {rest} s"
+    )
     for name, learner in state.learners.items():
         label = "" if len(state.learners) == 1 else f"{name}: "
         if "best" in learner.memory:
             step, loss = learner.memory["best"]
-            yield f"{label}best val loss {loss:.4f} nats at step {step}"
+            bits = loss / math.log(2)
+            yield f"best   {label}val loss {loss:.4f} nats, {bits:.4f} bits, at step {step}"
         scores = conductor.scores.get(name, {})
-        if scores:
-            yield label + "last " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
+        if "top1" in scores:
+            yield f"last   {label}top-1 {scores['top1']:.1%}, top-5 {scores['top5']:.1%}"
+    yield f"run    {folder.path}"

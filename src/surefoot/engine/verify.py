@@ -1,0 +1,56 @@
+"""Check a run on disk without changing it: every checkpoint, and the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from surefoot.engine.journal import read
+from surefoot.engine.store import Checkpoint, Store
+from surefoot.errors import CheckpointError
+
+__all__ = ["Finding", "problem_of", "verify"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked; `problem` is None where it is sound."""
+
+    what: str
+    problem: str | None
+
+
+def verify(folder: Path, run: str) -> Iterator[Finding]:
+    """Yield a finding for every checkpoint and for the journal of the run in `folder`."""
+    store = Store(folder / "checkpoints", run)
+    for checkpoint in store.checkpoints():
+        yield Finding(checkpoint.path.name, problem_of(checkpoint))
+    for path, error in store.damaged():
+        yield Finding(path.name, error.what)
+    yield _journal(folder / "journal", run)
+
+
+def problem_of(checkpoint: Checkpoint) -> str | None:
+    """Return what is wrong with a checkpoint's files, or None."""
+    try:
+        checkpoint.read()
+    except CheckpointError as error:
+        return error.what
+    except OSError as error:
+        return str(error.strerror)
+    return None
+
+
+def _journal(path: Path, run: str) -> Finding:
+    if not path.exists():
+        return Finding("journal", "missing: a resume goes on, without proof")
+    records, damaged = 0, 0
+    try:
+        for record in read(path, run):
+            records += 1
+            damaged += isinstance(record, int)
+    except (CheckpointError, OSError) as error:
+        return Finding("journal", str(error).partition("\n")[0])
+    text = f"{damaged} of {records} records are damaged" if damaged else None
+    return Finding(f"journal, {records} records", text)
