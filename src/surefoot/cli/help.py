@@ -98,7 +98,8 @@ def settings_page(own: argparse.ArgumentParser, recipe: Recipe, preset: str | No
         if inside:
             page.title(name, summary(section).rstrip("."))
         for leaf in inside:
-            page.entry(_usage(leaf, schema), leaf.doc, shown(plain(values[leaf.path].value)))
+            value = shown(plain(values[leaf.path].value))
+            page.entry(_usage(leaf, schema), leaf.doc, value)
     page.lines += [
         "",
         "In full every flag is --SECTION.NAME, and in a file (-c run.yaml, .toml or .json) the name",

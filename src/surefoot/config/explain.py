@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from surefoot.config.fields import Leaf, leaves, plain, sections
 from surefoot.config.flags import spelling
-from surefoot.config.legacy import RENAMED
+from surefoot.config.names import RENAMED
 from surefoot.config.suggest import one_of, suggest_fields
 from surefoot.errors import ConfigError, Problem
 

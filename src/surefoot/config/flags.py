@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import BaseModel
 
 from surefoot.config.fields import Given, Leaf, leaves, sections, short_names
-from surefoot.config.legacy import LEFT_OUT, RENAMED, today
+from surefoot.config.legacy import today
+from surefoot.config.names import LEFT_OUT, RENAMED
 from surefoot.config.suggest import nearest, one_of, suggest_fields
 from surefoot.errors import Problem
 

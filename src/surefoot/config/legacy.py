@@ -13,45 +13,13 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from surefoot.config.fields import Given, Leaf
+from surefoot.config.names import LEFT_OUT, RENAMED
 from surefoot.errors import Problem
 
 if TYPE_CHECKING:
     from surefoot.config.documents import Document
 
-__all__ = ["LEFT_OUT", "RENAMED", "Translation", "flag_note", "is_old", "today", "translate"]
-
-RENAMED: dict[str, str] = {
-    "block_size": "model.context",
-    "n_embd": "model.d_model",
-    "n_layer": "model.num_layers",
-    "n_head": "model.num_heads",
-    "n_kv_head": "model.num_kv_heads",
-    "max_iters": "train.max_steps",
-    "learning_rate": "optim.lr",
-    "grad_clip": "optim.clip",
-    "warmup_iters": "schedule.warmup_steps",
-    "lr_decay_iters": "schedule.decay_steps",
-    "decay_lr": "schedule.kind",
-    "dtype": "machine.precision",
-    "eval_interval": "cadence.validate_every",
-    "log_interval": "cadence.log_every",
-}
-
-LEFT_OUT: dict[str, str] = {
-    "always_save_checkpoint": "the newest and the best checkpoints are always kept",
-    "backend": "chosen from the device",
-    "bias": "the layout decides about biases",
-    "data_dir": "choose text with data.path",
-    "dataset": "choose text with data.path",
-    "eval_iters": "the whole held-out part is evaluated",
-    "eval_only": "use `surefoot evaluate RUN`",
-    "init_from": "go on with `surefoot resume RUN`",
-    "out_dir": "choose a folder with --runs and a name with --name",
-    "vocab_size": "follows from the text",
-    "wandb_log": "metrics are in metrics.jsonl and TensorBoard",
-    "wandb_project": "use track.tags",
-    "wandb_run_name": "use --name",
-}
+__all__ = ["Translation", "flag_note", "is_old", "today", "translate"]
 
 _VALUES: dict[str, dict[Any, str]] = {
     "dtype": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"},
@@ -93,8 +61,9 @@ class Translation:
         if not self.renamed and not self.left_out:
             return None
         lines = [f"{document.name} uses old or short names; read as"]
-        pairs = [f"{old} -> {path}" for old, path in self.renamed.items()]
-        lines += wrap(",  ".join(pairs), 92, break_long_words=False, break_on_hyphens=False)
+        pairs = [f"{old} -> {path}".replace(" ", "\xa0") for old, path in self.renamed.items()]
+        wrapped = wrap(", ".join(pairs), 92, break_long_words=False, break_on_hyphens=False)
+        lines += [line.replace("\xa0", " ") for line in wrapped]
         lines += [f"left out: {name} ({why})" for name, why in self.left_out.items()]
         if _CLASSIC & set(self.renamed) and "model.layout" not in self.values:
             lines.append("for the classic model of such files: --layout gpt2 --optim.kind adamw")
@@ -132,6 +101,10 @@ def _add(out: Translation, document: Document, name: str, path: str, value: Any)
         what = f"{name}: says the same as {other}"
         out.problems.append(document.problem(what, spot.key, f"keep one, as {path}"))
         return
+    if not isinstance(value, bool | int | float | str | list | None):
+        what = f"{name}: is not a plain value: {spot.text}"
+        out.problems.append(document.problem(what, spot.value, "write the value itself"))
+        return
     where = document.where(spot.value)
     text = spot.text if value == document.data[name] else None
     given = Given(value, where, where, document.excerpt(spot.value), text, f"{name} -> {path}")
@@ -161,4 +134,4 @@ def _accumulate(out: Translation, document: Document) -> None:
 def flag_note(values: Mapping[str, Given]) -> str | None:
     """Return one note that lists the old flags among `values`, or None."""
     old = [given.old for given in values.values() if given.old]
-    return f"old flags, read as {',  '.join(old)}" if old else None
+    return f"old flags, read as {', '.join(old)}" if old else None

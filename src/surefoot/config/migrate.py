@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from surefoot.config.documents import Document
+from surefoot.config.documents import Document, Opaque
 from surefoot.config.fields import Given, leaves
 from surefoot.config.files import scalar
-from surefoot.config.legacy import LEFT_OUT, is_old
+from surefoot.config.legacy import is_old
+from surefoot.config.names import LEFT_OUT
 from surefoot.config.resolve import Layer, gather
 from surefoot.errors import ConfigError
 
@@ -79,7 +80,7 @@ def _item(document: Document, path: str, given: Given) -> _Item:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | list | None) else str(value)
+    return value.text if isinstance(value, Opaque) else value
 
 
 def _attach_comments(document: Document, items: list[_Item]) -> tuple[list[str], list[str]]:

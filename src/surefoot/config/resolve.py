@@ -16,6 +16,7 @@ from surefoot.config import legacy
 from surefoot.config.documents import Document, read
 from surefoot.config.fields import Given, Leaf, flatten, leaves, nest, sections, short_names
 from surefoot.config.mistakes import explain_errors
+from surefoot.config.names import RENAMED
 from surefoot.config.schema import RunConfig
 from surefoot.config.suggest import nearest, one_of, suggest_fields
 from surefoot.errors import ConfigError, Problem
@@ -269,7 +270,7 @@ def _unknown(
         near = nearest(path, sections(schema)) or _owner(value, known)
         fix = f"did you mean {near}?" if near else f"sections: {', '.join(sections(schema))}"
         return document.problem(f"{path}: unknown section", place, fix)
-    old = legacy.RENAMED.get(keys[-1])
+    old = RENAMED.get(keys[-1])
     found = [old] if old in known else suggest_fields(path, known, section)
     if not section and found and found[0] != path:
         if found[0].rpartition(".")[2] == keys[-1]:

@@ -1,4 +1,4 @@
-"""Every shared knob of a run: its type, range, default, meaning, and whether it changes the numbers.
+"""Every shared knob of a run: type, range, default, meaning, and whether it changes the numbers.
 
 A field is *identity* (it changes the numbers: a resume must repeat it) or *circumstance* (how
 often we look, where files go: a resume may change it). Values are frozen; unknown keys are
@@ -188,7 +188,7 @@ class Keep(Section):
 
     last: int = circumstance(2, "Newest checkpoints kept; never fewer than two.", ge=2)
     best: int = circumstance(1, "Best checkpoints by validation loss kept.", ge=0)
-    milestones: int = circumstance(0, "Also keep every checkpoint at a multiple of this step.", ge=0)
+    milestones: int = circumstance(0, "Also keep checkpoints at multiples of this step.", ge=0)
     max_disk: str | None = circumstance(None, "Disk that checkpoints may take, like 2GB.")
 
     @field_validator("max_disk")
