@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from surefoot.data.batch import Batch
 from surefoot.nn.dropout import keyed_layers
 from surefoot.nn.optim import clip_
+from surefoot.nn.optimiser import Optimiser
 from surefoot.schedule import Constant, Schedule
 
 __all__ = ["Learner", "Loss"]
@@ -46,7 +47,7 @@ class Learner:
 
     model: nn.Module
     loss: LossFunction
-    optimisers: Sequence[torch.optim.Optimizer]
+    optimisers: Sequence[Optimiser]
     schedule: Schedule = field(default_factory=Constant)
     clip: float = 1.0
     limit: int | None = None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from surefoot.engine.learner import Learner
 from surefoot.errors import CheckpointError
 
-__all__ = ["moments", "restore_moments", "restore_weights", "weights"]
+__all__ = ["moments", "restore_average", "restore_moments", "restore_weights", "weights"]
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -31,13 +31,21 @@ def restore_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
     Raises CheckpointError that lists each tensor which is missing, unexpected or of another shape.
     """
-    present = weights(model)
+    _fill(weights(model), saved)
+
+
+def restore_average(learner: Learner, saved: Mapping[str, Tensor]) -> None:
+    """Write `saved` into the averaged weights in place. Raises as `restore_weights` does."""
+    _fill(learner.average, saved)
+
+
+def _fill(present: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     wrong = [f"{n}: not in the checkpoint" for n in present if n not in saved]
     wrong += [f"{n}: not in the model" for n in saved if n not in present]
     wrong += [
-        f"{n}: {tuple(saved[n].shape)} in the checkpoint, {tuple(t.shape)} in the model"
+        f"{n}: {_kind(saved[n])} in the checkpoint, {_kind(t)} in the model"
         for n, t in present.items()
-        if n in saved and saved[n].shape != t.shape
+        if n in saved and _kind(saved[n]) != _kind(t)
     ]
     if wrong:
         raise CheckpointError(
@@ -49,15 +57,19 @@ def restore_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
             tensor.copy_(saved[name])
 
 
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
 def moments(learner: Learner) -> dict[str, Tensor]:
-    """Return the optimiser's tensors as `parameter.name/moment`, and the average as `.../ema`."""
+    """Return the optimiser's tensors as `parameter.name/moment`."""
     names = {p: n for n, p in learner.model.named_parameters()}
     found: dict[str, Tensor] = {}
     for optimiser in learner.optimisers:
         for parameter, state in optimiser.state.items():
             for key, value in state.items():
                 found[f"{names[parameter]}/{key}"] = torch.as_tensor(value)
-    return found | {f"{n}/ema": t for n, t in learner.average.items()}
+    return found
 
 
 def restore_moments(learner: Learner, saved: Mapping[str, Tensor]) -> None:
@@ -71,13 +83,12 @@ def restore_moments(learner: Learner, saved: Mapping[str, Tensor]) -> None:
         optimiser.state.clear()
     for key, value in saved.items():
         name, _, moment = key.rpartition("/")
-        if name not in named:
-            raise CheckpointError(f"optimiser state of an unknown parameter: {name}")
-        parameter = named[name]
-        if moment == "ema":
-            learner.average[name] = value.to(parameter.device, copy=True)
-        else:
-            owner[parameter].state[parameter][moment] = _home(value, parameter, owner[parameter])
+        parameter = named.get(name)
+        if parameter is None or parameter not in owner:
+            raise CheckpointError(f"optimiser state of a parameter that is not trained: {name}")
+        owner[parameter].state.setdefault(parameter, {})[moment] = _home(
+            value, parameter, owner[parameter]
+        )
 
 
 def _home(value: Tensor, parameter: Tensor, optimiser: Any) -> Tensor:

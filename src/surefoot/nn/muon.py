@@ -8,11 +8,13 @@ together, which matters for small models, where calls cost more than arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from surefoot.nn.optimiser import groups_of
 
 __all__ = ["Muon", "orthogonalise"]
 
@@ -33,7 +35,7 @@ def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """Muon with decoupled weight decay, for 2-D parameters.
 
     A parameter that is several matrices on top of each other (fused queries, keys and values)
@@ -50,17 +52,18 @@ class Muon(torch.optim.Optimizer):
         steps: int = 5,
         rows: dict[int, Sequence[int]] | None = None,
     ) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps}
-        super().__init__(params, defaults)
+        self.param_groups = groups_of(
+            params, lr=lr, weight_decay=weight_decay, momentum=momentum, steps=steps
+        )
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
         self.rows = rows or {}
         for group in self.param_groups:
             if any(p.dim() != 2 for p in group["params"]):
                 raise ValueError("Muon is for matrices; give vectors and embeddings to AdamW")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Apply one update from the gradients at hand."""
-        assert closure is None, "the engine computes gradients before the step"
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
@@ -84,8 +87,6 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_([t for _, t in pairs], moved, alpha=-lr * math.sqrt(max(1, r / c)))
 
     def _buffer(self, param: Tensor) -> Tensor:
-        state = self.state[param]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param)
-        found: Tensor = state["momentum_buffer"]
-        return found
+        if param not in self.state:
+            self.state[param] = {"momentum_buffer": torch.zeros_like(param)}
+        return self.state[param]["momentum_buffer"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from surefoot.config.schema import Optim
 from surefoot.nn.muon import Muon
+from surefoot.nn.optimiser import AdamW, Optimiser
 
 __all__ = ["build_optimisers", "clip_", "optimiser_groups"]
 
@@ -29,14 +30,14 @@ def optimiser_groups(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list
     return matrices, embeddings, vectors
 
 
-def build_optimisers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
+def build_optimisers(model: nn.Module, optim: Optim) -> list[Optimiser]:
     """Return the optimisers of `model`: AdamW, or Muon for hidden matrices and then AdamW.
 
     Every group carries its peak rate as `peak`; a schedule multiplies it. Vectors (norms, biases)
     do not decay.
     """
     matrices, embeddings, vectors = optimiser_groups(model)
-    found: list[torch.optim.Optimizer] = []
+    found: list[Optimiser] = []
     if optim.kind == "muon" and matrices:
         rows = {
             id(child.weight): parent.rows
@@ -63,7 +64,7 @@ def build_optimisers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimiz
     ]
     if groups:
         betas = (optim.beta1, optim.beta2)
-        found.append(torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=True))
+        found.append(AdamW(groups, lr=optim.lr, betas=betas, eps=optim.eps))
     for optimiser in found:
         for group in optimiser.param_groups:
             group["peak"] = group["lr"]
