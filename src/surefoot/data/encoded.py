@@ -2,7 +2,7 @@
 
 Text is read, encoded and written a piece at a time, so memory does not grow with the corpus. A
 large text becomes a file of bare integers (this machine's), named by the hash of what it was made
-of, and is memory-mapped from then on.
+of, and is read from there a window at a time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from surefoot.data.fetch import writing
 from surefoot.data.files import TextFile, characters_of
@@ -28,11 +27,12 @@ from surefoot.data.tokenizer import (
     code_points,
     tokenizer_from_json,
 )
+from surefoot.data.tokens import TokenFile, Tokens
 from surefoot.errors import DataError
 
 __all__ = ["IN_MEMORY", "Encoded", "encode"]
 
-IN_MEMORY = 1 << 25  # bytes of text; above, tokens live in a memory-mapped file
+IN_MEMORY = 1 << 25  # bytes of text; above, tokens live in a file
 _FORMAT = 1
 _BLOCK = 1 << 22  # bytes
 _LARGEST_POINT = 0x110000
@@ -47,7 +47,7 @@ class Encoded:
     `digest` names the tokens themselves: equal digests, equal tokens.
     """
 
-    tokens: NDArray[Any]  # [n], memory-mapped for a large corpus
+    tokens: Tokens  # [n]
     tokenizer: Tokenizer
     boundary: int
     digest: str
@@ -157,7 +157,7 @@ def _load(path: Path) -> Encoded | None:
         if _digest_of(path, str(dtype)) != about["digest"]:
             return None
         return Encoded(
-            np.memmap(path, dtype=dtype, mode="r"),
+            TokenFile(path, dtype),
             tokenizer_from_json(about["tokenizer"]),
             about["boundary"],
             about["digest"],

@@ -74,8 +74,11 @@ class Permutation:
         if not 1 <= n < 1 << 62:
             raise ValueError(f"a permutation needs 1 <= n < 2**62, not {n}")
         self.n, self.key = n, key
-        a = math.isqrt(n - 1) + 1
-        a += a % 2  # with two odd sides, every round is an even permutation
+        # Of a few nearly square shapes the one with the fewest values outside range(n). One side is
+        # even: with two odd ones, every round would be an even permutation.
+        side = math.isqrt(n - 1) + 1
+        side += side % 2
+        a = min(range(side, side + min(side // 2, 128) + 1, 2), key=lambda a: -n % a)
         b = -(-n // a)
         self._walks = a * b - n  # values outside range(n), and so the longest walk
         self._a, self._b, self._limit = _word(a), _word(b), _word(n)

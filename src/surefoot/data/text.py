@@ -4,13 +4,12 @@
     Text.source(context)       ->  training windows in any order (a Source, see batch.py)
     Text.windows(context, m)   ->  validation windows in sequence, each target once
 
-Tokens stay where they are (a large text in a memory-mapped file); a batch copies only what it
-shows. A window holds `context` inputs x and as many targets y, shifted by one.
+Tokens stay where they are (those of a large text in a file); a batch copies only what it shows.
+A window holds `context` inputs x and as many targets y, shifted by one.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +28,7 @@ from surefoot.data.fetch import cache_dir
 from surefoot.data.files import TextFile, find_files, held_out_rank
 from surefoot.data.order import keyed_hash
 from surefoot.data.tokenizer import Tokenizer
+from surefoot.data.tokens import TokenFile, Tokens
 from surefoot.errors import DataError
 from surefoot.seeds import derive
 
@@ -45,7 +45,6 @@ _ORIGINS = {
     "bundled": "no download: made from",
 }
 _HASHED_AT_ONCE = 1 << 24  # tokens
-_RELEASE_EVERY = 1024  # windows; at 64 kB mapped around each, some 64 MB stay resident
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Text:
     origin: Origin
     where: str
     tokenizer: Tokenizer
-    tokens: NDArray[Any] = field(repr=False)  # [n]
+    tokens: Tokens = field(repr=False)  # [n]
     train: tuple[int, int]
     val: tuple[int, int]
     val_ratio: float
@@ -152,7 +151,7 @@ class TextSource:
 
     def __init__(
         self,
-        tokens: NDArray[Any],
+        tokens: Tokens,
         context: int,
         start: int = 0,
         stop: int | None = None,
@@ -174,11 +173,9 @@ class TextSource:
                 fix="a smaller context, or more text",
             )
         self.context, self.start, self.stop, self.name = context, start, stop, name
-        self._digest = digest
-        self._tokens = np.asarray(tokens)[start:stop]  # not a memmap: slicing those is slow
-        self._rows = sliding_window_view(self._tokens, context + 1)
-        self._ring = stop - start - 1
-        self._pages = _Pages(tokens)
+        self._tokens, self._digest, self._ring = tokens, digest, stop - start - 1
+        if not isinstance(tokens, TokenFile):
+            self._views = sliding_window_view(np.asarray(tokens), context + 1)
 
     def __len__(self) -> int:
         """Return how many windows do not overlap."""
@@ -188,7 +185,7 @@ class TextSource:
     def fingerprint(self) -> str:
         """32 hexadecimal digits that name the tokens, the range and the cut."""
         if self._digest is None:
-            place, bytes_of = "range", _digest(self._tokens)
+            place, bytes_of = "range", _digest(self._tokens, self.start, self.stop)
         else:
             place, bytes_of = f"{self.start}:{self.stop}", self._digest
         return xxhash.xxh3_128_hexdigest(f"text 1 {bytes_of} {place} {self.context}".encode())
@@ -201,38 +198,44 @@ class TextSource:
         place += index * self.context
         place %= self._ring
         crossing = np.flatnonzero(place > self._ring - self.context)
-        begin = place.copy() if crossing.size else place
-        begin[crossing] = 0
-        rows = self._rows[begin]  # [m, context + 1]
+        beyond = place[crossing]
+        place[crossing] = 0
+        place += self.start
+        rows = self._rows(place)  # [m, context + 1]
         x, y = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
-        for row in crossing:
-            ring = np.arange(place[row], place[row] + self.context) % self._ring
-            x[row], y[row] = self._tokens[ring], self._tokens[ring + 1]
-        self._pages.touched(len(index))
+        for row, at in zip(crossing, beyond):
+            x[row], y[row] = self._around(int(at))
         return Batch({"x": x, "y": y}, weight=x.size)
 
+    def _rows(self, begin: Int) -> NDArray[Any]:
+        if isinstance(self._tokens, TokenFile):
+            return self._tokens.rows(begin, self.context + 1)
+        return self._views[begin]
 
-def windows(
-    tokens: NDArray[Any], context: int, start: int, stop: int, batch: int
-) -> Iterator[Batch]:
+    def _around(self, at: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return x and y [context] of a window that begins `at` and goes on at the beginning."""
+        tail = self._tokens[self.start + at : self.stop]
+        rest = self.context + 1 - len(tail)
+        head = self._tokens[self.start : self.start + rest + 1]
+        return np.concatenate([tail[:-1], head[:-1]]), np.concatenate([tail[1:], head[1:]])
+
+
+def windows(tokens: Tokens, context: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
     """Yield `tokens[start:stop]` in sequence, `batch` windows at a time.
 
     Every token but the first is a target exactly once. x and y are int64 [m, context]; the last
     window may be short: its x is filled with 0 and its y with -100, and the weight of a batch
     counts real targets only.
     """
-    held = np.asarray(tokens)[start:stop]
-    pages = _Pages(tokens)
-    targets = max(0, len(held) - 1)
+    targets = max(0, stop - start - 1)
     full, rest = divmod(targets, context)
     for first in range(0, full + bool(rest), batch):
         count = min(batch, full - first)
-        body = held[first * context : (first + count) * context + 1]
+        body = tokens[start + first * context : start + (first + count) * context + 1]
         x = body[:-1].astype(np.int64).reshape(count, context)
         y = body[1:].astype(np.int64).reshape(count, context)
         if rest and first + batch > full:
-            x, y = _with_short(x, y, held[targets - rest :])
-        pages.touched(len(x))
+            x, y = _with_short(x, y, tokens[stop - rest - 1 : stop])
         yield Batch({"x": x, "y": y}, weight=int(np.count_nonzero(y != IGNORED)))
 
 
@@ -319,31 +322,9 @@ def _with_short(x: Int, y: Int, tail: NDArray[Any]) -> tuple[Int, Int]:
     return np.concatenate([x, last_x]), np.concatenate([y, last_y])
 
 
-def _digest(tokens: NDArray[Any]) -> str:
+def _digest(tokens: Tokens, start: int, stop: int) -> str:
     state = xxhash.xxh3_128(str(tokens.dtype).encode())
-    for at in range(0, len(tokens), _HASHED_AT_ONCE):
-        state.update(np.ascontiguousarray(tokens[at : at + _HASHED_AT_ONCE]).data)
+    for at in range(start, stop, _HASHED_AT_ONCE):
+        piece = tokens[at : min(stop, at + _HASHED_AT_ONCE)]
+        state.update(np.ascontiguousarray(piece).data)
     return state.hexdigest()
-
-
-class _Pages:
-    """Lets go of mapped pages now and then, so that memory does not grow with the corpus.
-
-    The pages stay in the system's cache and come back when touched; only the count of what this
-    process holds goes down. Without a mapped file, or where the system has no such call, nothing
-    happens.
-    """
-
-    def __init__(self, tokens: NDArray[Any]) -> None:
-        mapping = getattr(tokens, "_mmap", None)
-        able = isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED")
-        self._mapping = mapping if able else None
-        self._windows = 0
-
-    def touched(self, windows: int) -> None:
-        if self._mapping is None:
-            return
-        self._windows += windows
-        if self._windows >= _RELEASE_EVERY:
-            self._windows = 0
-            self._mapping.madvise(mmap.MADV_DONTNEED)
