@@ -104,6 +104,7 @@ class PlainConsole:
         """Print an evaluation, or a training step when it is time again."""
         better = self._progress.row(row)
         if row["kind"] == "eval":
+            self._held.pop(row["learner"], None)  # this line says more
             parts = eval_parts(row)
             self._line(row, [*parts[:1], *(["best"] if better else []), *parts[1:]])
         elif row["kind"] == "train":

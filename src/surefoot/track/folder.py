@@ -248,8 +248,11 @@ def _check_name(runs: Path, name: str) -> None:
 def _sweep(runs: Path) -> None:
     """Remove staging folders that a crash left behind."""
     for entry in os.scandir(runs):
-        if entry.name.startswith(STAGING) and time.time() - entry.stat().st_mtime > STALE:
-            shutil.rmtree(entry.path, ignore_errors=True)
+        if not entry.name.startswith(STAGING):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its maker has just renamed it
+            if time.time() - entry.stat().st_mtime > STALE:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _reserve(runs: Path) -> tuple[int, Path]:

@@ -14,6 +14,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = ["Lines", "encode"]
 BACKLOG = 4_000_000  # bytes that wait in memory while the disk is full
 BLOCK = 1 << 16  # bytes
 _STEP = re.compile(rb'"step": ?(\d+)')
+_LEARNER = re.compile(rb'"learner": ?"((?:[^"\\]|\\.)*)"')
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, default=lambda v: _plain(v)).encode
 
 
@@ -36,6 +38,11 @@ def encode(row: Mapping[str, Any]) -> bytes:
     except ValueError:
         text = _encode(_finite(row))
     return (text + "\n").encode("utf-8", "replace")
+
+
+def encode_text(text: str) -> bytes:
+    """Return a text as it stands between quotes in a line."""
+    return _encode(text)[1:-1].encode("utf-8", "replace")
 
 
 def _plain(value: Any) -> Any:
@@ -113,14 +120,16 @@ class Lines:
         os.close(self._handle)
         return trouble
 
-    def rewind(self, step: int) -> int:
+    def rewind(self, step: int, learners: Mapping[str, int] | None = None) -> int:
         """Move lines of later steps to `NAME.superseded.jsonl`; return how many there were.
 
+        A learner named in `learners` has its own step, for one may be ahead of the others.
         Safe against a kill at any instant: the moved lines are in the other file, durable,
         before they leave this one, and running it again does not put them there twice.
         """
-        self._drop_pending(step)
-        cut, kept, moved = _partition(self.path, step)
+        later = _Later(step, {encode_text(name): at for name, at in (learners or {}).items()})
+        self._drop_pending(later)
+        cut, kept, moved = _partition(self.path, later)
         if not moved:
             return 0
         _extend_atomic(self.path.with_name(f"{self.path.stem}.superseded.jsonl"), b"".join(moved))
@@ -152,8 +161,8 @@ class Lines:
             self._pending_bytes -= len(self._pending.popleft())
             self.lost += 1
 
-    def _drop_pending(self, step: int) -> None:
-        self._pending = deque(line for line in self._pending if not _later(line, step))
+    def _drop_pending(self, later: _Later) -> None:
+        self._pending = deque(line for line in self._pending if not later(line))
         self._pending_bytes = sum(map(len, self._pending))
 
     def _replace_tail(self, cut: int, tail: bytes) -> None:
@@ -208,17 +217,29 @@ def _last_line(file: Any) -> tuple[int, bytes]:
     return start + cut, tail[cut:]
 
 
-def _later(line: bytes, step: int) -> bool:
-    match = _STEP.search(line)
-    return match is not None and int(match[1]) > step
+@dataclass(frozen=True)
+class _Later:
+    """Whether a line is of a step after `step`, or after its own learner's."""
+
+    step: int
+    learners: Mapping[bytes, int]
+
+    def __call__(self, line: bytes) -> bool:
+        match = _STEP.search(line)
+        if match is None:
+            return False
+        bound = self.step
+        if self.learners and (name := _LEARNER.search(line)):
+            bound = self.learners.get(name[1], bound)
+        return int(match[1]) > bound
 
 
-def _partition(path: Path, step: int) -> tuple[int, list[bytes], list[bytes]]:
+def _partition(path: Path, later: _Later) -> tuple[int, list[bytes], list[bytes]]:
     """Return (offset of the first later line, lines from there to keep, lines to move)."""
     offset, cut, kept, moved = 0, -1, [], []
     with path.open("rb") as file:
         for line in file:
-            if _later(line, step):
+            if later(line):
                 cut = offset if cut < 0 else cut
                 moved.append(line)
             elif cut >= 0:

@@ -52,12 +52,17 @@ class Record:
     """The record of one process of a run (a segment), appended to the files in `path`.
 
     Opening it repairs what a crash tore and moves rows after `first_step`, which this process
-    will write again, to `metrics.superseded.jsonl` (samples likewise). Raises OutOfResources when
-    the disk has no room for that.
+    will write again, to `metrics.superseded.jsonl` (samples likewise); a learner named in
+    `learners` has a first step of its own. Raises OutOfResources when the disk has no room.
     """
 
     def __init__(
-        self, path: Path, segment: int = 0, first_step: int = 0, sinks: Iterable[Sink] = ()
+        self,
+        path: Path,
+        segment: int = 0,
+        first_step: int = 0,
+        sinks: Iterable[Sink] = (),
+        learners: Mapping[str, int] | None = None,
     ) -> None:
         self.path, self.segment, self.first_step = path, segment, first_step
         self._sinks = list(sinks)
@@ -68,8 +73,8 @@ class Record:
             self._log = Log(path / "log.txt")
             self._metrics = Lines(path / "metrics.jsonl")
             self._samples = Lines(path / "samples.jsonl")
-            self.superseded = self._metrics.rewind(first_step)
-            self._samples.rewind(first_step)
+            self.superseded = self._metrics.rewind(first_step, learners)
+            self._samples.rewind(first_step, learners)
         except OSError as error:
             what = f"cannot open the record: {error.strerror}"
             fix = "free some space (surefoot prune) and run the command again"
@@ -118,13 +123,16 @@ class Record:
             for sink in self._sinks:
                 self._show(sink, "note", text, level)
 
-    def rewind(self, step: int) -> int:
-        """Move rows and samples of later steps aside; return how many rows there were."""
+    def rewind(self, step: int, learners: Mapping[str, int] | None = None) -> int:
+        """Move rows and samples of later steps aside; return how many rows there were.
+
+        A learner named in `learners` has its own step.
+        """
         with self._lock:
             moved = 0
             try:
-                moved = self._metrics.rewind(step)
-                self._samples.rewind(step)
+                moved = self._metrics.rewind(step, learners)
+                self._samples.rewind(step, learners)
             except OSError as error:
                 text = f"rows after step {step} stay in metrics.jsonl: {error.strerror}"
                 self.note(text, "warning")
@@ -132,14 +140,18 @@ class Record:
                 self._show(sink, "rewind", step)
             return moved
 
-    def sync(self) -> None:
-        """Make everything written so far durable. Call it before committing a checkpoint."""
+    def sync(self) -> OSError | None:
+        """Make everything written so far durable; return why it could not be, if so.
+
+        Call it before committing a checkpoint.
+        """
         with self._lock:
             trouble = self._metrics.sync() or self._samples.sync()
             if trouble is not None or self._full:
                 self._report(trouble, self.first_step)
             for sink in self._sinks:
                 self._show(sink, "sync")
+            return trouble
 
     def close(self) -> None:
         """Sync, close the files, then let each sink finish."""

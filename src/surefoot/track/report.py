@@ -29,6 +29,7 @@ __all__ = ["ReportSink", "refresh"]
 ASSETS = Path(__file__).with_name("assets")
 SAMPLES, SAMPLE_SIZE, ALL_SAMPLES = 40, 1500, 60_000  # of a prompt; characters of one, of all
 EVENTS = 60  # newest shown
+REPORT_EVERY = 5.0  # seconds between reports while the run goes on
 PICTURES_EVERY = 60.0  # seconds between pictures while the run goes on
 PATIENCE = 120.0  # seconds that the last report may take
 
@@ -59,24 +60,31 @@ def refresh(folder: Path, pictures: bool = True) -> Path:
 
 
 class ReportSink:
-    """Has the report written anew at each evaluation, one child process at a time."""
+    """Has the report written anew while the run goes on, one child process at a time.
+
+    The first one comes after some seconds, the next ones with evaluations, the last one at the
+    end; pictures take longer and come less often.
+    """
 
     name = "the report"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._child: subprocess.Popen[bytes] | None = None
-        self._pictures = time.monotonic()  # when they were last asked for
-        self._start([])
+        self._first = True
+        self._begun = self._pictures = time.monotonic()  # when either was last asked for
 
     def row(self, row: Row) -> None:
-        """Start a child at an evaluation, unless one is at work."""
-        if row["kind"] != "eval" or not self._idle():
+        """Start a child when it is time and none is at work."""
+        moment = time.monotonic()
+        if moment - self._begun < REPORT_EVERY or not (self._first or row["kind"] == "eval"):
             return
-        due = time.monotonic() - self._pictures >= PICTURES_EVERY
-        if due:
-            self._pictures = time.monotonic()
-        self._start(["--pictures"] if due else [])
+        if self._child is not None and self._child.poll() is None:
+            return
+        pictures = moment - self._pictures >= PICTURES_EVERY
+        self._first, self._begun = False, moment
+        self._pictures = moment if pictures else self._pictures
+        self._start(["--pictures"] if pictures else [])
 
     def sample(self, sample: Row) -> None:
         """The next evaluation shows it."""
@@ -97,10 +105,7 @@ class ReportSink:
         self._start(["--pictures"])
         assert self._child is not None
         if self._wait(self._child) != 0:
-            raise OSError(f"writing the report failed: surefoot report {self._folder}")
-
-    def _idle(self) -> bool:
-        return self._child is None or self._child.poll() is not None
+            raise OSError(f"could not be written to {self._folder}")
 
     def _start(self, options: list[str]) -> None:
         """Start a child that no signal of our terminal reaches, and that yields to training."""
