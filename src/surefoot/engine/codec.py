@@ -15,13 +15,12 @@ from pathlib import Path
 
 import torch
 import xxhash
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from surefoot.errors import CheckpointError
 
-__all__ = ["digest", "read_tensors", "write_bytes", "write_tensors"]
+__all__ = ["digest", "read_tensors", "sync_folder", "write_bytes", "write_tensors"]
 
 _CHUNK = 1 << 22  # bytes per write, so that hashing works on cached memory
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
@@ -33,7 +32,14 @@ _NAMES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Write CPU tensors as safetensors, fsync, and return (bytes, xxh3-128 hex)."""
+    """Write CPU tensors as safetensors, fsync, and return (bytes, xxh3-128 hex).
+
+    Raises CheckpointError for a dtype that the format does not have, before anything is written.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            text = f"cannot save {name}: {tensor.dtype} is not a type of the safetensors format"
+            raise CheckpointError(text, where=str(path))
     return _write(path, _safetensors(tensors))
 
 
@@ -76,7 +82,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     yield memoryview(struct.pack("<Q", len(text)) + text)
     for _, tensor in ordered:
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        yield memoryview(flat.numpy())
+        yield flat.numpy().data
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -85,14 +91,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError when the file is no safetensors file or its header claims more than it
     holds. Nothing in such a file can run code.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-        raise CheckpointError("header is longer than the file", where=str(path))
     try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+            raise CheckpointError("header is longer than the file", where=str(path))
         return load_file(path)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library's list of complaints is not documented
         raise CheckpointError(f"not a safetensors file: {error}", where=str(path)) from error
 
 
@@ -104,3 +112,14 @@ def digest(path: Path) -> tuple[int, str]:
             hasher.update(chunk)
             size += len(chunk)
     return size, hasher.hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder, so that names in it survive a power loss (a no-op where impossible)."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

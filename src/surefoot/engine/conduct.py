@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from torch import nn
+
 from surefoot.config.schema import RunConfig
-from surefoot.engine import faults, named
+from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
+from surefoot.engine.journal import Record as Entry
 from surefoot.engine.learner import Learner
+from surefoot.engine.look import look_at
 from surefoot.engine.loop import Batches, Happening, Reading, Report, steps
-from surefoot.engine.random import rekey
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
-from surefoot.engine.state import TrainState
+from surefoot.engine.state import Payload, TrainState
+from surefoot.engine.store import Checkpoint
 from surefoot.engine.tape import Tape
 from surefoot.engine.world import World
 from surefoot.errors import Diverged, OutOfResources
@@ -73,7 +79,9 @@ class Conductor:
 
         Raises Diverged, OutOfResources or CheckFailed, after saving what can be saved.
         """
-        if not self.saver.store.checkpoints():
+        if any(c.resumable for c in self.saver.store.checkpoints()):
+            self._saved = self._progress()
+        else:
             self._save()
         while not self.state.finished:
             try:
@@ -82,7 +90,7 @@ class Conductor:
                         break
             except faults.UpdateFailed as failure:
                 self._restore_after(failure)
-            if self.interrupts.received:
+            if self.interrupts.received and not self.state.finished:
                 self._save_last()
                 return self.interrupts.received
         self._restore_best()
@@ -114,7 +122,7 @@ class Conductor:
         for name, reading in report.readings.items():
             for happening in report.happenings:
                 if happening.learner == name:
-                    self.tape.event(name, report.step, happening.event, happening.value)
+                    self._journal_event(report.step, happening)
             self.tape.step(
                 name,
                 self.tape.record(
@@ -126,12 +134,18 @@ class Conductor:
             self._warned = True
             self.record.note("the disk refuses the journal; its records wait in memory", "warning")
 
+    def _journal_event(self, step: int, what: Happening) -> None:
+        left = self.tape.event(what.learner, step, what.event, what.value, what.norm)
+        if left:
+            self.record.note(f"step {step}: {left}", "warning")
+
     def _tell(self, report: Report, happening: Happening) -> None:
         words = {
             Event.SKIP: "update skipped, weights untouched",
             Event.MICRO: f"going on with {happening.value:.0f} examples a pass, the same batch",
         }[happening.event]
-        text = f"step {report.step}: {words} ({happening.why})"
+        why = ": ".join(filter(None, (happening.why, happening.detail)))
+        text = f"step {report.step}: {words} ({why})"
         self.record.note(self._prefix(happening.learner) + text, "warning")
         self.record.row(
             "event", report.step, happening.learner,
@@ -171,24 +185,45 @@ class Conductor:
         target = (step - 1) // every * every
         factor = learner.lr_factor * self.config.train.rollback_factor
         count = learner.memory.get("rollbacks", 0)
-        self.saver.finish()
-        found = [c for c in self.saver.store.checkpoints() if c.step == target and c.resumable]
-        if not found or count >= self.config.train.nonfinite_limit:
+        self.saver.wait()
+        found = self._checkpoint_of(name, target)
+        if found is None or count >= self.config.train.nonfinite_limit:
             what = f"rolled back {count} times" if found else f"no checkpoint of step {target}"
-            raise Diverged(f"non-finite again: {what}", where=f"step {step}", fix="a lower optim.lr")
+            raise Diverged(
+                f"non-finite again: {what}",
+                where=f"step {step}, learner {name}, {self._examples(step)}",
+                fix="a lower optim.lr",
+            )
         self.tape.event(name, step, Event.ROLLBACK, float(target))
-        self.tape.sync()
-        for later in self.saver.store.checkpoints():
-            if later.sequence > found[-1].sequence:
-                self.saver.store.remove(later)
-        payload = found[-1].read()
+        checkpoint, payload = found
+        self._forget_after(checkpoint)
         payload.small["learners"] = {name: payload.small["learners"][name]}
         self.state.restore(payload)
         learner.lr_factor, learner.memory["rollbacks"] = factor, count + 1
-        self.record.rewind(target)
+        self.record.rewind(self.state.step, self._steps_of())
         text = f"step {step}: back to step {target}, learning rate x {factor:g} from here"
         self.record.note(self._prefix(name) + text, "warning")
-        self.record.row("event", target, name, event="rollback", value=float(step), why=text)
+        # At the step after, because a resume from `target` itself meets and writes it again.
+        self.record.row("event", target + 1, name, event="rollback", value=float(step), why=text)
+
+    def _checkpoint_of(self, name: str, step: int) -> tuple[Checkpoint, Payload] | None:
+        """Return the newest checkpoint that holds this learner at `step`, and its contents."""
+        for checkpoint in reversed(self.saver.store.checkpoints()):
+            if checkpoint.step == step:
+                payload = checkpoint.read()
+                if payload.small["learners"][name]["step"] == step:
+                    return checkpoint, payload
+        return None
+
+    def _forget_after(self, checkpoint: Checkpoint) -> None:
+        """Remove the checkpoints of what is undone; one that stays is only an old branch."""
+        for later in self.saver.store.checkpoints():
+            if later.sequence > checkpoint.sequence:
+                with suppress(OSError):
+                    self.saver.store.remove(later)
+
+    def _steps_of(self) -> dict[str, int]:
+        return {name: learner.step for name, learner in self.state.learners.items()}
 
     def _log(self, report: Report) -> None:
         rate = self.meter.rate()
@@ -213,11 +248,11 @@ class Conductor:
 
     def evaluate(self, name: str, step: int) -> bool:
         """Run the evaluations of one learner; return whether its validation loss is a new best."""
-        learner, found = self.state.learners[name], {}
-        rekey(derive(self.config.train.seed, "evaluate", step), self.world.device)
-        with learner.evaluating() as model:
-            for evaluation in self.job.evals.values():
-                found.update(_twice(evaluation, model))
+        learner = self.state.learners[name]
+        found: dict[str, float] = {}
+        for label, evaluation in self.job.evals.items():
+            key = derive(self.config.train.seed, "evaluate", step, label)
+            found.update(look_at(learner, key, evaluation))
         if not found:
             return False
         self.scores[name] = dict(found)
@@ -235,16 +270,18 @@ class Conductor:
             memory["best"] = [step, loss]
         if policy.patience and memory["waited"] >= policy.patience:
             memory["stopped"] = step
-            self.record.note(f"step {step}: no improvement in {policy.patience} evaluations; stopping")
+            self.record.note(
+                f"step {step}: no improvement in {policy.patience} evaluations; stopping"
+            )
         return improved
 
     def sample(self, name: str, step: int) -> None:
         """Let one learner write, and put it into the record."""
-        rekey(derive(self.config.train.seed, "sample", step), self.world.device)
-        with self.state.learners[name].evaluating() as model:
-            for prompt, sampler in self.job.samplers.items():
-                text = _twice(lambda m: sampler(m, derive(self.config.train.seed, "sample")), model)
-                self.record.sample(step, name, prompt, text)
+        seed = derive(self.config.train.seed, "sample")
+        for prompt, sampler in self.job.samplers.items():
+            key = derive(self.config.train.seed, "sample", step, prompt)
+            text = look_at(self.state.learners[name], key, partial(_write, sampler, seed))
+            self.record.sample(step, name, prompt, text)
 
     def _save_if_due(self, step: int, improved: bool, rolled: bool) -> None:
         complaint = self.saver.complaint()
@@ -253,19 +290,26 @@ class Conductor:
         policy, keep = self.config.train, self.config.keep
         milestone = _due(step, keep.milestones)
         anchor = policy.nonfinite == "rollback" and _due(step, policy.rollback_every)
-        if anchor:
-            self.saver.pinned = [step]
-        wanted = self.saver.due(step) or (improved and keep.best > 0) or milestone or anchor
+        best = improved and (keep.best > 0 or self._best_is_result)
+        wanted = self.saver.due(step) or best or milestone or anchor
         if wanted and not rolled and not self.state.finished and not self.interrupts.received:
             self._save()
 
     def _save(self) -> None:
         learners = self.state.learners.values()
-        lately = [x.memory["score"][1] for x in learners if x.memory.get("score", [-1])[0] == x.step]
+        lately = [
+            x.memory["score"][1] for x in learners if x.memory.get("score", [-1])[0] == x.step
+        ]
         self._saved = self._progress()
+        told = [(x.step, x.memory) for x in self.state.learners.values()]
+        self.saver.pinned = retain.needed(self.config.train, told)
         self.saver.save(
             self.state, metric=min(lately, default=None), places=self.tape.places(), **self.facts
         )
+
+    @property
+    def _best_is_result(self) -> bool:
+        return self.config.train.patience > 0 and self.config.train.restore_best
 
     def _progress(self) -> tuple[int, ...]:
         return tuple(x.step for x in self.state.learners.values())
@@ -283,21 +327,26 @@ class Conductor:
     def _restore_best(self) -> None:
         """Give learners that were stopped early the best weights they had."""
         for name, learner in self.state.learners.items():
-            if not (learner.memory.get("stopped") and self.config.train.restore_best):
+            if not (learner.memory.get("stopped") and self._best_is_result):
                 continue
             step, loss = learner.memory["best"]
-            self.saver.finish()
-            for checkpoint in self.saver.store.checkpoints():
-                if checkpoint.step == step:
-                    weights = checkpoint.read().tensors[f"{name}.model.safetensors"]
-                    named.restore_weights(learner.model, weights)
-                    self._saved = ()
-                    text = f"the weights of step {step} (val loss {loss:.4f}) are the result"
-                    self.record.note(self._prefix(name) + text)
+            self.saver.wait()
+            found = self._checkpoint_of(name, step)
+            if found is None:
+                text = f"the checkpoint of step {step} is gone; the last weights are the result"
+                self.record.note(self._prefix(name) + text, "warning")
+                continue
+            tensors = found[1].tensors
+            named.restore_weights(learner.model, tensors[f"{name}.model.safetensors"])
+            if learner.average:
+                named.restore_average(learner, tensors[f"{name}.ema.safetensors"])
+            self._saved = ()
+            text = f"the weights of step {step} (val loss {loss:.4f}) are the result"
+            self.record.note(self._prefix(name) + text)
 
     def _restore_after(self, failure: faults.UpdateFailed) -> None:
         """An optimiser was interrupted by memory: go back to the newest checkpoint, once a step."""
-        self.saver.finish()
+        self.saver.wait()
         again = self._failed.get(failure.learner) == failure.step
         checkpoint, payload, _ = self.saver.store.newest()
         if again or checkpoint is None or payload is None:
@@ -308,7 +357,7 @@ class Conductor:
             )
         self.state.restore(payload)
         self.tape.rewind(checkpoint.manifest["places"])
-        self.record.rewind(checkpoint.step)
+        self.record.rewind(checkpoint.step, self._steps_of())
         self._failed[failure.learner] = failure.step
         self.record.note(
             f"step {failure.step}: out of memory in the optimiser; again from step {checkpoint.step}",
@@ -316,13 +365,13 @@ class Conductor:
         )
 
 
-class _Told(Mapping[tuple[str, int], list[tuple[Event, float]]]):
+class _Told(Mapping[tuple[str, int], Sequence[Entry]]):
     """The tape's events ahead, as the mapping that the loop asks."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
-    def __getitem__(self, key: tuple[str, int]) -> list[tuple[Event, float]]:
+    def __getitem__(self, key: tuple[str, int]) -> Sequence[Entry]:
         return self._tape.told(*key)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
@@ -332,12 +381,5 @@ class _Told(Mapping[tuple[str, int], list[tuple[Event, float]]]):
         return 0
 
 
-def _twice(look: Any, model: Any) -> Any:
-    """Look once more, with memory released, when memory ran out the first time."""
-    try:
-        return look(model)
-    except Exception as error:
-        if not faults.out_of_memory(error):
-            raise
-        faults.release(error)
-    return look(model)
+def _write(sampler: Callable[[nn.Module, int], str], seed: int, model: nn.Module) -> str:
+    return sampler(model, seed)

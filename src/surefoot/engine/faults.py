@@ -44,9 +44,16 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release(error: BaseException) -> None:
-    """Drop the frames that keep the failed step's tensors alive, and empty device caches."""
-    traceback.clear_frames(error.__traceback__)
-    error.__traceback__ = None
+    """Drop the frames that keep the failed step's tensors alive, and empty device caches.
+
+    An error often carries the one that it replaced, and that one its own frames.
+    """
+    chain: list[BaseException] = [error]
+    for link in chain:
+        traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None
+        after = (link.__cause__, link.__context__)
+        chain += [other for other in after if other is not None and other not in chain]
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

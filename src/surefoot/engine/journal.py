@@ -7,10 +7,14 @@ a rollback) are records too, and every later resume repeats them.
 
 Format 1: a header of 56 bytes, then records of 56 bytes, little-endian, each ending in an xxh3-64
 of its first 48 bytes seeded with its number, so that no record can be altered, moved or doubled.
+Records are numbered from 1. Each continues the one before it of the same learner, unless a BRANCH
+record names another; so the file is a tree whose newest branch is what happened.
 """
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -18,19 +22,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
+from surefoot.engine.codec import sync_folder
 from surefoot.errors import CheckpointError
 
-__all__ = ["Event", "Journal", "Kind", "Record", "float_bits"]
+__all__ = ["FORMAT", "Event", "Journal", "Kind", "Record", "check_header", "float_bits", "read"]
 
+FORMAT = 1
 _BODY = struct.Struct("<BBHIQQQffd")
 _SUM = struct.Struct("<Q")
 _SIZE = _BODY.size + _SUM.size
 _HEADER = struct.Struct("<8s32sII")
 _MAGIC = b"SUREFOOT"
-FORMAT = 1
+_TOO_LARGE = 2.0**128 - 2.0**103  # rounds to infinity in float32
 
 
 class Kind(IntEnum):
@@ -39,12 +46,13 @@ class Kind(IntEnum):
     STEP = 1
     EVENT = 2
     SEGMENT = 3  # a process began; `step` is the checkpoint it went on from
+    BRANCH = 4  # this learner's next record continues record number `value`, not the one before
 
 
 class Event(IntEnum):
     """Things that change the numbers and are therefore repeated by every resume."""
 
-    SKIP = 1  # the update of this step was not applied
+    SKIP = 1  # the update of this step was not applied; `value` is the loss, `norm` the norm
     MICRO = 2  # from this step on, `value` examples per forward pass
     ROLLBACK = 3  # after this step, back to step `value`
 
@@ -70,10 +78,18 @@ class Record:
     def pack(self, number: int) -> bytes:
         """Return the 56 bytes of this record as the `number`-th of its file."""
         body = _BODY.pack(
-            self.kind, self.learner, self.code, self.micro, self.step,
-            self.digest, self.seed, self.loss, self.norm, self.value,
+            self.kind, self.learner, self.code, self.micro, self.step, self.digest, self.seed,
+            _narrow(self.loss), _narrow(self.norm), _one_nan(self.value),
         )  # fmt: skip
         return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, seed=number))
+
+    def mark(self, number: int) -> str:
+        """Return 16 hex digits that name this record at this place, for a checkpoint to keep."""
+        return self.pack(number)[-_SUM.size :].hex()
+
+    def same(self, other: Record) -> bool:
+        """Whether both have the same bits (so that NaN equals itself)."""
+        return self.pack(0) == other.pack(0)
 
     @classmethod
     def unpack(cls, data: bytes, number: int) -> Record | None:
@@ -87,110 +103,164 @@ class Record:
 
 def float_bits(value: float) -> int:
     """Return the bits of `value` as a float32, so that NaN equals itself and 0 differs from -0."""
-    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+    return int(struct.unpack("<I", struct.pack("<f", _narrow(value)))[0])
+
+
+def _one_nan(value: float) -> float:
+    return math.nan if math.isnan(value) else value
+
+
+def _narrow(value: float) -> float:
+    """Return `value` so that float32 can hold it: one NaN for all, infinite what is too large."""
+    value = _one_nan(value)
+    return math.copysign(math.inf, value) if abs(value) >= _TOO_LARGE else value
 
 
 class Journal:
-    """The append-only journal of one run. Opening it repairs a torn end and says so in `notes`."""
+    """The append-only journal of one run.
+
+    Opening it cuts off a torn end; a file whose header is damaged or of another run is moved
+    aside, never overwritten. Both are said in `notes`. Raises CheckpointError for a format from
+    the future, OSError when the disk refuses.
+    """
 
     def __init__(self, path: Path, run: str) -> None:
         self.path, self.run = path, run
         self.notes: list[str] = []
-        self._count = self._repair()
+        self._set_aside_if_foreign()
+        self._count = self._repair() if path.exists() else self._create()
         self._waiting: list[Record] = []  # what a full disk refused; tried again at each append
         self._handle = os.open(path, os.O_RDWR | os.O_APPEND)
+
+    @property
+    def count(self) -> int:
+        """Records appended so far, with those that the disk has not taken yet."""
+        return self._count + len(self._waiting)
 
     @property
     def behind(self) -> int:
         """Records that the disk has refused so far; they are kept and tried again."""
         return len(self._waiting)
 
-    def append(self, record: Record) -> None:
-        """Write one record; it survives the death of the process, and a power loss after `sync`.
+    def append(self, record: Record) -> int:
+        """Write one record and return its number.
 
-        Never raises for a full or failing disk: the record waits in memory (see `behind`).
+        It survives the death of the process, and a power loss after `sync`. Never raises for a
+        full or failing disk: the record waits in memory (see `behind`).
         """
         self._waiting.append(record)
-        try:
-            while self._waiting:
-                data = self._waiting[0].pack(self._count + 1)
-                if os.write(self._handle, data) != len(data):
-                    break
-                self._count += 1
-                self._waiting.pop(0)
-        except OSError:
-            pass  # the conductor reports `behind` once; nothing is lost
-        if self._waiting:
-            self._untear()
+        with suppress(OSError):  # the conductor reports `behind` once; nothing is lost
+            self._flush()
+        return self.count
 
-    def _untear(self) -> None:
-        with suppress(OSError):
-            os.ftruncate(self._handle, (self._count + 1) * _SIZE)
+    def _flush(self) -> None:
+        while self._waiting:
+            data = self._waiting[0].pack(self._count + 1)
+            written = os.write(self._handle, data)
+            if written != len(data):
+                os.ftruncate(self._handle, (self._count + 1) * _SIZE)
+                return
+            self._count += 1
+            self._waiting.pop(0)
 
     def sync(self) -> None:
-        """Put everything written so far on the disk."""
+        """Put everything on the disk. Raises OSError when it refuses even one record."""
+        self._flush()
         os.fsync(self._handle)
+        if self._waiting:
+            raise OSError(errno.ENOSPC, f"the disk refuses the journal, {self.behind} records wait")
 
     def close(self) -> None:
-        """Sync and close."""
-        self.sync()
+        """Write what waits as far as the disk takes it, and close."""
+        with suppress(OSError):
+            self.sync()
         os.close(self._handle)
 
-    def _repair(self) -> int:
-        """Create the file or cut off what a crash left torn; return the number of records."""
+    def records(self, after: int = 0) -> Iterator[tuple[int, Record | None]]:
+        """Yield (number, record) of every record numbered above `after`; None is a damaged one."""
+        yield from read(self.path, after, last=self._count)
+        for number, record in enumerate(self._waiting, self._count + 1):
+            if number > after:
+                yield number, record
+
+    def _create(self) -> int:
+        """Write the header in one rename, so that no crash leaves half of one."""
         header = _HEADER.pack(_MAGIC, self.run.encode()[:32], FORMAT, _SIZE)
         header += _SUM.pack(xxhash.xxh3_64_intdigest(header))
-        if not self.path.exists() or self.path.stat().st_size < len(header):
-            self.path.write_bytes(header)
-            return 0
-        check_header(self.path, self.run)
+        fresh = self.path.with_name(f".{self.path.name}.new")
+        with fresh.open("wb") as file:
+            file.write(header)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.path)
+        sync_folder(self.path.parent)
+        return 0
+
+    def _set_aside_if_foreign(self) -> None:
+        if not (self.path.exists() or self.path.is_symlink()):
+            return
+        try:
+            check_header(self.path, self.run)
+        except DamagedHeaderError as error:
+            number, target = 1, self.path.with_name(f"{self.path.name}.damaged")
+            while target.exists() or target.is_symlink():
+                number += 1
+                target = self.path.with_name(f"{self.path.name}.damaged-{number}")
+            self.path.rename(target)
+            self.notes.append(f"{error.what}; moved to {target.name}, steps in it are not compared")
+
+    def _repair(self) -> int:
+        """Cut off what a crash left torn at the end; return the number of records."""
         size = self.path.stat().st_size
         count = size // _SIZE - 1
         with self.path.open("rb+") as file:
-            while count and _read(file, count) is None:
+            while count and _at(file, count) is None:
                 count -= 1
             if size != (count + 1) * _SIZE:
                 self.notes.append(f"journal: {size - (count + 1) * _SIZE} torn bytes cut off")
                 file.truncate((count + 1) * _SIZE)
         return count
 
-    def after(self, step: int) -> list[Record]:
-        """Return the records that belong to steps after `step`, oldest first."""
-        return [r for r in read(self.path, self.run) if isinstance(r, Record) and r.step > step]
+
+class DamagedHeaderError(CheckpointError):
+    """A journal that cannot be used, and is not of the future."""
 
 
 def check_header(path: Path, run: str | None = None) -> None:
     """Raise CheckpointError unless `path` is a journal of a known format (and of `run`)."""
+    if path.is_symlink() or not path.is_file():
+        raise DamagedHeaderError("journal: not a file", where=str(path))
     with path.open("rb") as file:
         data = file.read(_SIZE)
     body = data[: _HEADER.size]
-    if len(data) < _SIZE or _SUM.unpack_from(data, _HEADER.size)[0] != xxhash.xxh3_64_intdigest(body):
-        raise CheckpointError("journal: the header is damaged", where=str(path), fix=_without(path))
+    if len(data) < _SIZE or _SUM.unpack_from(data, _HEADER.size)[0] != xxhash.xxh3_64_intdigest(
+        body
+    ):
+        raise DamagedHeaderError("journal: the header is damaged", where=str(path))
     magic, owner, version, size = _HEADER.unpack(body)
     if magic != _MAGIC or version != FORMAT or size != _SIZE:
         text = f"journal: format {version} is not one this Surefoot knows ({FORMAT})"
         raise CheckpointError(text, where=str(path), fix="update Surefoot; nothing was touched")
-    if run is not None and owner.rstrip(b"\0").decode() != run[:32]:
-        text = "journal: belongs to another run"
-        raise CheckpointError(text, where=str(path), fix=_without(path))
+    if run is not None and owner.rstrip(b"\0").decode("utf-8", "replace") != run[:32]:
+        raise DamagedHeaderError("journal: belongs to another run", where=str(path))
 
 
-def _without(path: Path) -> str:
-    return f"move {path.name} away to go on without proof; checkpoints are not affected"
+def _at(file: BinaryIO, number: int) -> Record | None:
+    file.seek(number * _SIZE)
+    return Record.unpack(file.read(_SIZE), number)
 
 
-def _read(file: object, number: int) -> Record | None:
-    file.seek(number * _SIZE)  # type: ignore[attr-defined]
-    return Record.unpack(file.read(_SIZE), number)  # type: ignore[attr-defined]
+def read(
+    path: Path, after: int = 0, last: int | None = None
+) -> Iterator[tuple[int, Record | None]]:
+    """Yield (number, record) of a journal from record `after` + 1 to `last`; None is damaged.
 
-
-def read(path: Path, run: str | None = None) -> Iterator[Record | int]:
-    """Yield every record of a journal, or the number of a record whose checksum does not hold."""
-    check_header(path, run)
+    A torn record at the end is left out. Raises CheckpointError as `check_header` does.
+    """
+    check_header(path)
     with path.open("rb") as file:
-        file.seek(_SIZE)
-        number = 0
-        while len(data := file.read(_SIZE)) == _SIZE:
+        file.seek((after + 1) * _SIZE)
+        number = after
+        while (last is None or number < last) and len(data := file.read(_SIZE)) == _SIZE:
             number += 1
-            record = Record.unpack(data, number)
-            yield number if record is None else record
+            yield number, Record.unpack(data, number)

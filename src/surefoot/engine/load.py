@@ -30,11 +30,7 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
             if attempt == 2 or checkpoint.path.exists():
                 raise
     for name, model in models.items():
-        averaged = {
-            n.removesuffix("/ema"): t
-            for n, t in tensors.get(f"{name}.optim.safetensors", {}).items()
-            if n.endswith("/ema")
-        }
+        averaged = tensors.get(f"{name}.ema.safetensors", {})
         restore_weights(model, tensors[f"{name}.model.safetensors"] | averaged)
     return checkpoint.step
 

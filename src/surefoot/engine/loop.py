@@ -7,13 +7,13 @@ those, and may be twenty lines of a user's own (`examples/own_loop.py`): the pro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from surefoot.data.batch import Batch
 from surefoot.engine import faults
-from surefoot.engine.journal import Event
+from surefoot.engine.journal import Event, Record
 from surefoot.engine.learner import Learner
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.state import TrainState
@@ -25,7 +25,7 @@ from surefoot.seeds import derive
 __all__ = ["Batches", "Happening", "Reading", "Report", "steps"]
 
 # Events that an earlier process met, by (learner, step): they are repeated, not awaited.
-Replay = Mapping[tuple[str, int], list[tuple[Event, float]]]
+Replay = Mapping[tuple[str, int], Sequence[Record]]
 
 
 class Batches(Protocol):
@@ -35,6 +35,9 @@ class Batches(Protocol):
     def batch_size(self) -> int: ...
 
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch: ...
+
+
+_REPEATED = "repeated from the journal"
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Happening:
-    """Something that changed the numbers at this step: an Event, for one learner."""
+    """Something that changed the numbers at this step: an Event, for one learner.
+
+    `why` is the same when the event is repeated from the journal; `detail` is what only this
+    process knows.
+    """
 
     learner: str
     event: Event
     value: float
     why: str
+    norm: float = 0.0
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,14 +109,20 @@ class _Turn:
         self.name, self.learner, self.data = name, learner, data
         self.seed, self.world = seed, world
         self.step = learner.step
-        self.told = dict(replay.get((name, self.step + 1), ()))
+        self.told = replay.get((name, self.step + 1), ())
         self.happenings: list[Happening] = []
 
     def take(self) -> tuple[Reading, int]:
-        if Event.MICRO in self.told:
-            self._shrink(int(self.told[Event.MICRO]), "repeated from the journal")
+        for record in self.told:
+            if record.code == Event.MICRO:
+                self._shrink(int(record.value), _REPEATED)
         loss, norm, weight, parts = self._gradients_with_retries()
+        skip = next((r for r in self.told if r.code == Event.SKIP), None)
+        if skip is not None:  # what it was then counts, for it may have passed
+            loss, norm = skip.value, skip.norm
         applied = self._gate(loss, norm)
+        if not applied:
+            parts = dict.fromkeys(parts, math.nan)
         lr = self._update() if applied else self.learner.rate
         self.learner.zero()
         self.learner.step += 1
@@ -134,24 +149,25 @@ class _Turn:
             retried = True
 
     def _halve(self, why: str) -> None:
-        micro = self._micro
-        if micro == 1:
+        if self._micro == 1:
             raise OutOfResources(
                 f"out of memory with one example at a time: {why}",
                 where=f"step {self.step + 1}, learner {self.name}",
                 fix="a smaller model.context or model.d_model, or another machine",
             )
-        self._shrink(micro // 2, f"out of memory at {micro} examples a pass: {why}")
+        self._shrink(self._micro // 2, why)
 
-    def _shrink(self, micro: int, why: str) -> None:
+    def _shrink(self, micro: int, detail: str) -> None:
+        why = f"out of memory at {self._micro} examples a pass"
         self.learner.micro = micro
-        self.happenings.append(Happening(self.name, Event.MICRO, micro, why))
+        self.happenings.append(Happening(self.name, Event.MICRO, micro, why, detail=detail))
 
     def _gradients(self) -> tuple[float, float, int, dict[str, Any]]:
         starts = range(0, self.data.batch_size, self._micro)
         batches = [self._piece(start) for start in starts]
         total = sum(batch.weight for batch in batches)
-        loss, parts = None, {}
+        loss: Any = None
+        parts: dict[str, Any] = {}
         for start, batch in zip(starts, batches):
             self._rekey(start)
             found = self.learner.accumulate(self.world.to(batch), total)
@@ -175,20 +191,16 @@ class _Turn:
 
     def _gate(self, loss: float, norm: float) -> bool:
         """Decide whether the update is applied. Nothing non-finite ever reaches a parameter."""
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if Event.SKIP in self.told:
-            self._skip("repeated from the journal")
-            return False
+        told = any(record.code == Event.SKIP for record in self.told)
+        finite = math.isfinite(loss) and math.isfinite(norm) and not told
         if self.learner.precision == "fp16":
             self.learner.rescale(overflowed=not finite)
-            if not finite and self.learner.loss_scale > 1.0 and math.isfinite(loss):
+            if not (finite or told) and self.learner.loss_scale > 1.0 and math.isfinite(loss):
                 return False
         if not finite:
-            self._skip(f"loss {loss}, gradient norm {norm}")
+            why, detail = f"loss {loss}, gradient norm {norm}", _REPEATED if told else ""
+            self.happenings.append(Happening(self.name, Event.SKIP, loss, why, norm, detail))
         return finite
-
-    def _skip(self, why: str) -> None:
-        self.happenings.append(Happening(self.name, Event.SKIP, 0.0, why))
 
     def _update(self) -> float:
         try:

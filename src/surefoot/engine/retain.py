@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from surefoot.config.schema import Keep, parse_bytes
+from surefoot.config.schema import Keep, Train, parse_bytes
 from surefoot.engine.store import Checkpoint, Store
 
-__all__ = ["apply", "reasons"]
+__all__ = ["apply", "needed", "reasons"]
 
 
 def reasons(
-    found: Sequence[Checkpoint], keep: Keep, pinned: Sequence[int] = ()
+    found: Sequence[Checkpoint], keep: Keep, pinned: Collection[int] = ()
 ) -> dict[int, list[str]]:
     """Return, by sequence number, why each checkpoint stays; one without a reason may go.
 
-    The newest two resumable ones always stay. `pinned` are steps that must not go (the target of
-    a rollback). A disk budget takes the reasons of the cheapest losses first: old milestones,
-    then bests, then all but two of the newest.
+    The newest two resumable ones always stay, and so do those of `pinned` steps (see `needed`). A
+    disk budget takes the reasons of the cheapest losses first: old milestones, then bests, then
+    all but two of the newest.
     """
     ordered = sorted(found, key=lambda c: c.sequence)
     resumable = [c for c in ordered if c.resumable]
@@ -28,14 +30,14 @@ def reasons(
 
     for checkpoint in resumable[-keep.last :]:
         give(checkpoint, "last")
-    scored = [c for c in ordered if c.metric is not None]
+    scored = [c for c in ordered if c.metric is not None and math.isfinite(c.metric)]
     for checkpoint in sorted(scored, key=lambda c: (c.metric, c.sequence))[: keep.best]:
         give(checkpoint, "best")
     for checkpoint in ordered:
         if keep.milestones and checkpoint.step and checkpoint.step % keep.milestones == 0:
             give(checkpoint, "milestone")
         if checkpoint.step in pinned:
-            give(checkpoint, "rollback")
+            give(checkpoint, "needed")
     return _within(ordered, why, keep, {c.sequence for c in resumable[-2:]}, pinned)
 
 
@@ -44,7 +46,7 @@ def _within(
     why: dict[int, list[str]],
     keep: Keep,
     sacred: set[int],
-    pinned: Sequence[int],
+    pinned: Collection[int],
 ) -> dict[int, list[str]]:
     if keep.max_disk is None:
         return why
@@ -62,7 +64,21 @@ def _within(
     return why
 
 
-def apply(store: Store, keep: Keep, pinned: Sequence[int] = ()) -> None:
+def needed(policy: Train, learners: Iterable[tuple[int, Mapping[str, Any]]]) -> set[int]:
+    """Return the steps whose checkpoints `learners`, given as (step, memory), may still need.
+
+    Those are where a rollback goes, and the best weights when they will be the result.
+    """
+    steps = set()
+    for step, memory in learners:
+        if policy.nonfinite == "rollback":
+            steps.add(step // policy.rollback_every * policy.rollback_every)
+        if policy.patience and policy.restore_best and "best" in memory:
+            steps.add(int(memory["best"][0]))
+    return steps
+
+
+def apply(store: Store, keep: Keep, pinned: Collection[int] = ()) -> None:
     """Delete what has no reason to stay; drop the optimiser of what stays only for its weights."""
     found = store.checkpoints()
     why = reasons(found, keep, pinned)

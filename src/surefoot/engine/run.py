@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import time
@@ -29,7 +30,7 @@ from surefoot.engine.state import TrainState
 from surefoot.engine.store import Store
 from surefoot.engine.tape import Tape
 from surefoot.engine.world import World, open_world
-from surefoot.errors import CheckFailed, RunError, Stopped, SurefootError
+from surefoot.errors import CheckFailed, OutOfResources, RunError, Stopped, SurefootError
 from surefoot.track.folder import RunFolder, now
 from surefoot.track.machine import describe_machine, git_state
 from surefoot.track.record import Record, Sink
@@ -108,7 +109,7 @@ def begin(
         **job.files,
     }
     folder = RunFolder.create(runs, recipe.name, name, files, meta)
-    with folder.lock():
+    with folder.lock(), _disk():
         return _play(folder, config, job, world, pins, open_sinks, list(describe(job, pins, plan, limit)))
 
 
@@ -126,7 +127,7 @@ def resume(
     is held by another process or its data changed, Unsupported when this machine cannot do what
     was pinned, CheckFailed at the first step whose bits differ.
     """
-    with folder.lock():
+    with folder.lock(), _disk():
         pinned = dict(folder.reload().meta["pinned"])
         horizon = pinned.pop("horizon")
         pins = fit.Pins(**pinned)
@@ -175,8 +176,13 @@ def _play(
     sinks = open_sinks(
         folder.path, total=limit, best=_best_loss(state), first=found.step, segment=segment
     )
-    record = Record(folder.path, segment, found.step, sinks)
-    tape = Tape(folder.path / "journal", folder.meta["id"], sorted(job.learners), found.places)
+    places = {name: learner.step for name, learner in job.learners.items()}
+    record = Record(folder.path, segment, found.step, sinks, places)
+    try:
+        tape = Tape(folder.path / "journal", folder.meta["id"], sorted(job.learners), found.places)
+    except BaseException:
+        record.close()
+        raise
     try:
         for note in (*notes, *tape.notes):
             record.note(note)
@@ -204,8 +210,7 @@ def _train(
     data = Data(job.source, config.train.seed, config.train.batch_size)
 
     def before_commit() -> None:
-        record.sync()
-        tape.sync()
+        _sync(record, tape)
 
     saver = Saver(store, config.keep, config.cadence.save_every, before_commit)
     facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
@@ -237,12 +242,40 @@ def _train(
     return result
 
 
+def _sync(record: Record, tape: Tape) -> None:
+    """Put on the disk what a checkpoint refers to.
+
+    Raises OSError when the disk is full: then the save waits, so that no row is lost. A disk that
+    fails otherwise must not cost the checkpoint too; a resume then says what it cannot prove.
+    """
+    trouble = record.sync()
+    try:
+        tape.sync()
+    except OSError as error:
+        trouble = trouble or error
+    if trouble is not None and trouble.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise trouble
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Say in words for people that the disk refused what a run cannot do without."""
+    try:
+        yield
+    except OSError as error:
+        raise OutOfResources(
+            f"the disk refuses: {error.strerror or error}",
+            where=str(error.filename) if error.filename else None,
+            fix="free space or mend the disk, then: surefoot resume RUN",
+        ) from error
+
+
 @dataclass(frozen=True)
 class _Found:
     """What a resume found on the disk."""
 
     step: int
-    places: Mapping[str, int]
+    places: Mapping[str, Any]
     incomplete: Sequence[str]
     aside: Sequence[str]
 
@@ -277,7 +310,10 @@ def _best_loss(state: TrainState) -> float | None:
 
 def _sign(folder: RunFolder, step: int) -> None:
     """Write into run.json that this process trains the run now."""
-    segment = {"pid": os.getpid(), "host": describe_machine()["host"], "started": now(), "step": step}
+    segment = {
+        "pid": os.getpid(), "host": describe_machine()["host"], "started": now(), "step": step,
+        "after": folder.meta["status"],
+    }  # fmt: skip
     folder.update(
         status="running", started=folder.meta.get("started") or now(), ended=None,
         segments=[*folder.meta["segments"], segment],

@@ -10,7 +10,7 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from surefoot.engine.store import Store
 from surefoot.errors import OutOfResources
 
 __all__ = ["Pace", "Saver"]
+
+RETRY = 30.0  # seconds until a save that failed is tried again
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Pace:
 class Saver:
     """Writes snapshots of a state into a store and lets old checkpoints go.
 
-    `before_commit` puts everything that a checkpoint refers to on the disk first.
+    `before_commit` puts everything that a checkpoint refers to on the disk first. `pinned` are
+    steps whose checkpoints must stay, whatever `keep` says.
     """
 
     def __init__(
@@ -61,11 +64,12 @@ class Saver:
         self.store, self.keep = store, keep
         self.pace = Pace(every, last_time=time.monotonic())
         self.stall = 0.0  # seconds that training has waited for saves
-        self.pinned: Sequence[int] = ()
+        self.pinned: Collection[int] = ()
         self._before_commit = before_commit
         self._snapshot = Snapshot()
         self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
+        self._failure: Exception | None = None  # of the last save; None when it is on the disk
+        self._news: list[str] = []  # what is not yet told, in words
         self._retry_at: float | None = None
 
     def due(self, step: int) -> bool:
@@ -78,26 +82,42 @@ class Saver:
         """Copy `state` and write it in the background, after the save before has ended."""
         begun = time.monotonic()
         self.wait()
+        self._retry_at = None
         payload = self._snapshot.take(state.payload())
         self._thread = threading.Thread(
-            target=self._write, args=(state.step, payload, metric, facts), name="surefoot-save"
+            target=self._write,
+            args=(state.step, payload, metric, facts, self.pinned),
+            name="surefoot-save",
         )
         self._thread.start()
         self.pace.last_time = time.monotonic()
         self.stall += self.pace.last_time - begun
 
-    def _write(self, step: int, payload: Payload, metric: float | None, facts: Any) -> None:
+    def _write(
+        self, step: int, payload: Payload, metric: float | None, facts: Any, pinned: Collection[int]
+    ) -> None:
         begun = time.monotonic()
         try:
             self._check_room(payload)
             self._before_commit()
             self.store.save(step, payload, metric=metric, **facts)
-            retain.apply(self.store, self.keep, self.pinned)
-            self._retry_at = None
-        except OSError as error:
-            self._error = error
-            self._retry_at = time.monotonic() + 30.0
+        except Exception as error:  # whatever it is, training goes on and hears of it
+            self._failure, self._retry_at = error, time.monotonic() + RETRY
+            self._news.append(
+                f"checkpoint not saved: {_say(error)}; older ones are whole, training goes on, "
+                f"trying again in {RETRY:.0f} s. To free space: surefoot checkpoints RUN prune"
+            )
+        else:
+            self._failure = None
+            self._tidy(pinned)
         self.pace.cost = time.monotonic() - begun
+
+    def _tidy(self, pinned: Collection[int]) -> None:
+        """Let old checkpoints go; one that cannot be removed now is tried again after each save."""
+        try:
+            retain.apply(self.store, self.keep, pinned)
+        except Exception as error:  # the new checkpoint is safe, which is what matters
+            self._news.append(f"an old checkpoint cannot be removed: {_say(error)}")
 
     def _check_room(self, payload: Payload) -> None:
         need = sum(t.nbytes for group in payload.tensors.values() for t in group.values())
@@ -112,21 +132,28 @@ class Saver:
             self._thread = None
 
     def complaint(self) -> str | None:
-        """Return what went wrong with the last save, once, in words for the log."""
-        error, self._error = self._error, None
-        if error is None:
-            return None
-        return (
-            f"checkpoint not saved: {error.strerror or error}; older ones are whole, training goes "
-            f"on, trying again in 30 s. To free space: surefoot checkpoints RUN prune"
-        )
+        """Return what went wrong since the last call, in words for the log."""
+        news, self._news = self._news, []
+        return "; ".join(news) or None
 
     def finish(self) -> None:
-        """Wait for the save in flight. Raises OutOfResources when the last one failed."""
+        """Wait for the save in flight.
+
+        Raises OutOfResources when the disk refused the last one, and whatever else prevented it.
+        """
         self.wait()
-        complaint = self.complaint()
-        if complaint and self._retry_at is not None:
+        error = self._failure
+        if isinstance(error, OSError):
             raise OutOfResources(
-                complaint.partition(", trying")[0], where=str(self.store.folder),
+                f"checkpoint not saved: {_say(error)}; older ones are whole",
+                where=str(self.store.folder),
                 fix="free disk space, then: surefoot resume RUN",
-            )  # fmt: skip
+            ) from error
+        if error is not None:
+            raise error
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ learning rate are not in, because they are functions of the step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,8 @@ class TrainState:
         for name, learner in self.learners.items():
             tensors[f"{name}.model.safetensors"] = named.weights(learner.model)
             tensors[f"{name}.optim.safetensors"] = named.moments(learner)
+            if learner.average:
+                tensors[f"{name}.ema.safetensors"] = dict(learner.average)
             small["learners"][name] = {field: getattr(learner, field) for field in SMALL}
         return Payload(tensors, small)
 
@@ -67,18 +70,33 @@ class TrainState:
         """Write a checkpoint's contents into the learners, in place.
 
         A learner that the checkpoint does not know starts at step 0 and catches up. Raises
-        CheckpointError for a learner of the checkpoint that is not here.
+        CheckpointError for a learner of the checkpoint that is not here, and for a part of one
+        that is not in the checkpoint.
         """
-        unknown = sorted(set(payload.small["learners"]) - set(self.learners))
-        if unknown:
-            raise CheckpointError(f"the checkpoint holds a learner that is not in this run: {unknown[0]}")
         for name, small in payload.small["learners"].items():
-            learner = self.learners[name]
-            named.restore_weights(learner.model, payload.tensors[f"{name}.model.safetensors"])
-            named.restore_moments(learner, payload.tensors[f"{name}.optim.safetensors"])
-            for field in SMALL:
-                setattr(learner, field, small[field])
-            learner.zero()
+            if name not in self.learners:
+                what = f"the checkpoint holds a learner that is not in this run: {name}"
+                raise CheckpointError(what, fix="resume with the recipe that the run began with")
+            self._restore(name, self.learners[name], payload, small)
+
+    @staticmethod
+    def _restore(name: str, learner: Learner, payload: Payload, small: Mapping[str, Any]) -> None:
+        absent = [f for f in SMALL if f not in small]
+        absent += [f for f in _files(name, learner) if f not in payload.tensors]
+        if absent:
+            raise CheckpointError(f"the checkpoint lacks {', '.join(absent)} of learner {name}")
+        named.restore_weights(learner.model, payload.tensors[f"{name}.model.safetensors"])
+        named.restore_moments(learner, payload.tensors[f"{name}.optim.safetensors"])
+        if learner.average:
+            named.restore_average(learner, payload.tensors[f"{name}.ema.safetensors"])
+        for field in SMALL:
+            setattr(learner, field, small[field])
+        learner.zero()
+
+
+def _files(name: str, learner: Learner) -> list[str]:
+    parts = ("model", "optim", "ema") if learner.average else ("model", "optim")
+    return [f"{name}.{part}.safetensors" for part in parts]
 
 
 class Snapshot:
@@ -110,10 +128,10 @@ class Snapshot:
         return buffer
 
 
-def _plain(small: dict[str, Any]) -> dict[str, Any]:
+def _plain(small: Any) -> Any:
     """A deep copy of JSON-able state, so that training may go on changing its own."""
     if isinstance(small, dict):
         return {k: _plain(v) for k, v in small.items()}
     if isinstance(small, list):
-        return [_plain(v) for v in small]  # type: ignore[return-value]
+        return [_plain(v) for v in small]
     return small

@@ -9,11 +9,11 @@ verifies; a damaged one is moved aside and named, never deleted and never accept
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,20 @@ from typing import Any
 import xxhash
 
 from surefoot.engine import codec
+from surefoot.engine.codec import sync_folder
 from surefoot.engine.state import Payload
 from surefoot.errors import CheckpointError
 
-__all__ = ["FORMAT", "Checkpoint", "FutureFormat", "Store"]
+__all__ = ["FORMAT", "Checkpoint", "FutureFormatError", "Store"]
 
 FORMAT = 1
+OPTIM = ".optim.safetensors"  # the files that only a resume needs
 _MANIFEST_LIMIT = 4_000_000  # bytes; a manifest lists files, not tensors
 _NAME = re.compile(r"step-(\d{9,})")
 _FILE = re.compile(r"[A-Za-z0-9_.\-]+")  # no separators: a manifest cannot point out of its folder
 
 
-class FutureFormat(CheckpointError):
+class FutureFormatError(CheckpointError):
     """A sound checkpoint of a format that a newer release wrote."""
 
 
@@ -70,21 +72,41 @@ class Checkpoint:
     def verify(self) -> None:
         """Raise CheckpointError unless every file has the listed size and hash."""
         for name, entry in self.manifest["files"].items():
-            path = self.path / name
-            if path.is_symlink() or not path.is_file():
-                raise CheckpointError(f"{name} is missing", where=str(self.path))
-            if path.stat().st_size != entry["size"]:
-                text = f"{name} has {path.stat().st_size} of {entry['size']} bytes"
-                raise CheckpointError(text, where=str(self.path))
-            if codec.digest(path) != (entry["size"], entry["xxh3_128"]):
-                raise CheckpointError(f"{name} does not match its hash", where=str(self.path))
+            with _reading(self.path):
+                self._verify(self.path / name, entry["size"], entry["xxh3_128"])
+
+    def _verify(self, path: Path, size: int, hashed: str) -> None:
+        if path.is_symlink() or not path.is_file():
+            raise CheckpointError(f"{path.name} is missing", where=str(self.path))
+        if path.stat().st_size != size:
+            text = f"{path.name} has {path.stat().st_size} of {size} bytes"
+            raise CheckpointError(text, where=str(self.path))
+        if codec.digest(path) != (size, hashed):
+            raise CheckpointError(f"{path.name} does not match its hash", where=str(self.path))
 
     def read(self) -> Payload:
-        """Verify and return the contents."""
+        """Verify and return the contents. Raises CheckpointError."""
         self.verify()
         files = self.manifest["files"]
-        tensors = {n: codec.read_tensors(self.path / n) for n in files if n.endswith(".safetensors")}
-        return Payload(tensors, json.loads((self.path / "state.json").read_bytes()))
+        tensors = {
+            n: codec.read_tensors(self.path / n) for n in files if n.endswith(".safetensors")
+        }
+        with _reading(self.path):
+            small = json.loads((self.path / "state.json").read_bytes())
+        if not isinstance(small, dict) or not isinstance(small.get("learners"), dict):
+            raise CheckpointError("state.json holds no learners", where=str(self.path))
+        return Payload(tensors, small)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what reading a broken or unreadable file raises into a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"does not parse: {error}", where=str(path)) from error
 
 
 class Store:
@@ -101,7 +123,9 @@ class Store:
         Saving a step that exists replaces it. Raises OSError when the disk says no; then nothing
         of the new checkpoint remains and older ones are untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            sync_folder(self.folder.parent)
         final = self.folder / f"step-{step:09d}"
         staging = self.folder / f".staging-{final.name}"
         shutil.rmtree(staging, ignore_errors=True)
@@ -131,12 +155,25 @@ class Store:
 
     def _commit(self, staging: Path, final: Path) -> None:
         aside = self.folder / f".replaced-{final.name}"
-        if final.exists():
+        replacing = final.exists()
+        if replacing:
             shutil.rmtree(aside, ignore_errors=True)
             final.rename(aside)
-        staging.rename(final)
-        sync_folder(self.folder)
+        try:
+            staging.rename(final)
+            sync_folder(self.folder)
+        except BaseException:
+            if replacing:
+                self._put_back(aside, staging, final)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
+
+    @staticmethod
+    def _put_back(aside: Path, staging: Path, final: Path) -> None:
+        with suppress(OSError):
+            if final.exists():
+                final.rename(staging)
+            aside.rename(final)
 
     def _next(self) -> int:
         return 1 + max((c.sequence for c in self.checkpoints()), default=0)
@@ -144,18 +181,31 @@ class Store:
     def sweep(self) -> list[str]:
         """Tidy what a killed process left; return the names of incomplete saves removed.
 
-        A checkpoint that was being replaced when the process died is put back.
+        A checkpoint that was being replaced when the process died is put back. What cannot be
+        removed now is left for the next time.
         """
         for aside in self.folder.glob(".replaced-step-*"):
             final = self.folder / aside.name.removeprefix(".replaced-")
             if final.exists():
-                shutil.rmtree(aside)
+                shutil.rmtree(aside, ignore_errors=True)
             else:
                 aside.rename(final)
         orphans = sorted(self.folder.glob(".staging-step-*"))
-        for orphan in orphans:
-            shutil.rmtree(orphan)
+        for orphan in (*orphans, *self.folder.glob(".removed-step-*")):
+            shutil.rmtree(orphan, ignore_errors=True)
+        for checkpoint in self.checkpoints():
+            self._finish_slimming(checkpoint)
         return [o.name.removeprefix(".staging-") for o in orphans]
+
+    @staticmethod
+    def _finish_slimming(checkpoint: Checkpoint) -> None:
+        unlisted = [checkpoint.path / "manifest.json.new"]
+        if not checkpoint.resumable:
+            found = checkpoint.path.glob(f"*{OPTIM}")
+            unlisted += [p for p in found if p.name not in checkpoint.manifest["files"]]
+        for path in unlisted:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints with a sound manifest, oldest save first; contents unverified."""
@@ -167,7 +217,7 @@ class Store:
         return [(path, e) for path, e in self._examine() if isinstance(e, CheckpointError)]
 
     def _examine(self) -> Iterator[tuple[Path, Checkpoint | CheckpointError]]:
-        for path in sorted(self.folder.glob("step-*")):
+        for path in sorted(p for p in self.folder.glob("step-*") if _NAME.fullmatch(p.name)):
             try:
                 yield path, self.open(path)
             except CheckpointError as error:
@@ -196,11 +246,11 @@ class Store:
         Damaged ones are moved to `damaged/` and described. A format from the future is never
         moved: it raises CheckpointError, because an older release must not touch it.
         """
-        aside = []
-        for path, error in self.damaged():
-            if isinstance(error, FutureFormat):
+        damaged = self.damaged()
+        for _, error in damaged:
+            if isinstance(error, FutureFormatError):
                 raise error
-            aside.append(self._set_aside(path, error))
+        aside = [self._set_aside(path, error) for path, error in damaged]
         for checkpoint in reversed(self.checkpoints()):
             if not checkpoint.resumable:
                 continue
@@ -212,18 +262,20 @@ class Store:
 
     def _set_aside(self, path: Path, error: CheckpointError) -> str:
         pen = self.folder / "damaged"
-        pen.mkdir(exist_ok=True)
-        target = pen / path.name
-        count = 1
-        while target.exists() or target.is_symlink():
-            count += 1
-            target = pen / f"{path.name}-{count}"
-        path.rename(target)
+        target, count = pen / path.name, 1
+        try:
+            pen.mkdir(exist_ok=True)
+            while target.exists() or target.is_symlink():
+                count += 1
+                target = pen / f"{path.name}-{count}"
+            path.rename(target)
+        except OSError as refused:
+            return f"{path.name}: {error.what}; not used (cannot be moved: {refused.strerror})"
         return f"{path.name}: {error.what}; moved to {pen.name}/{target.name}"
 
     def slim(self, checkpoint: Checkpoint) -> Checkpoint:
         """Drop the optimiser's files: the manifest changes first, so every instant is whole."""
-        gone = [n for n in checkpoint.manifest["files"] if n.endswith(".optim.safetensors")]
+        gone = [n for n in checkpoint.manifest["files"] if n.endswith(OPTIM)]
         files = {n: e for n, e in checkpoint.manifest["files"].items() if n not in gone}
         manifest = checkpoint.manifest | {"files": files, "slim": True}
         fresh = checkpoint.path / "manifest.json.new"
@@ -236,9 +288,10 @@ class Store:
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Delete a checkpoint: out of sight by one rename first, so that no half is ever seen."""
-        gone = self.folder / f".staging-{checkpoint.path.name}"
+        gone = self.folder / f".removed-{checkpoint.path.name}"
         shutil.rmtree(gone, ignore_errors=True)
         checkpoint.path.rename(gone)
+        sync_folder(self.folder)
         shutil.rmtree(gone)
 
 
@@ -254,32 +307,37 @@ def unseal(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError when it is missing, unreadable, altered or of an unknown format.
     """
-    if path.is_symlink() or not path.is_file():
-        raise CheckpointError("manifest.json is missing", where=str(path.parent))
-    if path.stat().st_size > _MANIFEST_LIMIT:
-        raise CheckpointError("manifest.json is too large to be one", where=str(path.parent))
-    data = path.read_bytes()
-    try:
+    with _reading(path.parent):
+        if path.is_symlink() or not path.is_file():
+            raise CheckpointError("manifest.json is missing", where=str(path.parent))
+        if path.stat().st_size > _MANIFEST_LIMIT:
+            raise CheckpointError("manifest.json is too large to be one", where=str(path.parent))
+        data = path.read_bytes()
         manifest = json.loads(data)
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError("manifest.json does not parse", where=str(path.parent)) from error
-    if isinstance(version, int) and version > FORMAT and seal(manifest) == data:
-        raise FutureFormat(
+        sound = isinstance(manifest, dict) and seal(manifest) == data
+    if not sound:
+        raise CheckpointError("manifest.json was altered", where=str(path.parent))
+    version = manifest.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise FutureFormatError(
             f"checkpoint format {version} is newer than this Surefoot knows ({FORMAT})",
             where=str(path.parent), fix="update Surefoot; nothing was touched",
         )  # fmt: skip
-    if seal(manifest) != data or not all(_FILE.fullmatch(name) for name in manifest["files"]):
-        raise CheckpointError("manifest.json was altered", where=str(path.parent))
+    if version != FORMAT or not _well_formed(manifest):
+        raise CheckpointError("manifest.json is not one of ours", where=str(path.parent))
     return manifest
 
 
-def sync_folder(path: Path) -> None:
-    """fsync a folder, so that names in it survive a power loss (a no-op where impossible)."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _well_formed(manifest: dict[str, Any]) -> bool:
+    """Whether every field that is read has its type, and no name points out of the folder."""
+    files = manifest.get("files")
+    return (
+        isinstance(manifest.get("run"), str)
+        and all(isinstance(manifest.get(key), int) for key in ("step", "sequence"))
+        and isinstance(manifest.get("metric"), int | float | None)
+        and isinstance(files, dict)
+        and "state.json" in files
+        and all(_FILE.fullmatch(name) for name in files)
+        and all(isinstance(e, dict) and isinstance(e.get("size"), int) for e in files.values())
+        and all(isinstance(e.get("xxh3_128"), str) for e in files.values())
+    )

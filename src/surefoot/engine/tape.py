@@ -7,155 +7,219 @@ events (skips, halved micro-batches, rollbacks) are repeated where they happened
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from surefoot.engine.journal import Event, Journal, Kind, Record, float_bits, read
+from surefoot.engine.journal import Event, Journal, Kind, Record, float_bits
 from surefoot.errors import CheckFailed
 
 __all__ = ["Tape"]
 
+_NOWHERE = -1  # the number of a record that is not in this journal
+
 
 @dataclass
 class _Reel:
-    """One learner's records from its place on; `ahead` counts those not yet compared."""
+    """One learner's part of the tape.
 
-    place: int = 0
-    records: list[Record | None] = field(default_factory=list)
-    next: int = 0
+    `last` is the number of the record that the next one continues, `mark` names that record.
+    `astray`: the file ends with records of this learner that do not continue `last`, so a BRANCH
+    must come before the next one.
+    """
 
-    @property
-    def ahead(self) -> int:
-        return len(self.records) - self.next
+    id: int
+    last: int = 0
+    mark: str = ""
+    ahead: deque[tuple[int, Record]] = field(default_factory=deque)
+    astray: bool = False
+    proven: int = 0
 
-    def take(self) -> Record | None:
-        self.next += 1
-        self.place += 1
-        return self.records[self.next - 1]
+    def take(self) -> Record:
+        number, record = self.ahead.popleft()
+        self.last, self.mark = number, record.mark(number)
+        return record
 
-    def peek(self) -> Record | None:
-        return self.records[self.next] if self.ahead else None
+    def load(self, records: Iterable[tuple[int, Record | None]]) -> None:
+        """Collect what continues `last`, following branches; stop at a hole until one heals it."""
+        for number, record in records:
+            if record is None:
+                self.astray = True
+            elif record.learner != self.id or record.kind is Kind.SEGMENT:
+                continue
+            elif record.kind is Kind.BRANCH:
+                self._turn(int(record.value))
+            elif not self.astray:
+                self.ahead.append((number, record))
+
+    def _turn(self, origin: int) -> None:
+        """Drop what comes after record `origin`; where that is not ours, what follows is not."""
+        self.astray = origin != self.last and all(number != origin for number, _ in self.ahead)
+        while not self.astray and self.ahead and self.ahead[-1][0] != origin:
+            self.ahead.pop()
 
 
 class Tape:
-    """The journal at `path`, positioned at `places` (records consumed, by learner).
+    """The journal at `path`, positioned at `places` (what `places()` returned at a save).
 
-    `names` orders the learners; a learner's number in the journal is its place in that order.
+    A learner keeps the number that it got in the journal when it first appeared. Raises
+    CheckpointError for a journal of the future, OSError when the disk refuses.
     """
 
-    def __init__(self, path: Path, run: str, names: list[str], places: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, run: str, names: list[str], places: Mapping[str, Any]) -> None:
         self.names = names
         self.journal = Journal(path, run)
         self.notes = list(self.journal.notes)
-        self.proven = 0
+        self._before = 0  # steps proven before the last rewind
+        self._reels: dict[str, _Reel] = {}
         self.rewind(places)
 
-    def rewind(self, places: Mapping[str, int]) -> None:
+    def rewind(self, places: Mapping[str, Any]) -> None:
         """Go to `places`: what was recorded after them lies ahead again."""
-        self._reels = {n: _Reel(places.get(n, 0)) for n in self.names}
-        seen = dict.fromkeys(self.names, 0)
-        damaged = 0
-        for record in read(self.journal.path, self.journal.run):
-            if isinstance(record, int):
-                damaged += 1
-                continue
-            if record.kind is Kind.SEGMENT or record.learner >= len(self.names):
-                continue
-            name = self.names[record.learner]
-            seen[name] += 1
-            if seen[name] > self._reels[name].place:
-                self._reels[name].records.append(record)
-        if damaged:
-            self.notes.append(f"journal: {damaged} damaged records; steps there cannot be proven")
-            self._forget_ahead()
-        for name, reel in self._reels.items():
-            if seen[name] < reel.place:
-                self.notes.append(f"journal: {reel.place - seen[name]} records missing; no proof there")
-                reel.place = seen[name]
-
-    def _forget_ahead(self) -> None:
-        """With holes in the tape nothing after them can be aligned; go on without proof."""
+        self._before = self.proven
+        self._reels = self._mount(places)
+        begin = min(reel.last for reel in self._reels.values())
+        records = list(self.journal.records(max(begin, 0)))
+        damaged = sum(record is None for _, record in records)
         for reel in self._reels.values():
-            reel.place += reel.ahead
-            reel.records, reel.next = [], 0
+            reel.load(r for r in records if r[0] > reel.last)
+        if damaged:
+            self.notes.append(f"journal: {damaged} damaged records; not all steps can be compared")
+
+    def _mount(self, places: Mapping[str, Any]) -> dict[str, _Reel]:
+        reels: dict[str, _Reel] = {}
+        used = [int(place[0]) for place in places.values()]
+        for name in self.names:
+            if name not in places:
+                used.append(max(used, default=-1) + 1)
+                reels[name] = _Reel(used[-1])
+                continue
+            number, last, mark = places[name]
+            reels[name] = self._place(int(number), int(last), str(mark))
+        return reels
+
+    def _place(self, learner: int, last: int, mark: str) -> _Reel:
+        """A reel at record `last`, if that is still the record that the checkpoint knew."""
+        if last == 0:
+            return _Reel(learner)
+        found = None
+        if 0 < last <= self.journal.count:
+            found = next(self.journal.records(last - 1), (0, None))[1]
+        if found is not None and found.mark(last) == mark:
+            return _Reel(learner, last, mark)
+        self.notes.append("journal: it does not reach to the checkpoint; nothing can be compared")
+        return _Reel(learner, _NOWHERE, astray=True)
 
     @property
     def ahead(self) -> int:
         """Steps that lie ahead and will be compared when they are computed again."""
-        steps = (r for reel in self._reels.values() for r in reel.records[reel.next :])
-        return sum(1 for r in steps if r is not None and r.kind is Kind.STEP)
+        counts = [sum(r.kind is Kind.STEP for _, r in x.ahead) for x in self._reels.values()]
+        return max(counts)
 
-    def places(self) -> dict[str, int]:
-        """Return the place of each learner, to be saved with a checkpoint."""
-        return {name: reel.place for name, reel in self._reels.items()}
+    @property
+    def proven(self) -> int:
+        """Steps compared so far, all equal; of several learners, those of the one with most."""
+        return self._before + max((reel.proven for reel in self._reels.values()), default=0)
+
+    def places(self) -> dict[str, Any]:
+        """Return the place of each learner as plain values, to be saved with a checkpoint."""
+        return {name: [reel.id, reel.last, reel.mark] for name, reel in self._reels.items()}
 
     def begin(self, step: int) -> None:
         """Record that a process begins, going on from `step`."""
         self.journal.append(Record(Kind.SEGMENT, step))
 
-    def told(self, learner: str, step: int) -> list[tuple[Event, float]]:
-        """Return the events that the tape holds for this learner just ahead, at `step`."""
-        reel = self._reels[learner]
+    def told(self, learner: str, step: int) -> list[Record]:
+        """Return the event records that the tape holds for this learner just ahead, at `step`."""
         found = []
-        for record in reel.records[reel.next :]:
-            if record is None or record.kind is not Kind.EVENT or record.step != step:
+        for _, record in self._reels[learner].ahead:
+            if record.kind is not Kind.EVENT or record.step != step:
                 break
-            found.append((Event(record.code), record.value))
+            found.append(record)
         return found
 
-    def event(self, learner: str, step: int, event: Event, value: float) -> None:
-        """Compare or append an event."""
-        record = Record(Kind.EVENT, step, self._number(learner), int(event), value=value)
-        expected = self._pass(learner, record)
-        if expected is not None and expected != record:
-            raise self._differs(learner, step, "an event", expected, record)
+    def event(
+        self, learner: str, step: int, event: Event, value: float, norm: float = 0.0
+    ) -> str | None:
+        """Compare or append an event.
+
+        A smaller micro-batch than the tape tells is no failure, for this machine may have less
+        memory: the tape is left there, and a sentence about it is returned.
+        """
+        reel = self._reels[learner]
+        record = Record(Kind.EVENT, step, reel.id, int(event), norm=norm, value=value)
+        if not reel.ahead:
+            self._append(reel, record)
+            return None
+        if reel.ahead[0][1].same(record):
+            reel.take()
+            return None
+        if event is not Event.MICRO:
+            raise _differs(learner, step, "an event", event.name, _name(reel.ahead[0][1]))
+        lost = sum(r.kind is Kind.STEP for _, r in reel.ahead)
+        reel.ahead.clear()
+        reel.astray = True
+        self._append(reel, record)
+        return f"{lost} recorded steps cannot be compared: they were computed in larger pieces"
 
     def step(self, learner: str, record: Record) -> None:
         """Compare a computed step with the tape, or append it.
 
         Raises CheckFailed that names the first quantity whose bits differ.
         """
-        expected = self._pass(learner, record)
-        if expected is None:
-            return
-        for what in ("kind", "step", "digest", "micro", "seed"):
-            if getattr(expected, what) != getattr(record, what):
-                raise self._differs(learner, record.step, what, expected, record)
-        for what in ("loss", "norm"):
-            if float_bits(getattr(expected, what)) != float_bits(getattr(record, what)):
-                raise self._differs(learner, record.step, what, expected, record)
-        self.proven += 1
-
-    def record(self, learner: str, step: int, **values: float) -> Record:
-        """Build a step record of this learner."""
-        return Record(Kind.STEP, step, self._number(learner), **values)  # type: ignore[arg-type]
-
-    def _pass(self, learner: str, record: Record) -> Record | None:
         reel = self._reels[learner]
-        if reel.ahead:
-            return reel.take()
-        self.journal.append(record)
-        reel.place += 1
-        return None
+        if not reel.ahead:
+            self._append(reel, record)
+            return
+        expected = reel.take()
+        if expected.kind is not Kind.STEP:
+            raise _differs(learner, record.step, "an event", "none", _name(expected))
+        for what in ("step", "digest", "micro", "seed"):
+            if getattr(expected, what) != getattr(record, what):
+                was, now = getattr(expected, what), getattr(record, what)
+                raise _differs(learner, record.step, _WORDS.get(what, what), now, was)
+        for what in ("loss", "norm"):
+            was, now = float_bits(getattr(expected, what)), float_bits(getattr(record, what))
+            if was != now:
+                raise _differs(
+                    learner, record.step, _WORDS[what],
+                    f"{getattr(record, what):.9g} (bits {now:08x})",
+                    f"{getattr(expected, what):.9g} (bits {was:08x})",
+                )  # fmt: skip
+        reel.proven += 1
 
-    def _number(self, learner: str) -> int:
-        return self.names.index(learner)
+    def record(self, learner: str, step: int, **values: Any) -> Record:
+        """Build a step record of this learner."""
+        return Record(Kind.STEP, step, self._reels[learner].id, **values)
 
-    @staticmethod
-    def _differs(learner: str, step: int, what: str, was: Record, now: Record) -> CheckFailed:
-        names = {"digest": "which examples", "norm": "gradient norm", "loss": "loss"}
-        field_ = what if hasattr(was, what) else "value"
-        old, new = getattr(was, field_), getattr(now, field_)
-        return CheckFailed(
-            f"resume is not exact: {names.get(what, what)} of step {step} was {old!r}, is now {new!r}",
-            where=f"learner {learner}, first differing step {step}, step record expected {was.step}",
-        )
+    def _append(self, reel: _Reel, record: Record) -> None:
+        if reel.astray:
+            origin = float(reel.last)
+            self.journal.append(Record(Kind.BRANCH, record.step, reel.id, value=origin))
+            reel.astray = False
+        reel.last = self.journal.append(record)
+        reel.mark = record.mark(reel.last)
 
     def sync(self) -> None:
-        """Put the journal on the disk."""
+        """Put the journal on the disk. Raises OSError when it cannot be."""
         self.journal.sync()
 
     def close(self) -> None:
-        """Sync and close the journal."""
+        """Sync, as far as the disk allows, and close the journal."""
         self.journal.close()
+
+
+_WORDS = {"digest": "which examples", "norm": "gradient norm", "loss": "loss"}
+
+
+def _name(record: Record) -> str:
+    return Event(record.code).name if record.kind is Kind.EVENT else "none"
+
+
+def _differs(learner: str, step: int, what: str, now: object, was: object) -> CheckFailed:
+    return CheckFailed(
+        f"resume is not exact: {what} of step {step} was {was}, is now {now}",
+        where=f"learner {learner}, step {step}, the first that differs",
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from surefoot.engine.journal import read
+from surefoot.engine.journal import check_header, read
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError
 
@@ -47,9 +47,10 @@ def _journal(path: Path, run: str) -> Finding:
         return Finding("journal", "missing: a resume goes on, without proof")
     records, damaged = 0, 0
     try:
-        for record in read(path, run):
+        check_header(path, run)
+        for _, record in read(path):
             records += 1
-            damaged += isinstance(record, int)
+            damaged += record is None
     except (CheckpointError, OSError) as error:
         return Finding("journal", str(error).partition("\n")[0])
     text = f"{damaged} of {records} records are damaged" if damaged else None
