@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -163,6 +164,21 @@ def test_a_file_is_seen_whole_or_not_at_all(tmp_path):
         file.write({}["interrupted"])
     assert path.read_bytes() == b"half and half"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_swept_after_a_day(tmp_path):
+    old, new, other = (tmp_path / n for n in (".file.bin.old", ".file.bin.new", ".file2.bin.old"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    os.utime(other, (1, 1))
+    with writing(tmp_path / "file.bin"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".file.bin.new",
+        ".file2.bin.old",
+        "file.bin",
+    ]
 
 
 def test_two_writers_of_one_file_both_succeed(tmp_path):

@@ -240,5 +240,5 @@ def _named(name: str) -> Corpus:
     raise DataError(
         f"data.corpus: there is no corpus {name!r}",
         where=f"known: {', '.join(known)}",
-        fix=f"{hint}surefoot data list",
+        fix=f"{hint}The list: surefoot data list",
     )

@@ -7,11 +7,14 @@ refused: only what cannot be reached may be replaced by something else.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +28,7 @@ __all__ = ["Unreachable", "Url", "Wheel", "cache_dir", "is_offline", "sha256_of"
 
 _LARGEST_MEMBER = 1 << 30  # bytes of one archive member that we unpack into memory
 _BLOCK = 1 << 20  # bytes
+_ABANDONED = 86_400  # seconds without a write
 
 
 class Unreachable(Exception):  # noqa: N818 (reads as the sentence it begins)
@@ -60,16 +64,18 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """Write a file that other processes see whole or not at all.
 
     The bytes go to a hidden neighbour first and get their name in one rename; two processes that
-    write the same file at once both succeed. Raises DataError when the cache cannot be written.
+    write the same file at once both succeed. What a killed process left behind for a day is swept.
+    Raises DataError when the cache cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        _sweep(path)
+        staged = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        opened = staged.open("xb")  # not mkstemp: a shared cache is for others to read, too
     except OSError as error:
         raise _unwritable(path, error) from None
-    staged = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -79,6 +85,13 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(FileNotFoundError):
             staged.unlink()
+
+
+def _sweep(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(OSError):  # another process may sweep, or finish, at the same time
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 def _publish(staged: Path, path: Path) -> None:

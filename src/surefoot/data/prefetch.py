@@ -65,7 +65,7 @@ class Prefetch:
         """Return what `data.batch` returns, or raise what it raises."""
         if self._pool is None:
             return self._data.batch(step, start, size)
-        address = (step, start, size or self.batch_size - start)
+        address = (step, start, self.batch_size - start if size is None else size)
         made = self._waiting.pop(address, None)
         for coming in islice(self._following(address), self._depth):
             if coming not in self._waiting:
