@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from surefoot.track.record import Level, Row, Sink
@@ -126,7 +127,7 @@ class PlainConsole:
         """Print a sentence."""
         self._print(f"warning: {text}" if level == "warning" else text)
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """What is printed stays; what follows says its own step."""
         self._held.clear()
         self._progress.rewind(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections import deque
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -54,7 +55,7 @@ class NotebookConsole:
         self._notes.append(f'<div style="white-space:pre-wrap">{mark}{_safe(text)}</div>')
         self._show()
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """Let progress go back to `step`."""
         self._progress.rewind(step)
 

@@ -6,6 +6,7 @@ and what is lost for good becomes an event row; a sink that fails is switched of
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -38,8 +39,8 @@ class Sink(Protocol):
     def note(self, text: str, level: Level) -> None:
         """Show a sentence."""
 
-    def rewind(self, step: int) -> None:
-        """Forget what was shown of later steps: they will come again."""
+    def rewind(self, step: int, learners: Mapping[str, int]) -> None:
+        """Forget what was shown of later steps (of some learners: their own): they come again."""
 
     def sync(self) -> None:
         """Make durable what was written, if anything was."""
@@ -70,11 +71,7 @@ class Record:
         self._full = False  # the disk refused something and has not taken it since
         self._lost = 0  # lines whose loss is already an event row
         try:
-            self._log = Log(path / "log.txt")
-            self._metrics = Lines(path / "metrics.jsonl")
-            self._samples = Lines(path / "samples.jsonl")
-            self.superseded = self._metrics.rewind(first_step, learners)
-            self._samples.rewind(first_step, learners)
+            self._open(learners)
         except OSError as error:
             what = f"cannot open the record: {error.strerror}"
             fix = "free some space (surefoot prune) and run the command again"
@@ -82,6 +79,21 @@ class Record:
         for lines in (self._metrics, self._samples):
             if lines.torn is not None:
                 self.note(_torn(lines), "warning")
+        if segment:
+            for sink in self._sinks:
+                self._show(sink, "rewind", first_step, learners or {})
+
+    def _open(self, learners: Mapping[str, int] | None) -> None:
+        with contextlib.ExitStack() as opened:
+            self._log = Log(self.path / "log.txt")
+            opened.callback(self._log.close)
+            self._metrics = Lines(self.path / "metrics.jsonl")
+            opened.callback(self._metrics.close)
+            self._samples = Lines(self.path / "samples.jsonl")
+            opened.callback(self._samples.close)
+            self.superseded = self._metrics.rewind(self.first_step, learners)
+            self._samples.rewind(self.first_step, learners)
+            opened.pop_all()
 
     def row(self, kind: Kind, step: int, learner: str = "main", **values: Any) -> None:
         """Append one row to `metrics.jsonl`; `values` are plain numbers and texts.
@@ -137,7 +149,7 @@ class Record:
                 text = f"rows after step {step} stay in metrics.jsonl: {error.strerror}"
                 self.note(text, "warning")
             for sink in self._sinks:
-                self._show(sink, "rewind", step)
+                self._show(sink, "rewind", step, learners or {})
             return moved
 
     def sync(self) -> OSError | None:

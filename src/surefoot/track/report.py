@@ -92,7 +92,7 @@ class ReportSink:
     def note(self, text: str, level: Level) -> None:
         """The report tells events, not notes."""
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """The next evaluation shows it."""
 
     def sync(self) -> None:

@@ -9,6 +9,7 @@ not block a training step, and a commit of a checkpoint must find its events on 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ class TensorBoard:
     name = "TensorBoard"
 
     def __init__(self, path: Path, segment: int = 0, first_step: int = 0) -> None:
-        self._path, self._segment, self._first = path, segment, first_step
-        self._purge = first_step + 1 if first_step else 0
+        self._path, self._segment = path, segment
+        self._purge: dict[str, int] = {}  # of learners that differ from the others
+        self._purge_all = first_step + 1 if first_step else 0
         self._writers: dict[str, Any] = {}
         self._opened = 0
         self._next = time.monotonic() + PAUSE
@@ -59,10 +61,11 @@ class TensorBoard:
     def note(self, text: str, level: Level) -> None:
         """Notes are in log.txt; TensorBoard has no place for them."""
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """Begin new files that hide what this process wrote after `step`."""
         self.close()
-        self._purge = step + 1
+        self._purge_all = step + 1 if step else 0
+        self._purge = {name: at + 1 if at else 0 for name, at in learners.items()}
 
     def sync(self) -> None:
         """Make the events durable."""
@@ -97,10 +100,10 @@ class TensorBoard:
     def _writer(self, learner: str) -> Any:
         if learner not in self._writers:
             folder = self._path if learner == "main" else self._path / learner
-            self._writers[learner] = self._open(folder)
+            self._writers[learner] = self._open(folder, self._purge.get(learner, self._purge_all))
         return self._writers[learner]
 
-    def _open(self, folder: Path) -> Any:
+    def _open(self, folder: Path, purge: int) -> Any:
         """Open the next event file of `folder` and say from which step on it counts."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -110,10 +113,8 @@ class TensorBoard:
         suffix = f".{self._segment:04d}-{self._opened:02d}"
         writer = EventsWriter(str(folder / "events"), suffix)
         start = SessionLog(status=SessionLog.START)
-        writer.write_event(
-            Event(wall_time=time.time(), step=self._purge, file_version="brain.Event:2")
-        )
-        writer.write_event(Event(wall_time=time.time(), step=self._purge, session_log=start))
+        writer.write_event(Event(wall_time=time.time(), step=purge, file_version="brain.Event:2"))
+        writer.write_event(Event(wall_time=time.time(), step=purge, session_log=start))
         writer.flush()
         return writer
 

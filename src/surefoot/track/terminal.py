@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -55,7 +56,7 @@ class TerminalConsole:
             body = Text.assemble(("warning: ", "bold yellow"), body)
         self._print(body)
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """Let the live line go back to `step`."""
         self._progress.rewind(step)
 
