@@ -30,7 +30,7 @@ from surefoot.data.tokenizer import (
 from surefoot.data.tokens import TokenFile, Tokens
 from surefoot.errors import DataError
 
-__all__ = ["IN_MEMORY", "Encoded", "encode"]
+__all__ = ["IN_MEMORY", "Encoded", "Kind", "encode"]
 
 IN_MEMORY = 1 << 25  # bytes of text; above, tokens live in a file
 _FORMAT = 1

@@ -26,10 +26,11 @@ from surefoot.data.batch import Data
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.place import apply, matmul_path
-from surefoot.engine.random import rekey
+from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.world import World
+from surefoot.nn.dropout import set_keys
 
-__all__ = ["Pins", "Plan", "choose"]
+__all__ = ["Pins", "Plan", "choose", "usable_cores"]
 
 _BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
@@ -269,6 +270,8 @@ class _Probe:
     def _pass(self, learner: Learner) -> None:
         batch = self.data.batch(0, 0, self.size)
         rekey(0, self.world.device)
+        if learner.dropouts:
+            set_keys(learner.model, example_keys(0, 0, 0, self.size).to(self.world.device))
         learner.accumulate(self.world.to(batch), batch.weight)
         learner.zero()
         if self.world.device.type == "cuda":

@@ -20,7 +20,7 @@ from surefoot.errors import ConfigError
 
 if TYPE_CHECKING:
     from surefoot.engine.job import Job
-    from surefoot.engine.sample import Speaker
+    from surefoot.engine.speak import Speaker
     from surefoot.engine.world import World
 
 __all__ = ["Recipe", "find", "names"]

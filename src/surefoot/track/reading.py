@@ -13,7 +13,16 @@ from typing import Any
 
 from surefoot.track.text import real
 
-__all__ = ["Damage", "History", "column", "read_history", "read_last", "read_rows", "squeeze"]
+__all__ = [
+    "Damage",
+    "History",
+    "Row",
+    "column",
+    "read_history",
+    "read_last",
+    "read_rows",
+    "squeeze",
+]
 
 SMALL = 12_000_000  # bytes of metrics.jsonl below which every row is parsed
 WINDOWS = 1500  # pieces of a larger file, of which the telling rows are parsed
