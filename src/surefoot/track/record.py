@@ -216,6 +216,9 @@ class Record:
             getattr(sink, verb)(*arguments)
         except Exception as error:  # whatever a display does, training goes on
             self._sinks = [other for other in self._sinks if other is not sink]
+            if verb != "close":
+                with contextlib.suppress(Exception):
+                    sink.close()
             self.note(f"{sink.name} is switched off: {type(error).__name__}: {error}", "warning")
 
 
