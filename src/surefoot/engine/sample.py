@@ -90,7 +90,7 @@ def choose(
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    ordered, order = probabilities.sort(-1, descending=True, stable=True)
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     ordered = ordered.masked_fill(before >= top_p, 0.0)
     return torch.zeros_like(probabilities).scatter(-1, order, ordered)
