@@ -6,9 +6,9 @@ counter and no generator state, so there is nothing to save and nothing to resto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,8 @@ from surefoot.seeds import derive
 __all__ = ["Batch", "Data", "Source"]
 
 Int = NDArray[np.int64]
+
+_AT_ONCE = 4096  # examples
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,30 @@ class Data:
     def _key(self) -> int:
         return derive(self.seed, "augment")
 
+    @cached_property
+    def _block(self) -> Callable[[int], tuple[Int, Int]]:
+        return lru_cache(maxsize=4)(self._addresses)
+
+    @cached_property
+    def _span(self) -> int:
+        """Steps whose addresses are computed at once: one call costs as much as a thousand."""
+        return max(1, _AT_ONCE // self.batch_size)
+
+    def _addresses(self, block: int) -> tuple[Int, Int]:
+        first = block * self._span * self.batch_size
+        position = np.arange(first, first + self._span * self.batch_size, dtype=np.int64)
+        epoch, place = np.divmod(position, len(self.source))
+        index = self._order(place, epoch)
+        index.flags.writeable = epoch.flags.writeable = False
+        return index, epoch
+
     def address(self, step: int, start: int = 0, size: int | None = None) -> tuple[Int, Int]:
         """Return (index [m], epoch [m]) of `size` examples of `step` from the `start`-th on."""
-        first = step * self.batch_size + start
-        position = np.arange(first, first + (size or self.batch_size - start), dtype=np.int64)
-        epoch, place = np.divmod(position, len(self.source))
-        return self._order(place, epoch), epoch
+        block, offset = divmod(step, self._span)
+        index, epoch = self._block(block)
+        first = offset * self.batch_size + start
+        last = first + (self.batch_size - start if size is None else size)
+        return index[first:last], epoch[first:last]
 
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         """Return `size` examples of `step` from the `start`-th on (default: the whole batch)."""

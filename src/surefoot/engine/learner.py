@@ -68,6 +68,7 @@ class Learner:
         self.groups = [group for opt in self.optimisers for group in opt.param_groups]
         for group in self.groups:
             group.setdefault("peak", group["lr"])
+        self._share = (0.0, torch.zeros(()))
         self.set_precision(self.precision)
 
     def average_with(self, decay: float | None) -> None:
@@ -103,11 +104,18 @@ class Learner:
         """Add the gradient of this micro-batch's share of the mean over `total` units."""
         with self._autocast:
             loss = self.loss(self.model, batch)
-        (loss.sum * (self.loss_scale / total)).backward()
+        loss.sum.backward(self._share_of(total, loss.sum))
         return loss
 
-    def gradient_norm(self) -> Tensor:
-        """Undo the loss scale, clip, and return the norm before clipping: f32[]."""
+    def _share_of(self, total: float, like: Tensor) -> Tensor:
+        """Return f32[] 1 / total times the loss scale; most steps weigh the same."""
+        share = self.loss_scale / total
+        if self._share[0] != share or self._share[1].device != like.device:
+            self._share = (share, torch.tensor(share, dtype=like.dtype, device=like.device))
+        return self._share[1]
+
+    def gradient_norm(self) -> float:
+        """Undo the loss scale, clip, and return the norm before clipping."""
         if self.loss_scale != 1.0:
             torch._foreach_mul_(self._gradients(), 1.0 / self.loss_scale)
         return clip_(self.parameters, self.clip)

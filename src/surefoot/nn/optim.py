@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -71,16 +71,16 @@ def build_optimisers(model: nn.Module, optim: Optim) -> list[Optimiser]:
     return found
 
 
-@torch.no_grad()
-def clip_(parameters: Sequence[Tensor] | Iterable[Tensor], max_norm: float) -> Tensor:
+def clip_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale the gradients so that their joint 2-norm is at most `max_norm`; 0 leaves them.
 
-    Returns the norm before clipping, f32[]; NaN or infinite where a gradient is.
+    Returns the norm before clipping, NaN or infinite where a gradient is. Reading it waits for
+    the device; the engine must know it before the optimiser may move a weight.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
-        return torch.zeros(())
-    norm = torch.stack(torch._foreach_norm(grads)).norm()
-    if max_norm > 0:
-        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return 0.0
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+    if 0 < max_norm < norm:
+        torch._foreach_mul_(grads, max_norm / norm)
     return norm
