@@ -169,6 +169,8 @@ def _print_settings(
 
 
 def _explain(argv: list[str]) -> int:
+    if argv and argv[0].startswith("--") and argv[0] not in ("--help", "--json", "--runs"):
+        argv = [argv[0][2:], *argv[1:]]  # a setting may be asked for by its flag
     own, word, rest = _own("explain", argv)
     own.add_argument("target", nargs="?", metavar="RUN|RECIPE", help="Where to look.")
     own.add_argument("--runs", metavar="DIR", help="Folder of the runs.")

@@ -102,9 +102,9 @@ def settings_page(own: argparse.ArgumentParser, recipe: Recipe, preset: str | No
             page.entry(_usage(leaf, schema), leaf.doc, value)
     page.lines += [
         "",
-        "In full every flag is --SECTION.NAME, and in a file (-c run.yaml, .toml or .json) the name",
-        "stands under its section. What a setting means and where a value came from:",
-        "surefoot config explain NAME [RUN].",
+        "In full every flag is --SECTION.NAME; in a file (-c run.yaml, .toml or .json) the name",
+        "stands under its section. surefoot config explain NAME [RUN] says what a setting means,",
+        "and where the value in a run came from.",
     ]
     return page.text()
 

@@ -135,7 +135,10 @@ def parse(name: str, text: str, suffix: str = ".yaml") -> Document:
         fix = f"{name} needs one of the endings {', '.join(_READERS)}"
         raise ConfigError([Problem(f"unknown kind of file {suffix or name!r}", name, fix)])
     document = Document(name, text.replace("\r\n", "\n"), form=suffix.lstrip("."))
-    reader(document)
+    try:
+        reader(document)
+    except (RecursionError, ValueError):  # brackets or digits by the thousand
+        raise document.fail("nested too deep, or a number too long", (1, 1), _SHAPE) from None
     return document
 
 
@@ -273,8 +276,6 @@ def _json(document: Document) -> None:
         fix = "JSON wants double quotes, commas between entries and none after the last"
         place = (error.lineno, error.colno)
         raise document.fail(f"not valid JSON: {error.msg}", place, fix) from None
-    except RecursionError:
-        raise document.fail("nested too deep", (1, 1), _SHAPE) from None
     if not isinstance(data, dict):
         raise document.fail("expected settings like {...}", (1, 1), '{"train": {"seed": 1}}')
     # JSON is YAML to the eye: the same walk finds the places (and names written twice).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from surefoot.config.schema import Section, knob
+from surefoot.config.schema import Section, knob, largest_divisor
 
 __all__ = ["GPTConfig"]
 
@@ -21,9 +21,13 @@ class GPTConfig(Section):
     d_model: int = knob(128, "Width of the residual stream.", ge=1)
     num_layers: int = knob(4, "Blocks.", ge=1)
     num_heads: int = knob(4, "Attention heads.", ge=1)
-    num_kv_heads: int | None = knob(None, "Key and value heads (grouped-query); default: all.", ge=1)
+    num_kv_heads: int | None = knob(
+        None, "Key and value heads (grouped-query); default: all.", ge=1
+    )
     d_ff: int | None = knob(
-        None, "Width inside the feed-forward part; default: 8/3 (modern) or 4 (gpt2) x d_model.", ge=1
+        None,
+        "Width inside the feed-forward part; default: 8/3 (modern) or 4 (gpt2) x d_model.",
+        ge=1,
     )
     context: int = knob(64, "Tokens that the model sees at once.", ge=1)
     dropout: float = knob(0.0, "Dropout of embeddings and residual branches.", ge=0, lt=1)
@@ -36,7 +40,7 @@ class GPTConfig(Section):
         """Return broken rules between these fields as (field, explanation)."""
         found = []
         if self.d_model % self.num_heads:
-            near = [h for h in range(1, self.num_heads + 1) if self.d_model % h == 0][-1]
+            near = largest_divisor(self.d_model, self.num_heads)
             text = f"{self.num_heads} heads do not divide d_model {self.d_model}; {near} would"
             found.append(("num_heads", text))
         elif self.layout == "modern" and (self.d_model // self.num_heads) % 2:

@@ -8,6 +8,7 @@ refused. This module builds nothing and imports no torch.
 from __future__ import annotations
 
 import re
+from math import isqrt
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -25,6 +26,7 @@ __all__ = [
     "Train",
     "circumstance",
     "knob",
+    "largest_divisor",
     "parse_bytes",
     "parse_seconds",
 ]
@@ -238,8 +240,8 @@ class RunConfig(Section):
     def _batch_conflicts(self) -> list[tuple[str, str]]:
         micro, batch = self.machine.micro_batch_size, self.train.batch_size
         if isinstance(micro, int) and batch % micro:
-            near = [d for d in range(1, batch + 1) if batch % d == 0 and d <= micro]
-            text = f"{micro} does not divide train.batch_size {batch}; {near[-1]} would"
+            near = largest_divisor(batch, micro)
+            text = f"{micro} does not divide train.batch_size {batch}; {near} would"
             return [("machine.micro_batch_size", text)]
         return []
 
@@ -275,6 +277,16 @@ class RunConfig(Section):
         return max(1, round(train.epochs * per_epoch))
 
 
+def largest_divisor(number: int, most: int) -> int:
+    """Return the largest divisor of `number` up to `most`, quickly also for absurd numbers.
+
+    >>> largest_divisor(12, 5), largest_divisor(128, 3)
+    (4, 2)
+    """
+    small = [d for d in range(1, min(isqrt(number), 100_000) + 1) if number % d == 0]
+    return max(d for d in (*small, *(number // d for d in small)) if d <= most)
+
+
 def parse_seconds(text: str) -> float:
     """Read a duration.
 
@@ -297,6 +309,8 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
     if not match:
         raise ValueError("expected a size like 500MB or 2GB")
-    return int(float(match[1]) * 1000 ** "KMGT".find(match[2].upper()) * 1000) if match[2] else int(
-        float(match[1])
+    return (
+        int(float(match[1]) * 1000 ** "KMGT".find(match[2].upper()) * 1000)
+        if match[2]
+        else int(float(match[1]))
     )
