@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("steady", derandomize=True, database=None, deadline=None)
+settings.load_profile("steady")  # the same examples every time, and nothing left behind
 
 # One thread: tests are small, run beside each other, and must give the same bits everywhere.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

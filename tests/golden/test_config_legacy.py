@@ -14,6 +14,7 @@ from surefoot.cli import main
 from surefoot.config.documents import read
 from surefoot.config.fields import flatten
 from surefoot.config.migrate import migrate
+from surefoot.config.names import LEFT_OUT, RENAMED
 from surefoot.config.resolve import Resolved, resolve
 from surefoot.recipes.charlm import CharConfig
 
@@ -125,3 +126,11 @@ def test_command_writes_a_new_file_and_never_over_one(
     assert (out, "today's form already" in err) == (before, True)
     assert main(["config", "migrate", old, "--write", str(tmp_path / "no" / "new.yaml")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_every_old_name_is_in_the_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+    for old, path in RENAMED.items():
+        assert f"| `{old}` | `{path}` |" in guide
+    for old in LEFT_OUT:
+        assert f"`{old}`" in guide

@@ -50,7 +50,7 @@ def configurations(draw: st.DrawFn) -> CharConfig:
     return config
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configurations(), st.dictionaries(st.sampled_from(sorted(LEAVES)), WORDS))
 def test_written_and_read_again_is_the_same(config: CharConfig, sources: dict[str, str]) -> None:
     text = dump(config, sources, {"threads": 2}, "charlm", None)
@@ -60,7 +60,7 @@ def test_written_and_read_again_is_the_same(config: CharConfig, sources: dict[st
     assert fingerprint(stored.config) == fingerprint(config)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configurations())
 def test_the_command_line_can_say_every_configuration(config: CharConfig) -> None:
     flat = flatten(config)
@@ -100,7 +100,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(KEYS, TREES, max_size=4))
 def test_any_tree_is_a_configuration_or_told_mistakes(tree: dict[str, Any]) -> None:
     document, layer = parse("a.yaml", scalar(tree) + "\n"), Layer()
