@@ -6,6 +6,7 @@ Nothing here reads `sys.argv`. Importing this module is light; torch comes with 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,7 +24,20 @@ if TYPE_CHECKING:
     from surefoot.engine import Result, Speaker
     from surefoot.track.record import Sink
 
-__all__ = ["Console", "Stored", "evaluate", "fork", "load", "resume", "stored", "train"]
+__all__ = [
+    "Console",
+    "Stored",
+    "again",
+    "branch",
+    "evaluate",
+    "fork",
+    "load",
+    "resume",
+    "settle",
+    "start",
+    "stored",
+    "train",
+]
 
 
 def train(
@@ -76,6 +90,7 @@ def start(
     console: Console | None,
     *,
     test: bool = False,
+    parent: tuple[RunFolder, str | int] | None = None,
 ) -> Result:
     """Begin a run of `resolved`, or go on with an unfinished one of the same identity."""
     from surefoot.data.fetch import cache_dir
@@ -88,7 +103,7 @@ def start(
         recipe, resolved.config, runs=runs, name=name, preset=resolved.preset,
         sources=resolved.sources, cache=cache_dir() / "fit.json",
         open_sinks=_Sinks(resolved.config, console, resolved.notes),
-        facts={"test": True} if test else None,
+        facts={"test": True} if test else None, parent=parent,
     )  # fmt: skip
 
 
@@ -160,17 +175,23 @@ def resume(
     quiet: bool = False,
     stream: TextIO | None = None,
     strict: bool = False,
+    fork: bool = False,
+    name: str | None = None,
     **settings: Any,
 ) -> Result:
     """Go on with a run, proving each step that is computed again; see `train` for `settings`.
 
     Only circumstances may change (how often to log, `max_steps`); anything else raises RunError
-    with the difference. Model sizes given by mistake are named and ignored unless `strict`.
+    with the difference, or with `fork` goes on as a new run, called `name`, that remembers its
+    parent. Model sizes given by mistake are named and ignored unless `strict`.
     """
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
     given, problems = flag_words.arguments(settings, kept.recipe.config)
-    return again(kept, given, problems, None if quiet else Console(stream), strict)
+    console = None if quiet else Console(stream)
+    if fork:
+        return branch(kept, given, problems, console, runs_dir(runs), name)
+    return again(kept, given, problems, console, strict)
 
 
 def again(
@@ -184,6 +205,21 @@ def again(
     given, notes = _keep_sizes(kept, given, strict)
     changed = amend(kept.config, kept.sources, given, problems)
     return go_on(kept.folder, changed, console, [*changed.notes, *notes])
+
+
+def branch(
+    kept: Stored,
+    given: Mapping[str, Given],
+    problems: Sequence[Problem],
+    console: Console | None,
+    runs: Path,
+    name: str | None,
+) -> Result:
+    """Begin a new run with other settings from the newest checkpoint of `kept`."""
+    changed = amend(kept.config, kept.sources, given, problems)
+    config = _with_horizon(kept, changed.config)
+    resolved = replace(changed, config=config, preset=kept.preset)
+    return start(kept.recipe, resolved, runs, name, True, console, parent=(kept.folder, "last"))
 
 
 def _keep_sizes(
@@ -211,7 +247,7 @@ def go_on(
         raise RunError(
             "\n".join(["these settings change the numbers and cannot change on a resume:", *lines]),
             where=str(folder.path),
-            fix=f"start another run: surefoot train {kept.recipe.name} --new ...",
+            fix=f"--fork goes on from here as a new run: surefoot resume {folder.name} --fork ...",
         )
     if folder.status == "done" and _reached(folder, config):
         what = f"run {folder.name} is done at step {folder.meta.get('step')}"
@@ -263,6 +299,10 @@ class _Sinks:
             from surefoot.track.tensorboard import TensorBoard
 
             found.append(TensorBoard(path / "tb", segment, first))
+        if self.config.track.report:
+            from surefoot.track.report import ReportSink
+
+            found.append(ReportSink(path))
         for sink in found[:1]:
             for note in self.notes:
                 sink.note(note, "info")
@@ -302,10 +342,11 @@ def evaluate(
     """Measure a run's models on its held-out data; return the step and metrics by learner."""
     from surefoot.engine import open_world
     from surefoot.engine.load import fill
+    from surefoot.engine.run import repeated
 
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
-    job = kept.recipe.build(kept.config, open_world(device))
+    job = kept.recipe.build(repeated(kept.config, folder.meta), open_world(device))
     step = fill({name: x.model for name, x in job.learners.items()}, folder, checkpoint)
     scores: dict[str, dict[str, float]] = {}
     for name, learner in job.learners.items():

@@ -42,9 +42,7 @@ def _verify(argv: list[str]) -> int:
     from surefoot.track.folder import find, runs_dir
 
     folder = find(runs_dir(options.runs), options.run)
-    found = [
-        {"what": f.what, "problem": f.problem} for f in verify(folder.path, folder.meta["id"])
-    ]
+    found = [{"what": f.what, "problem": f.problem} for f in verify(folder.path, folder.meta["id"])]
     broken = [entry for entry in found if entry["problem"]]
     if options.json:
         print(json.dumps({"run": folder.name, "sound": not broken, "checked": found}))
@@ -97,7 +95,9 @@ def _list(options: argparse.Namespace) -> int:
         metric = "" if row["metric"] is None else f"{row['metric']:.4f}"
         state = row["problem"] or ("whole" if row["resumable"] else "weights")
         reasons_ = ", ".join(row["kept"]) or "(goes with the next save)"
-        print(f"{row['step']:>10} {row['bytes'] / 1e6:>7.1f} MB {metric:>9}  {state:<10} {reasons_}")
+        print(
+            f"{row['step']:>10} {row['bytes'] / 1e6:>7.1f} MB {metric:>9}  {state:<10} {reasons_}"
+        )
     return 0
 
 

@@ -60,7 +60,11 @@ def _torch_lines() -> Iterator[Line]:
         other = (total - free) / 1e9
         advice = f"other programs use {other:.1f} GB of it" if other > 1.0 else ""
         yield "device", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free", advice
-        yield "numbers", "bf16" if torch.cuda.is_bf16_supported(False) else "fp16 with loss scaling", ""
+        yield (
+            "numbers",
+            "bf16" if torch.cuda.is_bf16_supported(False) else "fp16 with loss scaling",
+            "",
+        )
     elif torch.backends.mps.is_available():
         yield "device", "Apple GPU (MPS)", ""
     else:

@@ -72,7 +72,12 @@ def _sample(argv: list[str]) -> int:
     )  # fmt: skip
     pieces = speaker.reply(learner, request)
     if options.json:
-        document = {"step": step, "learner": learner, "prompt": request.prompt, "seed": request.seed}
+        document = {
+            "step": step,
+            "learner": learner,
+            "prompt": request.prompt,
+            "seed": request.seed,
+        }
         print(json.dumps({**document, "text": "".join(pieces)}, ensure_ascii=False))
         return 0
     print(f"checkpoint of step {step}", file=sys.stderr)

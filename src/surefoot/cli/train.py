@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from surefoot import recipes
@@ -13,6 +14,7 @@ from surefoot.errors import ConfigError, Problem, Stopped
 
 if TYPE_CHECKING:
     from surefoot.engine import Result
+    from surefoot.track.folder import RunFolder
 
 __all__ = ["run"]
 
@@ -25,7 +27,9 @@ def run(verb: str, argv: list[str]) -> int:
 def _train(argv: list[str]) -> int:
     own = flags.parser("surefoot train RECIPE", "Train a recipe, or go on with the run you left.")
     own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
-    own.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="Settings.")
+    own.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
+    )
     own.add_argument("--name", help="Name of the run.")
     own.add_argument("--new", action="store_true", help="Start another run in any case.")
     own.add_argument("--test", action="store_true", help="Mark the run as a test of something.")
@@ -43,6 +47,11 @@ def _train(argv: list[str]) -> int:
     from surefoot.track.folder import runs_dir
 
     resolved = api.settle(recipe, options.preset, options.config, given, problems)
+    if options.restarts is not None:
+        runs = runs_dir(options.runs)
+        return _supervised(
+            "train", argv, options, lambda: api.unfinished(runs, recipe, resolved.config, options.name)
+        )
     console = _console(options)
     return _report(
         lambda: api.start(
@@ -69,6 +78,8 @@ def _resume(argv: list[str]) -> int:
     own = flags.parser("surefoot resume RUN", "Go on with a run, exactly.")
     own.add_argument("run", nargs="?", default="last", help="Name, number, prefix or `last`.")
     own.add_argument("--strict", action="store_true", help="Refuse model sizes that differ.")
+    own.add_argument("--fork", action="store_true", help="Go on as a new run, with other settings.")
+    own.add_argument("--name", help="With --fork: name of the new run.")
     _shared(own)
     from surefoot.config.schema import RunConfig
 
@@ -81,14 +92,37 @@ def _resume(argv: list[str]) -> int:
 
     kept = api.stored(find(runs_dir(options.runs), options.run))
     options, given, problems = flags.parse(own, argv, kept.recipe.config)
+    if options.restarts is not None:
+        return _supervised("resume", argv, options, kept.folder.reload)
     console = _console(options)
+    if options.fork:
+        runs = runs_dir(options.runs)
+        return _report(
+            lambda: api.branch(kept, given, problems, console, runs, options.name), options
+        )
     return _report(lambda: api.again(kept, given, problems, console, options.strict), options)
 
 
 def _shared(own: argparse.ArgumentParser) -> None:
     own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
     own.add_argument("--json", action="store_true", help="Print the result as JSON, and only that.")
+    own.add_argument("--restarts", type=int, metavar="N", help="Start again after a crash, N times.")
     own.add_argument("--quiet", action="store_true", help="Show nothing while training.")
+
+
+def _supervised(
+    verb: str, argv: list[str], options: argparse.Namespace, find_run: Callable[[], RunFolder | None]
+) -> int:
+    """Run the same words in a child process; `--new` counts for the first try only."""
+    from surefoot.cli.supervise import supervise
+
+    if options.restarts < 0:
+        raise ConfigError(f"--restarts {options.restarts}: expected 0 or more")
+    words = list(argv)
+    place = next(i for i, word in enumerate(words) if word.startswith("--restarts"))
+    del words[place : place + (1 if "=" in words[place] else 2)]
+    again = [word for word in words if word not in ("--new", "--fork")]
+    return supervise([verb, *words], [verb, *again], options.restarts, find_run)
 
 
 def _console(options: argparse.Namespace) -> Any:

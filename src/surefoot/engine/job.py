@@ -25,7 +25,8 @@ class Job:
     model in eval mode to metrics (`val_loss` is the one that "best" means); a sampler maps a
     model and a seed to text. `data` says for the record what is learned from; `notes` say it to a
     person. `files` are small texts kept with the run (a vocabulary), so that the model can be
-    used without its data.
+    used without its data. `settings` (section.name -> value) are what was substituted while
+    building, such as the text that took the place of one out of reach; a resume repeats them.
     """
 
     source: Source
@@ -35,3 +36,4 @@ class Job:
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import fit
 from surefoot.engine.conduct import Conductor
+from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
 from surefoot.engine.place import apply, compile_in_place
 from surefoot.engine.plan import describe, schedule_for
@@ -36,7 +37,7 @@ from surefoot.track.machine import describe_machine, git_state
 from surefoot.track.record import Record, Sink
 from surefoot.version import __version__
 
-__all__ = ["Result", "begin", "resume"]
+__all__ = ["Result", "begin", "repeated", "resume"]
 
 class OpenSinks(Protocol):
     """Opens what shows a run while it is written."""
@@ -82,8 +83,9 @@ def begin(
     preset: str | None = None,
     sources: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
+    parent: tuple[RunFolder, str | int] | None = None,
 ) -> Result:
-    """Start a new run in `runs` and train it.
+    """Start a new run in `runs` and train it, from the checkpoint of a `parent` if there is one.
 
     Nothing is created before the data is read, the model is built and the plan fits the disk.
     Raises SurefootError; see `errors` for which and what exit code each has.
@@ -100,7 +102,7 @@ def begin(
     meta = {
         "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
         "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
-        "source": job.source.fingerprint, "location": recipe.location or recipe.name,
+        "source": job.source.fingerprint, "settings": job.settings, "location": recipe.location or recipe.name,
         "machine": describe_machine(), "git": git_state(Path.cwd()), "tags": config.track.tags,
         "versions": versions(), **(facts or {}),
     }  # fmt: skip
@@ -108,8 +110,16 @@ def begin(
         "config.yaml": dump(config, dict(sources or {}), resolved, recipe.name, preset),
         **job.files,
     }
+    if parent is not None:
+        ancestor, payload = inherit(*parent)
+        TrainState(job.learners).restore(payload)  # before anything is created: does it fit?
+        meta |= ancestor
     folder = RunFolder.create(runs, recipe.name, name, files, meta)
     with folder.lock(), _disk():
+        if parent is not None:
+            Store(folder.path / "checkpoints", meta["id"]).save(
+                meta["parent"]["step"], payload, places={}, identity=meta["identity"]
+            )
         return _play(folder, config, job, world, pins, open_sinks, list(describe(job, pins, plan, limit)))
 
 
@@ -132,7 +142,7 @@ def resume(
         horizon = pinned.pop("horizon")
         pins = fit.Pins(**pinned)
         world = open_world(pins.device)
-        job = recipe.build(config, world)
+        job = recipe.build(repeated(config, folder.meta), world)
         if job.source.fingerprint != folder.meta["source"]:
             raise RunError(
                 "the data changed since this run began, so it cannot go on exactly",
@@ -145,6 +155,15 @@ def resume(
         changed = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
         folder.update(max_steps=limit)
         return _play(folder, config, job, world, pins, open_sinks, [*notes, *changed])
+
+
+def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:
+    """Return `config` with what was substituted when the run in `meta` began."""
+    for path, value in meta.get("settings", {}).items():
+        section, _, name = path.partition(".")
+        changed = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section: changed})
+    return config
 
 
 def _prepare(job: Job, config: RunConfig, limit: int | None, horizon: int | None) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from surefoot.engine.journal import check_header, read
+from surefoot.engine.journal import Kind, check_header, read
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError
 
-__all__ = ["Finding", "problem_of", "verify"]
+__all__ = ["Finding", "last_step", "problem_of", "verify"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,13 @@ def _journal(path: Path, run: str) -> Finding:
         return Finding("journal", str(error).partition("\n")[0])
     text = f"{damaged} of {records} records are damaged" if damaged else None
     return Finding(f"journal, {records} records", text)
+
+
+def last_step(path: Path) -> int:
+    """Return the last step that the journal at `path` records; 0 where there is none."""
+    last = 0
+    with suppress(CheckpointError, OSError):
+        for _, record in read(path):
+            if record is not None and record.kind is Kind.STEP:
+                last = record.step
+    return last

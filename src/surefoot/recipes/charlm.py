@@ -75,6 +75,7 @@ def build(config: CharConfig, world: World) -> Job:
         data=text.describe(),
         notes=[f"data   {text.describe_line()}", *text.notes],
         files={"vocabulary.json": text.tokenizer.to_json()},
+        settings={} if config.data.path else {"data.corpus": text.name},
     )
 
 
@@ -129,7 +130,8 @@ def speak(config: CharConfig, files: Mapping[str, str], world: World) -> Speaker
     from surefoot.engine import TextSpeaker
     from surefoot.nn.gpt import GPT
 
-    tokenizer = tokenizer_from_json(files["vocabulary.json"])
+    kept = "vocabulary.json"
+    tokenizer = tokenizer_from_json(files.get(kept, ""), where=kept)
     model = GPT(config.model, tokenizer.vocab_size).to(world.device)
     return TextSpeaker({"main": model}, tokenizer, PROMPT)
 

@@ -46,7 +46,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace a file so that a reader, or a crash, sees the old text or the new one, whole."""
     staging = path.with_name(f".{path.name}.new")
     try:
-        with staging.open("w", encoding="utf-8", newline="\n") as file:
+        with staging.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -294,7 +294,7 @@ def _birth(name: str, number: int, recipe: str, meta: dict[str, Any]) -> dict[st
         "best": None,
         "tags": [],
         "errors": [],
-        "restarts": 0,
+        "restarts": [],
         "segments": [],
         "test": short or probe,
     }
@@ -305,7 +305,7 @@ def _fill(staging: Path, files: Mapping[str, str], meta: dict[str, Any]) -> None
     for relative, text in {**files, "run.json": _dump(meta)}.items():
         path = staging / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="\n") as file:
+        with path.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
