@@ -81,6 +81,7 @@ class Conductor:
         """
         if any(c.resumable for c in self.saver.store.checkpoints()):
             self._saved = self._progress()
+            self.saver.tidy(self._needed())
         else:
             self._save()
         while not self.state.finished:
@@ -301,8 +302,7 @@ class Conductor:
             x.memory["score"][1] for x in learners if x.memory.get("score", [-1])[0] == x.step
         ]
         self._saved = self._progress()
-        told = [(x.step, x.memory) for x in self.state.learners.values()]
-        self.saver.pinned = retain.needed(self.config.train, told)
+        self.saver.pinned = self._needed()
         self.saver.save(
             self.state, metric=min(lately, default=None), places=self.tape.places(), **self.facts
         )
@@ -310,6 +310,10 @@ class Conductor:
     @property
     def _best_is_result(self) -> bool:
         return self.config.train.patience > 0 and self.config.train.restore_best
+
+    def _needed(self) -> set[int]:
+        told = [(x.step, x.memory) for x in self.state.learners.values()]
+        return retain.needed(self.config.train, told)
 
     def _progress(self) -> tuple[int, ...]:
         return tuple(x.step for x in self.state.learners.values())

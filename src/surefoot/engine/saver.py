@@ -109,11 +109,14 @@ class Saver:
             )
         else:
             self._failure = None
-            self._tidy(pinned)
+            self.tidy(pinned)
         self.pace.cost = time.monotonic() - begun
 
-    def _tidy(self, pinned: Collection[int]) -> None:
-        """Let old checkpoints go; one that cannot be removed now is tried again after each save."""
+    def tidy(self, pinned: Collection[int]) -> None:
+        """Let old checkpoints go, also those that a killed process had no time to remove.
+
+        One that cannot be removed now is tried again after each save.
+        """
         try:
             retain.apply(self.store, self.keep, pinned)
         except Exception as error:  # the new checkpoint is safe, which is what matters
