@@ -17,6 +17,7 @@ import errno
 import math
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ class Journal:
         self._count = self._repair() if path.exists() else self._create()
         self._waiting: list[Record] = []  # what a full disk refused; tried again at each append
         self._handle = os.open(path, os.O_RDWR | os.O_APPEND)
+        self._lock = threading.Lock()  # training appends while a save in the background syncs
 
     @property
     def count(self) -> int:
@@ -148,10 +150,11 @@ class Journal:
         It survives the death of the process, and a power loss after `sync`. Never raises for a
         full or failing disk: the record waits in memory (see `behind`).
         """
-        self._waiting.append(record)
-        with suppress(OSError):  # the conductor reports `behind` once; nothing is lost
-            self._flush()
-        return self.count
+        with self._lock:
+            self._waiting.append(record)
+            with suppress(OSError):  # the conductor reports `behind` once; nothing is lost
+                self._flush()
+            return self.count
 
     def _flush(self) -> None:
         while self._waiting:
@@ -165,10 +168,12 @@ class Journal:
 
     def sync(self) -> None:
         """Put everything on the disk. Raises OSError when it refuses even one record."""
-        self._flush()
-        os.fsync(self._handle)
-        if self._waiting:
-            raise OSError(errno.ENOSPC, f"the disk refuses the journal, {self.behind} records wait")
+        with self._lock:
+            self._flush()
+            behind = self.behind
+        os.fsync(self._handle)  # outside the lock, for it may take long and appends go on
+        if behind:
+            raise OSError(errno.ENOSPC, f"the disk refuses the journal, {behind} records wait")
 
     def close(self) -> None:
         """Write what waits as far as the disk takes it, and close."""
