@@ -134,3 +134,12 @@ def test_every_old_name_is_in_the_guide() -> None:
         assert f"| `{old}` | `{path}` |" in guide
     for old in LEFT_OUT:
         assert f"`{old}`" in guide
+
+
+def test_note_in_the_guide_is_the_one_that_people_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("old.yaml").write_text("block_size: 64\nn_embd: 64\nmax_iters: 200\neval_iters: 2\n")
+    guide = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+    assert f"note: {settle('old.yaml').notes[0]}\n" in guide

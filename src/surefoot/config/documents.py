@@ -22,7 +22,7 @@ import yaml
 from surefoot.config.suggest import nearest
 from surefoot.errors import ConfigError, Problem
 
-__all__ = ["Document", "Opaque", "Spot", "parse", "read"]
+__all__ = ["Document", "Opaque", "Spot", "comment_of", "parse", "read"]
 
 _DEPTH, _NODES = 20, 10_000  # limits of nesting and size, against files that are not settings
 Keys = tuple[str, ...]
@@ -85,6 +85,25 @@ class Document:
     def fail(self, what: str, place: Place = (0, 0), fix: str | None = None) -> ConfigError:
         """Return the error for a file that cannot be read at all."""
         return ConfigError([self.problem(what, place, fix)])
+
+
+def comment_of(line: str) -> str:
+    """Return the comment at the end of a line of YAML, TOML or Python, with its `#`, or nothing.
+
+    >>> comment_of('name: "a # b"  # why')
+    '# why'
+    """
+    quote, escaped = "", False
+    for index, char in enumerate(line):
+        if quote:
+            closing = char == quote and not escaped
+            escaped = char == "\\" and quote == '"' and not escaped
+            quote = "" if closing else quote
+        elif char in "\"'":
+            quote = char
+        elif char == "#" and (index == 0 or line[index - 1].isspace() or line[index - 1] in ",]}"):
+            return line[index:].rstrip()
+    return ""
 
 
 def read(path: Path | str) -> Document:

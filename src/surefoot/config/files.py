@@ -11,9 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import yaml
-
-from surefoot.config.documents import parse
+from surefoot.config.documents import comment_of, parse
 from surefoot.config.fields import flatten
 from surefoot.config.resolve import FORMAT, Layer, check, gather, starting_values
 from surefoot.config.schema import RunConfig
@@ -157,16 +155,5 @@ def _sources(text: str, places: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, place in places.items():
         line, column = (int(part) for part in place.rsplit(":", 2)[1:])
-        comment = _after_value(lines[line - 1][column - 1 :])
-        found[path] = comment or place
+        found[path] = comment_of(lines[line - 1][column - 1 :])[1:].strip() or place
     return found
-
-
-def _after_value(text: str) -> str:
-    """Return the comment behind the first YAML value of `text`."""
-    end = 0
-    for token in yaml.scan(text):
-        if isinstance(token, yaml.StreamEndToken):
-            break
-        end = max(end, token.end_mark.index)
-    return text[end:].partition("#")[2].strip()

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from surefoot.config.documents import Document, Opaque
+from surefoot.config.documents import Document, Opaque, comment_of
 from surefoot.config.fields import Given, leaves
 from surefoot.config.files import scalar
 from surefoot.config.legacy import is_old
@@ -90,7 +90,7 @@ def _attach_comments(document: Document, items: list[_Item]) -> tuple[list[str],
     waiting: list[str] = []
     taken = {number: item for item in items for number in range(item.line, item.end + 1)}
     for number, line in enumerate(lines, 1):
-        comment = _comment(line)
+        comment = comment_of(line)
         item = taken.get(number)
         if item is None:
             waiting += [comment] if comment else []
@@ -100,19 +100,6 @@ def _attach_comments(document: Document, items: list[_Item]) -> tuple[list[str],
         item.before, waiting = item.before + waiting, []
         item.behind = item.behind or comment
     return header, waiting
-
-
-def _comment(line: str) -> str:
-    """Return the comment of a line, with its `#`, or nothing."""
-    quote = ""
-    for index, char in enumerate(line):
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "\"'":
-            quote = char
-        elif char == "#" and (index == 0 or line[index - 1].isspace() or line[index - 1] in ",]}"):
-            return line[index:].rstrip()
-    return ""
 
 
 def _written(item: _Item, indent: str) -> list[str]:

@@ -101,9 +101,9 @@ def amend(
     base = {
         path: Given(value, sources.get(path, "default")) for path, value in flatten(config).items()
     }
-    merged, ranks = _merge(type(config), [Layer(base), Layer(dict(flags))], wrong)
+    merged, _ = _merge(type(config), [Layer(base), Layer(dict(flags))], wrong)
     notes = [note for note in [legacy.flag_note(flags)] if note]
-    return check(type(config), merged, wrong, notes + _fit_warmup(merged, ranks), None)
+    return check(type(config), merged, wrong, notes)
 
 
 def preview(
@@ -340,7 +340,7 @@ def _fit_warmup(merged: dict[str, Given], ranks: Mapping[str, int]) -> list[str]
     """Shorten a warmup that nobody asked for when somebody asked for a shorter run."""
     path = "schedule.warmup_steps"
     ends = ("schedule.decay_steps", "schedule.horizon", "train.max_steps")
-    if any(p not in merged for p in (path, *ends)):
+    if any(p not in merged for p in (path, *ends)) or merged["schedule.kind"].value == "onecycle":
         return []
     try:
         end, reason = next((int(merged[p].value), p) for p in ends if merged[p].value is not None)

@@ -95,7 +95,7 @@ def suggest_value(value: object, choices: Sequence[str]) -> str | None:
     'bf16'
     """
     word = str(value).lower()
-    for other in VALUE_SYNONYMS.get(word, ()):
+    for other in VALUE_SYNONYMS.get(word, "").split():
         if other in choices:
             return other
     return nearest(word, choices)
