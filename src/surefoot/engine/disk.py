@@ -1,0 +1,61 @@
+"""A disk that is full or fails: what a run does about it, in words for people."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surefoot.engine.tape import Tape
+from surefoot.errors import OutOfResources, RunError
+from surefoot.track.record import Record
+
+__all__ = ["refusals", "room_for", "synced"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (*_FULL, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def synced(record: Record, tape: Tape) -> None:
+    """Put on the disk what a checkpoint refers to.
+
+    Raises OSError when the disk is full: then the save waits, so that no row is lost. A disk that
+    fails otherwise must not cost the checkpoint too; a resume then says what it cannot prove.
+    """
+    trouble = record.sync()
+    try:
+        tape.sync()
+    except OSError as error:
+        trouble = trouble or error
+    if trouble is not None and trouble.errno in _FULL:
+        raise trouble
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what the disk refuses, and a run cannot do without, into OutOfResources."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        raise OutOfResources(
+            f"the disk refuses: {error.strerror}",
+            where=str(error.filename) if error.filename else None,
+            fix="free space or mend the disk, then: surefoot resume RUN",
+        ) from error
+
+
+def room_for(runs: Path, need: int) -> None:
+    """Raise RunError when the plan needs more disk than is free around `runs`."""
+    place = runs
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise RunError(
+            f"the run needs {need / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free",
+            where=str(place), fix="--runs on another disk, --keep.last 2 --keep.best 0, or free space",
+        )  # fmt: skip
