@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from math import isqrt
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -192,6 +193,9 @@ class Keep(Section):
     best: int = circumstance(1, "Best checkpoints by validation loss kept.", ge=0)
     milestones: int = circumstance(0, "Also keep checkpoints at multiples of this step.", ge=0)
     max_disk: str | None = circumstance(None, "Disk that checkpoints may take, like 2GB.")
+    mirror: Path | None = circumstance(
+        None, "Folder on another disk or a mounted drive that receives a copy of the run."
+    )
 
     @field_validator("max_disk")
     @classmethod

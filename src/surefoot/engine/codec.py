@@ -20,7 +20,7 @@ from torch import Tensor
 
 from surefoot.errors import CheckpointError
 
-__all__ = ["digest", "read_tensors", "sync_folder", "write_bytes", "write_tensors"]
+__all__ = ["copy_file", "digest", "read_tensors", "sync_folder", "write_bytes", "write_tensors"]
 
 _CHUNK = 1 << 22  # bytes per write, so that hashing works on cached memory
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
@@ -102,6 +102,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # the library's list of complaints is not documented
         raise CheckpointError(f"not a safetensors file: {error}", where=str(path)) from error
+
+
+def copy_file(source: Path, target: Path) -> tuple[int, str]:
+    """Copy a file, fsync, and return (bytes, xxh3-128 hex) of what was written."""
+    with source.open("rb", buffering=0) as file:
+        return _write(target, (memoryview(piece) for piece in iter(lambda: file.read(_CHUNK), b"")))
 
 
 def digest(path: Path) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import time
@@ -21,8 +20,10 @@ from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import fit
 from surefoot.engine.conduct import Conductor
+from surefoot.engine.disk import refusals, room_for, synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
+from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import apply, compile_in_place
 from surefoot.engine.plan import describe, schedule_for
 from surefoot.engine.saver import Saver
@@ -31,7 +32,7 @@ from surefoot.engine.state import TrainState
 from surefoot.engine.store import Store
 from surefoot.engine.tape import Tape
 from surefoot.engine.world import World, open_world
-from surefoot.errors import CheckFailed, OutOfResources, RunError, Stopped, SurefootError
+from surefoot.errors import CheckFailed, RunError, Stopped, SurefootError
 from surefoot.track.folder import RunFolder, now
 from surefoot.track.machine import describe_machine, git_state
 from surefoot.track.record import Record, Sink
@@ -115,7 +116,7 @@ def begin(
         TrainState(job.learners).restore(payload)  # before anything is created: does it fit?
         meta |= ancestor
     folder = RunFolder.create(runs, recipe.name, name, files, meta)
-    with folder.lock(), _disk():
+    with folder.lock(), refusals():
         if parent is not None:
             Store(folder.path / "checkpoints", meta["id"]).save(
                 meta["parent"]["step"], payload, places={}, identity=meta["identity"]
@@ -137,7 +138,7 @@ def resume(
     is held by another process or its data changed, Unsupported when this machine cannot do what
     was pinned, CheckFailed at the first step whose bits differ.
     """
-    with folder.lock(), _disk():
+    with folder.lock(), refusals():
         pinned = dict(folder.reload().meta["pinned"])
         horizon = pinned.pop("horizon")
         pins = fit.Pins(**pinned)
@@ -185,7 +186,8 @@ def _play(
 ) -> Result:
     store = Store(folder.path / "checkpoints", folder.meta["id"])
     state = TrainState(job.learners)
-    found = _restore(store, state)
+    mirror = _mirror(folder, config)
+    found = _restore(store, state, mirror)
     for learner in job.learners.values():
         learner.micro = learner.micro or pins.micro_batch_size
         if pins.compile:
@@ -209,7 +211,7 @@ def _play(
             record.note(warning)
         tape.begin(found.step)
         _sign(folder, found.step)
-        return _train(folder, config, job, world, pins, state, record, tape, store)
+        return _train(folder, config, job, world, pins, state, record, tape, store, mirror)
     finally:
         tape.close()
         record.close()
@@ -225,13 +227,14 @@ def _train(
     record: Record,
     tape: Tape,
     store: Store,
+    mirror: Mirror | None,
 ) -> Result:
     data = Data(job.source, config.train.seed, config.train.batch_size)
 
     def before_commit() -> None:
-        _sync(record, tape)
+        synced(record, tape)
 
-    saver = Saver(store, config.keep, config.cadence.save_every, before_commit)
+    saver = Saver(store, config.keep, config.cadence.save_every, before_commit, mirror)
     facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
     ahead, begun = tape.ahead, time.monotonic()
     with watching() as interrupts, _batches(data, pins) as batches:
@@ -261,34 +264,6 @@ def _train(
     return result
 
 
-def _sync(record: Record, tape: Tape) -> None:
-    """Put on the disk what a checkpoint refers to.
-
-    Raises OSError when the disk is full: then the save waits, so that no row is lost. A disk that
-    fails otherwise must not cost the checkpoint too; a resume then says what it cannot prove.
-    """
-    trouble = record.sync()
-    try:
-        tape.sync()
-    except OSError as error:
-        trouble = trouble or error
-    if trouble is not None and trouble.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise trouble
-
-
-@contextmanager
-def _disk() -> Iterator[None]:
-    """Say in words for people that the disk refused what a run cannot do without."""
-    try:
-        yield
-    except OSError as error:
-        raise OutOfResources(
-            f"the disk refuses: {error.strerror or error}",
-            where=str(error.filename) if error.filename else None,
-            fix="free space or mend the disk, then: surefoot resume RUN",
-        ) from error
-
-
 @dataclass(frozen=True)
 class _Found:
     """What a resume found on the disk."""
@@ -311,15 +286,26 @@ class _Found:
             yield f"{tape.ahead} steps after it are in the journal and will be compared bit for bit"
 
 
-def _restore(store: Store, state: TrainState) -> _Found:
-    if not store.folder.exists():
+def _restore(store: Store, state: TrainState, mirror: Mirror | None) -> _Found:
+    if not store.folder.exists() and mirror is None:
         return _Found(0, {}, (), ())
     incomplete = store.sweep()
     checkpoint, payload, aside = store.newest()
+    brought = mirror.bring_back(store) if mirror is not None else None
+    if brought is not None:
+        aside = [*aside, f"{brought.path.name}: brought back from the mirror"]
+        checkpoint, payload = brought, brought.read()
     if checkpoint is None or payload is None:
         return _Found(0, {}, incomplete, aside)
     state.restore(payload)
     return _Found(checkpoint.step, checkpoint.manifest["places"], incomplete, aside)
+
+
+def _mirror(folder: RunFolder, config: RunConfig) -> Mirror | None:
+    place = config.keep.mirror
+    if place is None or place.expanduser().resolve() == folder.path.parent.resolve():
+        return None
+    return Mirror(folder.path, place, folder.meta["id"])
 
 
 def _best_loss(state: TrainState) -> float | None:
@@ -382,21 +368,6 @@ def _changed(was: Mapping[str, str], now_: Mapping[str, str], machine: Mapping[s
         f"{k} {machine[k]} -> {here[k]}" for k in ("cpu", "cores") if machine.get(k) != here.get(k)
     ]
     return [f"changed since the run began: {', '.join(found)}"] if found else []
-
-
-def room_for(runs: Path, need: int) -> None:
-    """Raise RunError when the plan needs more disk than is free around `runs`."""
-    import shutil
-
-    place = runs
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < need:
-        raise RunError(
-            f"the run needs {need / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free",
-            where=str(place), fix="--runs on another disk, --keep.last 2 --keep.best 0, or free space",
-        )  # fmt: skip
 
 
 def _farewell(

@@ -16,6 +16,7 @@ from typing import Any
 
 from surefoot.config.schema import Keep, parse_seconds
 from surefoot.engine import retain
+from surefoot.engine.mirror import Mirror
 from surefoot.engine.state import Payload, Snapshot, TrainState
 from surefoot.engine.store import Store
 from surefoot.errors import OutOfResources
@@ -59,9 +60,14 @@ class Saver:
     """
 
     def __init__(
-        self, store: Store, keep: Keep, every: int | str, before_commit: Callable[[], None]
+        self,
+        store: Store,
+        keep: Keep,
+        every: int | str,
+        before_commit: Callable[[], None],
+        mirror: Mirror | None = None,
     ) -> None:
-        self.store, self.keep = store, keep
+        self.store, self.keep, self.mirror = store, keep, mirror
         self.pace = Pace(every, last_time=time.monotonic())
         self.stall = 0.0  # seconds that training has waited for saves
         self.pinned: Collection[int] = ()
@@ -71,6 +77,7 @@ class Saver:
         self._failure: Exception | None = None  # of the last save; None when it is on the disk
         self._news: list[str] = []  # what is not yet told, in words
         self._retry_at: float | None = None
+        self._mirror_lost = False
 
     def due(self, step: int) -> bool:
         """Whether to save now: by cadence, or because an earlier save failed a while ago."""
@@ -110,6 +117,7 @@ class Saver:
         else:
             self._failure = None
             self.tidy(pinned)
+            self._reflect()
         self.pace.cost = time.monotonic() - begun
 
     def tidy(self, pinned: Collection[int]) -> None:
@@ -121,6 +129,20 @@ class Saver:
             retain.apply(self.store, self.keep, pinned)
         except Exception as error:  # the new checkpoint is safe, which is what matters
             self._news.append(f"an old checkpoint cannot be removed: {_say(error)}")
+
+    def _reflect(self) -> None:
+        """Bring the mirror up to date; one that is lost is told once and tried again."""
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.follow(self.store)
+            if self._mirror_lost:
+                self._news.append(f"the mirror {self.mirror.folder} is up to date again")
+            self._mirror_lost = False
+        except Exception as error:  # the run's own folder has everything
+            if not self._mirror_lost:
+                self._news.append(f"mirror {self.mirror.folder}: {_say(error)}; training goes on")
+            self._mirror_lost = True
 
     def _check_room(self, payload: Payload) -> None:
         need = sum(t.nbytes for group in payload.tensors.values() for t in group.values())

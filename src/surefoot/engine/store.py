@@ -123,14 +123,8 @@ class Store:
         Saving a step that exists replaces it. Raises OSError when the disk says no; then nothing
         of the new checkpoint remains and older ones are untouched.
         """
-        if not self.folder.exists():
-            self.folder.mkdir(parents=True)
-            sync_folder(self.folder.parent)
-        final = self.folder / f"step-{step:09d}"
-        staging = self.folder / f".staging-{final.name}"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        try:
+        final = self._final(step)
+        with self._staged(final) as staging:
             files = self._write_payload(staging, payload)
             manifest = {
                 "format": FORMAT, "run": self.run, "step": step, "sequence": self._next(),
@@ -138,12 +132,41 @@ class Store:
                 "metric": metric, "files": files, **facts,
             }  # fmt: skip
             codec.write_bytes(staging / "manifest.json", seal(manifest))
+        return Checkpoint(final, manifest)
+
+    def copy(self, other: Checkpoint) -> Checkpoint:
+        """Copy a checkpoint of another store of this run, checking every hash on the way.
+
+        Raises CheckpointError when `other` is damaged, OSError when a disk says no.
+        """
+        final = self._final(other.step)
+        with self._staged(final) as staging:
+            for name, entry in other.manifest["files"].items():
+                found = codec.copy_file(other.path / name, staging / name)
+                if found != (entry["size"], entry["xxh3_128"]):
+                    raise CheckpointError(f"{name} does not match its hash", where=str(other.path))
+            codec.write_bytes(staging / "manifest.json", seal(other.manifest))
+        return Checkpoint(final, other.manifest)
+
+    def _final(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
+
+    @contextmanager
+    def _staged(self, final: Path) -> Iterator[Path]:
+        """Lend a staging folder that becomes `final` when the block ends, and else is no more."""
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            sync_folder(self.folder.parent)
+        staging = self.folder / f".staging-{final.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            yield staging
             sync_folder(staging)
             self._commit(staging, final)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        return Checkpoint(final, manifest)
 
     def _write_payload(self, staging: Path, payload: Payload) -> dict[str, dict[str, Any]]:
         files = {}
