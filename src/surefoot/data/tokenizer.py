@@ -174,8 +174,10 @@ class Bytes:
         return json.dumps({"kind": self.kind})
 
 
-def tokenizer_from_json(text: str) -> Tokenizer:
+def tokenizer_from_json(text: str, where: str | None = None) -> Tokenizer:
     """Return the tokenizer that `to_json` wrote; raises DataError when it is none.
+
+    `where` is what the message points at, usually the name of the file.
 
     >>> tokenizer_from_json(Characters("ab").to_json()).vocab_size
     2
@@ -190,8 +192,8 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         pass
     raise DataError(
         "this is no tokenizer that we know",
-        where=text[:60],
-        fix="it is written by a newer version, or the file is damaged",
+        where=where or text[:60],
+        fix="it is missing, damaged, or written by a newer version",
     )
 
 

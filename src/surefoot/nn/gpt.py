@@ -92,7 +92,8 @@ class Attention(nn.Module):
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            # In fp32, also under autocast: torch's fused norm wants the type of its weight.
+            q, k = self.q_norm(q.float()), self.k_norm(k.float())
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
