@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from surefoot.config.documents import Opaque, parse, read
+from surefoot.config.documents import parse, read
+from surefoot.config.place import Opaque
 from surefoot.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from surefoot.api import Stored
 from surefoot.cli.help import options_page, settings_page
 from surefoot.config import flags
 from surefoot.config.documents import parse, read
-from surefoot.config.explain import explain, find_field, reference
+from surefoot.config.explain import explain, find_field, reference, shown
 from surefoot.config.fields import flatten, leaves
 from surefoot.config.files import settings
 from surefoot.config.migrate import migrate
@@ -162,7 +162,7 @@ def _print_settings(
     print("# " + ", ".join(f"{key} {value}" for key, value in about.items() if value))
     print("\n".join(settings(flat, sources)))
     for name, value in pinned.items():
-        print(f"# resolved: {name} = {value}")
+        print(f"# resolved: {name} = {shown(value)}")
 
 
 # -------------------------------------------------------------------------------------- explain

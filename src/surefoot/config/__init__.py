@@ -2,10 +2,12 @@
 
     schema, model    every setting: type, range, default, meaning, identity or circumstance
     fields           a schema as a flat list of settings
-    documents        YAML, TOML and JSON files with the line and column of every value
-    legacy           flat files and old names
+    documents, place YAML, TOML and JSON files with the line and column of every value
+    legacy, migrate  flat files and old names, and today's form of them
+    names, suggest   what else settings are called, and did you mean
     flags            the command line, and keyword arguments
     resolve          defaults < preset < files < flags, checked once, all mistakes at once
+    mistakes         the checker's complaints in plain words
     files            the text of a run's own config.yaml, and back
     identity         which settings change the numbers
     explain          what a setting means and where its value came from

@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from surefoot.config.documents import comment_of, parse
+from surefoot.config.documents import parse
 from surefoot.config.fields import flatten
+from surefoot.config.place import comment_of
 from surefoot.config.resolve import FORMAT, Layer, check, gather, starting_values
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, Problem

@@ -17,7 +17,7 @@ from surefoot.config.names import LEFT_OUT, RENAMED
 from surefoot.errors import Problem
 
 if TYPE_CHECKING:
-    from surefoot.config.documents import Document
+    from surefoot.config.place import Document
 
 __all__ = ["Translation", "flag_note", "is_old", "today", "translate"]
 

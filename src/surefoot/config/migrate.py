@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from surefoot.config.documents import Document, Opaque, comment_of
 from surefoot.config.fields import Given, leaves
 from surefoot.config.files import scalar
 from surefoot.config.legacy import is_old
 from surefoot.config.names import LEFT_OUT
+from surefoot.config.place import Document, Opaque, comment_of
 from surefoot.config.resolve import Layer, gather
 from surefoot.errors import ConfigError
 

@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from surefoot.config import legacy
-from surefoot.config.documents import Document, read
+from surefoot.config.documents import read
 from surefoot.config.fields import Given, Leaf, flatten, leaves, nest, sections, short_names
 from surefoot.config.mistakes import explain_errors
 from surefoot.config.names import RENAMED
+from surefoot.config.place import Document
 from surefoot.config.schema import RunConfig
 from surefoot.config.suggest import nearest, one_of, suggest_fields
 from surefoot.errors import ConfigError, Problem
