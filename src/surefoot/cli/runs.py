@@ -212,7 +212,7 @@ def _screen(
 def _facts(run: RunFolder, history: History, story: Story, disk: int) -> Iterable[tuple[str, str]]:
     processes = len(run.meta.get("segments") or [])
     over = f" over {processes} processes" if processes > 1 else ""
-    yield "steps", story.place + (f" in {clock(story.seconds)}{over}" if story.seconds else "")
+    yield "steps", f"{story.place} in {clock(story.seconds)}{over}"
     best = story.best
     if best is not None:
         row = next(row for row in history.eval[best.learner] if row.get("step") == best.step)

@@ -107,8 +107,8 @@ def best_of(history: History) -> Best | None:
 
 def marks(history: History, meta: Mapping[str, Any]) -> list[Mark]:
     """Return where processes went on and what events the rows tell, in order of steps."""
-    found = []
-    for place, segment in enumerate(meta.get("segments") or []):
+    found, segments = [], meta.get("segments")
+    for place, segment in enumerate(segments if isinstance(segments, list) else []):
         if place and isinstance(segment, Mapping):
             step = int(segment.get("step") or 0)
             found.append(Mark(step, "resumed", _why(segment)))

@@ -247,7 +247,7 @@ def _check_name(runs: Path, name: str) -> None:
 
 def _sweep(runs: Path) -> None:
     """Remove staging folders that a crash left behind."""
-    for entry in os.scandir(runs):
+    for entry in list(os.scandir(runs)):
         if not entry.name.startswith(STAGING):
             continue
         with contextlib.suppress(FileNotFoundError):  # its maker has just renamed it

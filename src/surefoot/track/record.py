@@ -158,7 +158,8 @@ class Record:
         Call it before committing a checkpoint.
         """
         with self._lock:
-            trouble = self._metrics.sync() or self._samples.sync()
+            metrics, samples = self._metrics.sync(), self._samples.sync()
+            trouble = metrics or samples
             if trouble is not None or self._full:
                 self._report(trouble, self.first_step)
             for sink in self._sinks:
@@ -169,7 +170,8 @@ class Record:
         """Sync, close the files, then let each sink finish."""
         with self._lock:
             sinks, self._sinks = self._sinks, []
-            trouble = self._metrics.close() or self._samples.close()
+            metrics, samples = self._metrics.close(), self._samples.close()
+            trouble = metrics or samples
             for sink in sinks:
                 self._show(sink, "close")
             if trouble is not None:

@@ -23,6 +23,7 @@ from surefoot.track.record import Level, Row
 from surefoot.track.settings import read_settings, value_of
 from surefoot.track.story import Story, facts, tell
 from surefoot.track.text import clean
+from surefoot.version import __version__
 
 __all__ = ["ReportSink", "refresh"]
 
@@ -230,7 +231,7 @@ def _page(
         config_text=text,
         facts=facts(run),
         pictures=pictures,
-        version=run.meta.get("versions", {}).get("surefoot", ""),
+        version=__version__,
         data=packed,
         licence=_asset("uplot.LICENSE.txt"),
         uplot_css=_asset("uplot.css"),

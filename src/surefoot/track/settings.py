@@ -9,7 +9,7 @@ __all__ = ["Setting", "read_settings", "value_of"]
 
 _LINE = re.compile(
     r"^(?P<indent> *)(?P<key>[\w-]+):"
-    r'(?: +(?P<value>"(?:[^"\\]|\\.)*"|.*?))?'
+    r'(?: +(?P<value>"(?:[^"\\]|\\.)*"|[^#\s].*?))?'
     r"(?:\s+#\s?(?P<source>.*))?$"
 )
 _ASIDE = ("surefoot", "resolved")  # sections about the file and the machine, not the run

@@ -81,7 +81,7 @@ def facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
         "ended": meta.get("ended"),
         "seed": meta.get("seed"),
         "parent": meta.get("parent"),
-        "tags": ", ".join(map(str, meta.get("tags") or [])),
+        "tags": ", ".join(map(str, _list(meta.get("tags")))),
         "code": _git(meta.get("git")),
         "identity": meta.get("identity"),
     }
@@ -103,7 +103,7 @@ def _rows(table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for key, value in table.items():
         text = _value(value)
         if text:
-            yield _LABELS.get(key, key.replace("_", " ")), clean(text)
+            yield clean(_LABELS.get(key, str(key).replace("_", " "))), clean(text)
 
 
 def _value(value: Any) -> str:
@@ -124,6 +124,10 @@ def _value(value: Any) -> str:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _git(state: Any) -> str | None:
@@ -149,7 +153,7 @@ def _subtitle(meta: Mapping[str, Any]) -> str:
 
 def _alert(status: str, meta: Mapping[str, Any], history: History) -> str:
     said = []
-    errors = meta.get("errors") or []
+    errors = _list(meta.get("errors"))
     if status == "failed" and errors:
         last = errors[-1]
         said.append(clean(str(last.get("error") if isinstance(last, Mapping) else last)))
@@ -206,7 +210,7 @@ def _beside_best(history: History, best: Best) -> list[tuple[str, str]]:
 
 def _errors(meta: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     found = []
-    for error in meta.get("errors") or []:
+    for error in _list(meta.get("errors")):
         if isinstance(error, Mapping):
             step, text = int(real(error.get("step")) or 0), str(error.get("error", ""))
         else:
