@@ -1,0 +1,64 @@
+"""The stage for runs that die, and the table of what was tried."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # the tests here share modules that lie beside them
+
+CORES = 2  # zygotes at once
+_TALLY: dict[str, Counter[str]] = {}
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Zygotes with the preloaded library; skips where there is no Linux or no C compiler."""
+    from harness import Stage, compiled
+
+    library = compiled(tmp_path_factory.mktemp("crashpoint"))
+    if library is None:
+        pytest.skip("needs Linux and a C compiler (cc)")
+    stage = Stage(library, CORES)
+    yield stage
+    stage.close()
+
+
+class Tally:
+    """Counts the trials of one condition; `check` fails the test with what went wrong."""
+
+    def __init__(self, condition: str) -> None:
+        self.counts = _TALLY.setdefault(condition, Counter())
+
+    def check(self, found: list[tuple[Any, str | None]]) -> None:
+        """`found` pairs each trial with what is wrong with it, or None."""
+        bad = [(case, wrong) for case, wrong in found if wrong]
+        self.counts["trials"] += len(found)
+        self.counts["failures"] += len(bad)
+        lines = "\n\n".join(f"{case}: {wrong}" for case, wrong in bad[:5])
+        assert not bad, f"{len(bad)} of {len(found)} trials failed\n{lines}"
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """Trials of this test, under its own name in the table."""
+    name = request.node.name.removeprefix("test_").replace("_", " ")
+    return Tally(name)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the table of trials after a sweep."""
+    if config.option.markexpr != "slow" or not _TALLY:
+        return
+    terminalreporter.write_sep("=", "conditions, trials, failures")
+    width = max(map(len, _TALLY))
+    for condition, counts in _TALLY.items():
+        line = f"{condition:<{width}}  {counts['trials']:>7}  {counts['failures']:>7}"
+        terminalreporter.write_line(line)
+    total = sum((counts for counts in _TALLY.values()), Counter())
+    terminalreporter.write_line(f"{'all':<{width}}  {total['trials']:>7}  {total['failures']:>7}")

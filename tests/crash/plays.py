@@ -1,0 +1,98 @@
+"""What a forked trial does: train by the product's own door, with mischief where asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import surefoot.engine
+import surefoot.recipes.charlm
+from surefoot import api
+from surefoot.engine.saver import Saver
+
+__all__ = ["TEXT", "settle_down", "train"]
+
+TOY = Path(__file__).with_name("toy.py")
+TEXT = Path(__file__).parents[1] / "fixtures" / "shakespeare.txt"
+
+
+def settle_down(home: Path) -> None:
+    """Play once, so that no trial pays for late imports and first calls; leave no thread behind."""
+    torch.set_num_threads(1)
+    surefoot.recipes.charlm.SAMPLE_TOKENS = 30
+    text = {"data.path": str(TEXT), "max_steps": 1, "warmup_steps": 0, "threads": 1}
+    train("charlm", str(home / "warm charlm"), {"preset": "tiny", **text}, wait_for_saves=False)
+    train("toy", str(home / "warm toy"), {}, wait_for_saves=False)
+    shutil.rmtree(home)
+
+
+def train(
+    recipe: str,
+    runs: str,
+    settings: dict[str, Any],
+    *,
+    wait_for_saves: bool = True,
+    kill_at: int | None = None,
+    stop_at: int | None = None,
+    die_after: float | None = None,
+) -> dict[str, Any]:
+    """Type the same command again: begin the run called `trial`, or go on with it.
+
+    `wait_for_saves` writes checkpoints in step with training, so that the order of calls is the
+    same each time. `kill_at` kills the process in the middle of the step after that one, at its
+    last micro-batch, `die_after` so many seconds; `stop_at` sends SIGTERM in that step.
+    """
+    if wait_for_saves:
+        _in_step()
+    if kill_at is not None:
+        _die_in_step(kill_at)
+    if stop_at is not None:
+        _terminate_after(stop_at)
+    if die_after is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, no questions asked
+        signal.setitimer(signal.ITIMER_REAL, die_after)
+    result = api.train(
+        str(TOY) if recipe == "toy" else recipe, runs=runs, name="trial", quiet=True, **settings
+    )
+    return {"step": result.step, "status": result.status, "proven": result.proven}
+
+
+def _in_step() -> None:
+    save = Saver.save
+
+    def save_and_wait(self: Saver, *arguments: Any, **facts: Any) -> None:
+        save(self, *arguments, **facts)
+        self.wait()
+
+    Saver.save = save_and_wait  # type: ignore[method-assign]
+
+
+def _die_in_step(step: int) -> None:
+    accumulate = surefoot.engine.Learner.accumulate
+    calls = 0
+
+    def accumulate_or_die(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        if self.step == step:
+            calls += 1
+            if calls == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return accumulate(self, *arguments)
+
+    surefoot.engine.Learner.accumulate = accumulate_or_die  # type: ignore[method-assign]
+
+
+def _terminate_after(step: int) -> None:
+    update = surefoot.engine.Learner.update
+
+    def update_and_stop(self: Any) -> float:
+        if self.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self)
+
+    surefoot.engine.Learner.update = update_and_stop  # type: ignore[method-assign]
