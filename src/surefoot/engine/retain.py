@@ -79,11 +79,18 @@ def needed(policy: Train, learners: Iterable[tuple[int, Mapping[str, Any]]]) -> 
 
 
 def apply(store: Store, keep: Keep, pinned: Collection[int] = ()) -> None:
-    """Delete what has no reason to stay; drop the optimiser of what stays only for its weights."""
+    """Delete what has no reason to stay; drop the optimiser of what stays only for its weights.
+
+    Not to be called while a save is being written. Raises OSError when the disk refuses; what
+    is left half deleted then is out of sight, and goes with the next call.
+    """
     found = store.checkpoints()
     why = reasons(found, keep, pinned)
-    for checkpoint in found:
-        if checkpoint.sequence not in why:
-            store.remove(checkpoint)
-        elif why[checkpoint.sequence] == ["best"] and checkpoint.resumable:
-            store.slim(checkpoint)
+    try:
+        for checkpoint in found:
+            if checkpoint.sequence not in why:
+                store.remove(checkpoint)
+            elif why[checkpoint.sequence] == ["best"] and checkpoint.resumable:
+                store.slim(checkpoint)
+    finally:
+        store.sweep()

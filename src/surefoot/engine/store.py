@@ -315,7 +315,7 @@ class Store:
         shutil.rmtree(gone, ignore_errors=True)
         checkpoint.path.rename(gone)
         sync_folder(self.folder)
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # `sweep` comes back for what refuses now
 
 
 def seal(manifest: dict[str, Any]) -> bytes:

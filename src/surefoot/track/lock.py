@@ -7,7 +7,6 @@ whatever way, so there are no stale locks to clean; the text in the file is only
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -90,12 +89,9 @@ def _take(handle: int, path: Path) -> bool:
 def _sign(handle: int) -> None:
     since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
-    try:
+    with contextlib.suppress(OSError):  # the lock holds without its text
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # the lock holds without its text
-            raise
 
 
 def _signature(path: Path) -> Holder:
