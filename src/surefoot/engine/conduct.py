@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -107,13 +107,13 @@ class Conductor:
         self.meter.weight += report.weight
         for happening in report.happenings:
             self._tell(report, happening)
-        turned = [self._mind(report, name, reading) for name, reading in report.readings.items()]
-        cadence = self.config.cadence
-        if _due(report.step, cadence.log_every):
+        kept = {n: r for n, r in report.readings.items() if not self._mind(report, n, r)}
+        rolled = len(kept) < len(report.readings)
+        report = replace(report, readings=kept)  # what was undone is neither logged nor looked at
+        if _due(report.step, self.config.cadence.log_every):
             self._log(report)
         away = time.perf_counter()
         improved = self._look(report)
-        rolled = any(turned)
         self._save_if_due(report.step, improved, rolled)
         self.meter.away += time.perf_counter() - away
         return rolled or self.interrupts.received is not None
