@@ -10,6 +10,7 @@ B examples, T tokens, C width, H query heads, K key and value heads, D numbers a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,29 +19,13 @@ from torch.nn import functional as F
 from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.init import Embedding, Linear, normal_
+from surefoot.nn.norm import RMSNorm, rotary, rotate
 from surefoot.ops import ATTENTION, CROSS_ENTROPY
 
-__all__ = ["GPT", "Attention", "Block", "FeedForward", "Past", "rotary", "rotate"]
+__all__ = ["GPT", "Attention", "Block", "FeedForward", "Past"]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def rotary(head_width: int, context: int, theta: float) -> Tensor:
-    """Return f32[2, context, 1, D]: cosines, and sines with the sign of the half they act on.
-
-    Su et al., "RoFormer" (2021), in the half-split form of Llama and Qwen3.
-    """
-    half = torch.arange(0, head_width, 2, dtype=torch.int64).float() / head_width
-    angle = torch.outer(torch.arange(context).float(), 1.0 / theta**half)  # [T, D/2]
-    cos, sin = angle.cos(), angle.sin()
-    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))).unsqueeze(2)
-
-
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn heads [B, T, H, D] by the angles of `turn` [2, T, 1, D]."""
-    cos, sin = turn
-    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
 
 
 class Past:
@@ -80,8 +65,8 @@ class Attention(nn.Module):
         self.out = Linear(config.d_model, config.d_model, bias=bias)
         self.q_norm = self.k_norm = None
         if config.layout == "modern" and config.qk_norm:
-            self.q_norm = nn.RMSNorm(self.width, config.norm_eps)
-            self.k_norm = nn.RMSNorm(self.width, config.norm_eps)
+            self.q_norm = RMSNorm(self.width, config.norm_eps)
+            self.k_norm = RMSNorm(self.width, config.norm_eps)
 
     @property
     def rows(self) -> list[int]:
@@ -100,6 +85,14 @@ class Attention(nn.Module):
         if past is not None:
             k, v = past.append(k, v)
         return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def _qk_norm(self) -> tuple[Tensor | None, float]:
+        """Return the weights of the norms, head by head [H + K, D], and their eps."""
+        if self.q_norm is None or self.k_norm is None:
+            return None, 0.0
+        q = self.q_norm.weight.expand(self.heads, -1)
+        k = self.k_norm.weight.expand(self.kv_heads, -1)
+        return torch.cat((q, k)), self.q_norm.eps
 
 
 class FeedForward(nn.Module):
@@ -126,7 +119,7 @@ class FeedForward(nn.Module):
 
 
 def _norm(config: GPTConfig) -> nn.Module:
-    kind = nn.RMSNorm if config.layout == "modern" else nn.LayerNorm
+    kind = RMSNorm if config.layout == "modern" else nn.LayerNorm
     return kind(config.d_model, config.norm_eps)
 
 
@@ -214,7 +207,7 @@ class GPT(nn.Module):
     def use(self, *, attention: Attend, cross_entropy: CrossEntropy) -> None:
         """Choose the ways of both operations from now on."""
         self.cross_entropy = cross_entropy
-        for block in self.blocks:
+        for block in self._layers():
             block.attn.attend = attention
 
     @torch.no_grad()
@@ -229,9 +222,12 @@ class GPT(nn.Module):
         if self.positions is not None:
             x = x + self.positions.weight[span]
         turn = None if self.turn is None else self.turn[:, span]
-        for block, past in zip(self.blocks, pasts, strict=True):
+        for block, past in zip(self._layers(), pasts, strict=True):
             x = block.decode(x, turn, past)
         return self.head(self.norm(x[:, -1]))
+
+    def _layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
     @property
     def num_parameters(self) -> int:

@@ -8,7 +8,7 @@ together, which matters for small models, where calls cost more than arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Muon:
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         steps: int = 5,
-        rows: dict[int, Sequence[int]] | None = None,
+        rows: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         self.param_groups = groups_of(
             params, lr=lr, weight_decay=weight_decay, momentum=momentum, steps=steps
@@ -71,7 +71,7 @@ class Muon:
 
     def _step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum = group["lr"], group["momentum"]
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         buffers = [self._buffer(p) for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         updates = torch._foreach_lerp(grads, buffers, momentum)  # Nesterov

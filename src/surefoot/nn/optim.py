@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.config.schema import Optim
+from surefoot.nn.gpt import Attention, FeedForward
 from surefoot.nn.muon import Muon
 from surefoot.nn.optimiser import AdamW, Optimiser
 
@@ -39,20 +40,13 @@ def build_optimisers(model: nn.Module, optim: Optim) -> list[Optimiser]:
     matrices, embeddings, vectors = optimiser_groups(model)
     found: list[Optimiser] = []
     if optim.kind == "muon" and matrices:
-        rows = {
-            id(child.weight): parent.rows
-            for parent in model.modules()
-            if isinstance(getattr(parent, "rows", None), list)
-            for name in ("qkv", "up")
-            if (child := getattr(parent, name, None)) is not None
-        }
         found.append(
             Muon(
                 matrices,
                 lr=optim.muon_lr,
                 weight_decay=optim.weight_decay,
                 momentum=optim.momentum,
-                rows=rows,
+                rows=_stacked(model),
             )
         )
         matrices = []
@@ -68,6 +62,17 @@ def build_optimisers(model: nn.Module, optim: Optim) -> list[Optimiser]:
     for optimiser in found:
         for group in optimiser.param_groups:
             group["peak"] = group["lr"]
+    return found
+
+
+def _stacked(model: nn.Module) -> dict[int, list[int]]:
+    """Return the heights of matrices that lie on top of each other, by their parameter's id."""
+    found: dict[int, list[int]] = {}
+    for module in model.modules():
+        if isinstance(module, Attention):
+            found[id(module.qkv.weight)] = module.rows
+        elif isinstance(module, FeedForward):
+            found[id(module.up.weight)] = module.rows
     return found
 
 

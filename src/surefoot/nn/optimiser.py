@@ -30,10 +30,10 @@ def groups_of(
     params: Iterable[nn.Parameter] | Iterable[Mapping[str, Any]], **defaults: Any
 ) -> list[dict[str, Any]]:
     """Return parameter groups: `params` is a list of parameters, or of groups with `params`."""
-    listed = list(params)
+    listed: list[Any] = list(params)
     if listed and not isinstance(listed[0], Mapping):
         listed = [{"params": listed}]
-    return [{**defaults, **group, "params": list(group["params"])} for group in listed]  # type: ignore[arg-type, dict-item]
+    return [{**defaults, **group, "params": list(group["params"])} for group in listed]
 
 
 class AdamW:
@@ -51,7 +51,9 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        self.param_groups = groups_of(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        self.param_groups = groups_of(
+            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
+        )
         for group in self.param_groups:
             group["fused"] = True
         self.state: dict[Tensor, dict[str, Tensor]] = {}

@@ -6,30 +6,73 @@ divides by the weight of the whole batch, so micro-batches and devices add up ex
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from surefoot.ops.way import Op, Way
 
 __all__ = ["CROSS_ENTROPY"]
 
-CHUNK = 256  # positions whose logits exist at the same time
+_CHUNK = 256  # positions whose logits exist at the same time
+_IGNORED = -100
 
 
 def _reference(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """All logits at once, softmax in fp32."""
     logits = F.linear(hidden, weight).float()
-    return F.cross_entropy(logits, targets, reduction="sum")
+    return F.cross_entropy(logits, targets, ignore_index=_IGNORED, reduction="sum")
 
 
 def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Logits of `CHUNK` positions at a time, computed again in the backward pass."""
-    total = torch.zeros((), device=hidden.device)
-    for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-        total = total + checkpoint(_reference, h, weight, t, use_reentrant=False)
-    return total
+    """Logits of some positions at a time, whose gradient is taken at once and kept instead.
+
+    Memory for logits does not grow with the batch (the idea of Wijmans et al., "Cut your losses in
+    large-vocabulary language models", 2024, in plain torch).
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        kind = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(kind), weight.to(kind)
+    found: Tensor = _Chunked.apply(hidden, weight, targets)
+    return found
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), device=hidden.device)
+        wanted = any(ctx.needs_input_grad[:2])
+        by_hidden = torch.empty_like(hidden) if wanted else None
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, hidden.size(0), _CHUNK):
+                span = slice(start, start + _CHUNK)
+                h, t = hidden[span], targets[span]
+                logs = F.linear(h, weight).float().log_softmax(-1)
+                total += F.nll_loss(logs, t, ignore_index=_IGNORED, reduction="sum")
+                if by_hidden is not None and by_weight is not None:
+                    by_logits = _by_logits(logs, t).to(weight.dtype)
+                    torch.mm(by_logits, weight, out=by_hidden[span])
+                    by_weight += by_logits.T @ h
+        ctx.save_for_backward(by_hidden, by_weight)
+        ctx.kind = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_hidden, by_weight = ctx.saved_tensors
+        return by_hidden * grad.to(by_hidden.dtype), (by_weight * grad).to(ctx.kind), None
+
+
+def _by_logits(logs: Tensor, targets: Tensor) -> Tensor:
+    """softmax minus one at the target, zero where ignored; in the memory of `logs` [n, V]."""
+    counted = (targets != _IGNORED).unsqueeze(-1)
+    found = logs.exp_()
+    found.scatter_add_(-1, targets.clamp(min=0).unsqueeze(-1), -torch.ones_like(found[:, :1]))
+    return found.mul_(counted)
 
 
 CROSS_ENTROPY = Op(
