@@ -1,15 +1,20 @@
-"""Say beforehand what a run will be: its schedule, its size, its time."""
+"""Say beforehand what a run will be: its schedule, its size, its time; and how it ended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from surefoot.config.schema import RunConfig
 from surefoot.engine.fit import Pins, Plan
 from surefoot.engine.job import Job
+from surefoot.engine.state import TrainState
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
 
-__all__ = ["describe", "schedule_for"]
+__all__ = ["describe", "farewell", "schedule_for"]
+
+_SHARES = {"top1": "top-1", "top5": "top-5", "exact": "exact"}  # metrics told at the end
 
 
 def schedule_for(config: RunConfig, horizon: int | None) -> Schedule:
@@ -44,6 +49,33 @@ def describe(job: Job, pins: Pins, plan: Plan, steps: int | None) -> Iterator[st
     )
     for name, why in sorted(pins.why.items()):
         yield f"       {name}: {why}"
+
+
+def farewell(
+    state: TrainState,
+    scores: Mapping[str, Mapping[str, float]],
+    seconds: float,
+    path: Path,
+    *,
+    report: bool,
+) -> Iterator[str]:
+    """Yield how it ended: time, best losses and last accuracies; where it is, what to type next."""
+    minutes, rest = divmod(round(seconds), 60)
+    yield f"done   step {state.step} in " + (f"{minutes} min {rest} s" if minutes else f"{rest} s")
+    for name, learner in state.learners.items():
+        label = "" if len(state.learners) == 1 else f"{name}: "
+        if "best" in learner.memory:
+            step, loss = learner.memory["best"]
+            bits = loss / math.log(2)
+            yield f"best   {label}val loss {loss:.4f} nats, {bits:.4f} bits, at step {step}"
+        last = scores.get(name, {})
+        shares = [f"{word} {last[key]:.1%}" for key, word in _SHARES.items() if key in last]
+        if shares:
+            yield f"last   {label}{', '.join(shares)}"
+    yield f"run    {path}"
+    if report:
+        yield f"look   {path / 'report.html'}"
+    yield f"next   surefoot sample {path.name}    surefoot show {path.name}"
 
 
 def _time(seconds: float) -> str:

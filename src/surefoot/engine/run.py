@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import uuid
@@ -25,7 +24,7 @@ from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import apply, compile_in_place
-from surefoot.engine.plan import describe, schedule_for
+from surefoot.engine.plan import describe, farewell, schedule_for
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
 from surefoot.engine.state import TrainState
@@ -39,6 +38,7 @@ from surefoot.track.record import Record, Sink
 from surefoot.version import __version__
 
 __all__ = ["Result", "begin", "repeated", "resume"]
+
 
 class OpenSinks(Protocol):
     """Opens what shows a run while it is written."""
@@ -103,7 +103,8 @@ def begin(
     meta = {
         "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
         "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
-        "source": job.source.fingerprint, "settings": job.settings, "location": recipe.location or recipe.name,
+        "source": job.source.fingerprint, "settings": job.settings,
+        "location": recipe.location or recipe.name,
         "machine": describe_machine(), "git": git_state(Path.cwd()), "tags": config.track.tags,
         "versions": versions(), **(facts or {}),
     }  # fmt: skip
@@ -121,7 +122,9 @@ def begin(
             Store(folder.path / "checkpoints", meta["id"]).save(
                 meta["parent"]["step"], payload, places={}, identity=meta["identity"]
             )
-        return _play(folder, config, job, world, pins, open_sinks, list(describe(job, pins, plan, limit)))
+        return _play(
+            folder, config, job, world, pins, open_sinks, list(describe(job, pins, plan, limit))
+        )
 
 
 def resume(
@@ -253,7 +256,8 @@ def _train(
     best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
     folder.update(status=status, ended=now(), step=state.step, best=best)
     if status == "done":
-        for line in _farewell(state, conductor, time.monotonic() - begun, folder):
+        seconds, report = time.monotonic() - begun, config.track.report
+        for line in farewell(state, conductor.scores, seconds, folder.path, report=report):
             record.note(line)
     result = Result(folder.path, status, state.step, conductor.scores, best, tape.proven)
     if status == "stopped":
@@ -281,7 +285,8 @@ class _Found:
             yield f"checkpoint {text}"
         if segment:
             whence = f"checkpoint of step {self.step}" if self.step else "the beginning"
-            yield f"going on from {whence}; {record.superseded} rows of the record will be written again"
+            again = f"{record.superseded} rows of the record will be written again"
+            yield f"going on from {whence}; {again}"
         if tape.ahead:
             yield f"{tape.ahead} steps after it are in the journal and will be compared bit for bit"
 
@@ -357,10 +362,16 @@ def versions() -> dict[str, str]:
     """Return the versions that bits may depend on."""
     import platform
 
-    return {"surefoot": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "surefoot": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
-def _changed(was: Mapping[str, str], now_: Mapping[str, str], machine: Mapping[str, Any]) -> list[str]:
+def _changed(
+    was: Mapping[str, str], now_: Mapping[str, str], machine: Mapping[str, Any]
+) -> list[str]:
     """Name what differs from where the run began; bits may then differ too, and are compared."""
     found = [f"{k} {was[k]} -> {now_[k]}" for k in now_ if k in was and was[k] != now_[k]]
     here = describe_machine()
@@ -368,23 +379,3 @@ def _changed(was: Mapping[str, str], now_: Mapping[str, str], machine: Mapping[s
         f"{k} {machine[k]} -> {here[k]}" for k in ("cpu", "cores") if machine.get(k) != here.get(k)
     ]
     return [f"changed since the run began: {', '.join(found)}"] if found else []
-
-
-def _farewell(
-    state: TrainState, conductor: Conductor, seconds: float, folder: RunFolder
-) -> Iterator[str]:
-    """Say how it ended: best loss in nats and bits, accuracies, and what to type next."""
-    minutes, rest = divmod(round(seconds), 60)
-    yield f"done   step {state.step} in {minutes} min {rest} s" if minutes else (
-        f"done   step {state.step} in {rest} s"
-    )
-    for name, learner in state.learners.items():
-        label = "" if len(state.learners) == 1 else f"{name}: "
-        if "best" in learner.memory:
-            step, loss = learner.memory["best"]
-            bits = loss / math.log(2)
-            yield f"best   {label}val loss {loss:.4f} nats, {bits:.4f} bits, at step {step}"
-        scores = conductor.scores.get(name, {})
-        if "top1" in scores:
-            yield f"last   {label}top-1 {scores['top1']:.1%}, top-5 {scores['top5']:.1%}"
-    yield f"run    {folder.path}"
