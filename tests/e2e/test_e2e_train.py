@@ -37,6 +37,9 @@ def test_a_run_says_what_it_does_and_leaves_its_files(surefoot: Any, runs: Path)
     assert any(line.startswith("sample at step 6") for line in lines)
     assert any(line.startswith("best   val loss ") and "bits" in line for line in lines)
     assert any(line.startswith("last   top-1 ") and "top-5" in line for line in lines)
+    assert f"run    {runs / 'mine'}" in lines
+    assert f"look   {runs / 'mine' / 'report.html'}" in lines
+    assert "next   surefoot sample mine    surefoot show mine" in lines
     assert "\x1b" not in said.out and "\r" not in said.out
     names = {path.name for path in (runs / "mine").iterdir()}
     assert names >= {

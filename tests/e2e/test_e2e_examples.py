@@ -1,0 +1,101 @@
+"""The examples run as printed, and keep the promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = ("main.model.safetensors", "main.optim.safetensors", "state.json")
+    return {name: (folder / "step-000001000" / name).read_bytes() for name in names}
+
+
+def test_a_loop_of_your_own_is_thirty_lines_and_survives_a_kill(tmp_path: Path) -> None:
+    script = EXAMPLES / "own_loop.py"
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 30
+    command = [sys.executable, str(script)]
+    whole = subprocess.run(
+        [*command, str(tmp_path / "whole")], capture_output=True, text=True, check=True
+    )
+    told = [line.split() for line in whole.stdout.splitlines()]
+    assert [step for step, _ in told] == [str(100 * n) for n in range(1, 11)]
+    assert float(told[-1][1]) < 0.05
+    with subprocess.Popen(
+        [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("300 "):
+                process.kill()
+                break
+    again = subprocess.run(
+        [*command, str(tmp_path / "killed")], capture_output=True, text=True, check=True
+    )
+    repeated = again.stdout.splitlines()
+    assert 1 <= len(repeated) <= 7, "it began anew"
+    assert repeated == whole.stdout.splitlines()[-len(repeated) :]
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+@pytest.fixture
+def sorting(runs: Path) -> list[str]:
+    return ["train", str(EXAMPLES / "sort_lists.py"), "--preset", "tiny", "--no-report"]
+
+
+def test_a_recipe_in_one_file_trains_through_the_same_command(
+    surefoot: Any, sorting: list[str], runs: Path
+) -> None:
+    said = surefoot(*sorting, "--name", "sorted").ok()
+    assert said.out.startswith("data   900,000 lists of 6 digits, 100,000 held out")
+    rows = [json.loads(x) for x in (runs / "sorted" / "metrics.jsonl").read_text().splitlines()]
+    scores = [row for row in rows if row["kind"] == "eval"]
+    assert [row["step"] for row in scores] == [10, 20, 30]
+    assert scores[-1]["val_loss"] < scores[0]["val_loss"]
+    assert 0 <= scores[-1]["exact"] <= scores[-1]["top1"] <= 1
+    written = surefoot("sample", "sorted", "--prompt", "314159>", "--tokens", 6, "--json").ok().json
+    assert len(written["text"]) == 6
+    assert surefoot("evaluate", "sorted", "--json").ok().json["metrics"]["main"]["exact"] >= 0
+    assert "sort" in surefoot("runs").out
+
+
+def test_it_resumes_refuses_and_explains_like_any_other(
+    surefoot: Any, sorting: list[str], runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surefoot(*sorting, "--name", "sorted", "--max-steps", 20).ok()
+    monkeypatch.chdir(tmp_path)  # the run knows where its recipe is
+    surefoot("resume", "sorted", "--max-steps", 25).ok()
+    refused = surefoot(*sorting, "--new", "--data.length", 7)
+    assert refused.code == 2
+    assert "a list and its answer take 14 tokens" in refused.err
+    page = surefoot(*sorting[:2], "--help").ok().out
+    assert "--length N" in page and "Digits in a list." in page
+    assert surefoot("config", "explain", "length", sorting[1]).code == 0
+
+
+def test_no_list_is_both_trained_and_held_out() -> None:
+    import numpy as np
+
+    from surefoot.recipes import find
+
+    recipe = find(str(EXAMPLES / "sort_lists.py"))
+    import surefoot_recipe_sort_lists as module
+
+    trained, held = module.split(recipe.config(data={"length": 3}, model={"context": 6}))
+    assert (len(trained), len(held)) == (900, 100)
+    lists = []
+    for source in (trained, held):
+        index = np.arange(len(source))
+        x = source.batch(index, np.zeros_like(index), 0).fields["x"]
+        lists += [tuple(row) for row in x[:, :3].tolist()]
+    assert len(set(lists)) == 1000
+    batch = trained.batch(np.array([5]), np.array([0]), 0)
+    line = [*batch.fields["x"][0].tolist(), int(batch.fields["y"][0, -1])]
+    assert line == [*line[:3], 10, *sorted(line[:3])]
