@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
+from surefoot.nn.gate import swiglu
 from surefoot.nn.init import Embedding, Linear, normal_
 from surefoot.nn.norm import RMSNorm, rotary, rotate
 from surefoot.ops import ATTENTION, CROSS_ENTROPY
@@ -75,12 +76,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: Tensor | None, past: Past | None = None) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            # In fp32, also under autocast: torch's fused norm wants the type of its weight.
-            q, k = self.q_norm(q.float()), self.k_norm(k.float())
+        both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 2)
         if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
+            both = rotate(both, turn, *self._qk_norm())
+        q, k = both.split([self.heads, self.kv_heads], 2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if past is not None:
             k, v = past.append(k, v)
@@ -114,8 +113,7 @@ class FeedForward(nn.Module):
         h = self.up(x)  # [B, T, F] or [B, T, 2F]
         if not self.gated:
             return self.down(F.gelu(h))
-        gate, up = h.chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(h))
 
 
 def _norm(config: GPTConfig) -> nn.Module:

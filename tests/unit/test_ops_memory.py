@@ -1,0 +1,45 @@
+"""Freed memory stays with the process where glibc allows it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from surefoot.ops.memory import keep_freed_memory
+
+CODE = """
+import resource, sys, torch
+from surefoot.ops.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+
+def faults(repeats):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(repeats):
+        kept = [torch.ones(500_000) for _ in range(8)]
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / repeats
+
+faults(4)
+print(faults(20))
+"""
+
+
+def page_faults(word):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, word], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_memory_taken_again_costs_no_page_faults():
+    assert page_faults("returned") > 1000
+    assert page_faults("kept") < 10
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_other_systems_are_left_alone(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert keep_freed_memory() is False
