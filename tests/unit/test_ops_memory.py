@@ -35,8 +35,8 @@ def page_faults(word):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_memory_taken_again_costs_no_page_faults():
-    assert page_faults("returned") > 1000
-    assert page_faults("kept") < 10
+    returned, kept = page_faults("returned"), page_faults("kept")
+    assert returned > 1000 and kept < returned / 20
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
