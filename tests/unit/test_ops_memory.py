@@ -18,10 +18,11 @@ if sys.argv[1] == "kept":
 def faults(repeats):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(repeats):
-        kept = [torch.ones(500_000) for _ in range(8)]
+        taken = [torch.ones(200_000) for _ in range(40)]
+        taken.clear()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / repeats
 
-faults(4)
+faults(20)
 print(faults(20))
 """
 
