@@ -18,8 +18,9 @@ from typing import Any
 
 from surefoot.engine.codec import read_tensors
 from surefoot.engine.store import Checkpoint, Store
+from surefoot.errors import CheckpointError
 
-__all__ = ["KILL", "Outcome", "Stage", "Zygote", "compiled", "leftovers", "traces"]
+__all__ = ["KILL", "Outcome", "Stage", "Zygote", "compiled", "leftovers", "traces", "unsound"]
 
 HERE = Path(__file__).parent
 KILL = -1
@@ -190,6 +191,21 @@ def _checkpoints(run: Path) -> list[Checkpoint]:
 
 def _bare(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in CIRCUMSTANCE}
+
+
+def unsound(run: Path) -> str | None:
+    """Return what is wrong with the checkpoints that a process left behind."""
+    meta = run / "run.json"
+    if not meta.exists():
+        return None  # the run was not begun
+    store = Store(run / "checkpoints", json.loads(meta.read_text())["id"])
+    try:
+        for checkpoint in store.checkpoints():
+            checkpoint.read()
+    except CheckpointError as error:
+        return str(error)
+    damaged = store.damaged()
+    return f"{damaged[0][0].name}: {damaged[0][1]}" if damaged else None
 
 
 def leftovers(run: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import shutil
 import signal
@@ -10,12 +12,15 @@ from typing import Any
 
 import torch
 
+from harness import leftovers, traces, unsound
+
 import surefoot.engine
 import surefoot.recipes.charlm
 from surefoot import api
 from surefoot.engine.saver import Saver
+from surefoot.errors import SurefootError
 
-__all__ = ["TEXT", "settle_down", "train"]
+__all__ = ["TEXT", "fill_disk", "settle_down", "train"]
 
 TOY = Path(__file__).with_name("toy.py")
 TEXT = Path(__file__).parents[1] / "fixtures" / "shakespeare.txt"
@@ -60,6 +65,42 @@ def train(
         str(TOY) if recipe == "toy" else recipe, runs=runs, name="trial", quiet=True, **settings
     )
     return {"step": result.step, "status": result.status, "proven": result.proven}
+
+
+def fill_disk(recipe: str, runs: str, settings: dict[str, Any], *, room: int) -> dict[str, Any]:
+    """Train on a disk of its own with `room` bytes left; free it, and type the command again.
+
+    Answers how the first ended, what is wrong with the checkpoints it left, and the traces of
+    the second; or `skipped` where no disk can be mounted.
+    """
+    if not _mount(runs, 8 << 20):
+        return {"skipped": True}
+    ballast = Path(runs) / "ballast"
+    with ballast.open("wb") as file:
+        free = shutil.disk_usage(runs).free
+        file.write(bytes(max(0, free - room)))
+    Saver._check_room = lambda *_: None  # type: ignore[method-assign]  # let the writes find out
+    try:
+        first: int = 0 if train(recipe, runs, settings)["status"] == "done" else 1
+    except SurefootError as error:
+        first = error.exit_code
+    run = Path(runs) / "trial"
+    wrong = unsound(run)
+    ballast.unlink()
+    if json.loads((run / "run.json").read_text())["status"] != "done":
+        train(recipe, runs, settings)
+    return {"first": first, "wrong": wrong, "traces": repr(traces(run)), "left": leftovers(run)}
+
+
+def _mount(folder: str, size: int) -> bool:
+    """Put a file system of `size` bytes at `folder`, for this process alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private = 0x00020000, (1 << 14) | (1 << 18)
+    return (
+        libc.unshare(new_namespace) == 0
+        and libc.mount(b"none", b"/", None, private, None) == 0
+        and libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, f"size={size}".encode()) == 0
+    )
 
 
 def _in_step() -> None:

@@ -45,7 +45,7 @@ def test_killed_while_recovering_often(stage: Any, tally: Any, name: str) -> Non
 
 
 def test_killed_ten_times_in_a_row(stage: Any, tally: Any) -> None:
-    calls, expected = undisturbed(stage, "plain")
+    _, expected = undisturbed(stage, "plain")
     draw = random.Random(11)
     cases = [tuple(draw.randint(30, 120) for _ in range(10)) for _ in range(2)]
     tally.check(stage.each(killed_at(CONDITIONS["plain"], expected), cases))

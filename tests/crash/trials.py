@@ -1,4 +1,4 @@
-"""One trial each: play, disturb, go on until done, and say what differs from the undisturbed run."""
+"""Trials: play a run, disturb it, go on until it is done, and say what differs in the end."""
 
 from __future__ import annotations
 
