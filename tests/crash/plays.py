@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from harness import leftovers, traces, unsound
 
 import surefoot.engine
