@@ -49,14 +49,13 @@ def as_llama(model):
     for i, block in enumerate(model.blocks):
         here = f"model.layers.{i}"
         q, k, v = block.attn.qkv.weight.split(block.attn.rows)
-        gate, up = block.mlp.up.weight.split(block.mlp.rows)
         found |= {
             f"{here}.self_attn.q_proj.weight": q,
             f"{here}.self_attn.k_proj.weight": k,
             f"{here}.self_attn.v_proj.weight": v,
             f"{here}.self_attn.o_proj.weight": block.attn.out.weight,
-            f"{here}.mlp.gate_proj.weight": gate,
-            f"{here}.mlp.up_proj.weight": up,
+            f"{here}.mlp.gate_proj.weight": block.mlp.gate.weight,
+            f"{here}.mlp.up_proj.weight": block.mlp.up.weight,
             f"{here}.mlp.down_proj.weight": block.mlp.down.weight,
             f"{here}.input_layernorm.weight": block.norm1.weight,
             f"{here}.post_attention_layernorm.weight": block.norm2.weight,
@@ -150,7 +149,8 @@ def test_names_are_the_checkpoint_format(layout):
     assert matrices | norms | {"embed.weight"} <= names
     rest = names - matrices - norms - {"embed.weight"}
     if layout == "modern":
-        assert rest == {"blocks.0.attn.q_norm.weight", "blocks.0.attn.k_norm.weight"}
+        extra = ("attn.q_norm", "attn.k_norm", "mlp.gate")
+        assert rest == {f"blocks.0.{n}.weight" for n in extra}
     else:
         biased = {n.replace("weight", "bias") for n in matrices | norms}
         assert rest == biased | {"positions.weight"}

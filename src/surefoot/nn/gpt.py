@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
-from surefoot.nn.gate import swiglu
 from surefoot.nn.init import Embedding, Linear, normal_
 from surefoot.nn.norm import RMSNorm, rotary, rotate
 from surefoot.ops import ATTENTION, CROSS_ENTROPY
@@ -95,25 +94,20 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (modern; `up` holds gate and up on top of each other) or GELU (gpt2)."""
+    """SwiGLU (modern; Shazeer, "GLU Variants Improve Transformer", 2020) or GELU (gpt2)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.gated = config.layout == "modern"
-        self.inner = config.ff_width
-        self.up = Linear(config.d_model, self.inner * (1 + self.gated), bias=not self.gated)
-        self.down = Linear(self.inner, config.d_model, bias=not self.gated)
-
-    @property
-    def rows(self) -> list[int]:
-        """Heights of gate and up in `up.weight`."""
-        return [self.inner] * (1 + self.gated)
+        biased = config.layout == "gpt2"
+        self.gate = None if biased else Linear(config.d_model, config.ff_width, bias=False)
+        self.up = Linear(config.d_model, config.ff_width, bias=biased)
+        self.down = Linear(config.ff_width, config.d_model, bias=biased)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.up(x)  # [B, T, F] or [B, T, 2F]
-        if not self.gated:
-            return self.down(F.gelu(h))
-        return self.down(swiglu(h))
+        h = self.up(x)  # [B, T, F]
+        h = F.gelu(h) if self.gate is None else F.silu(self.gate(x)) * h
+        out: Tensor = self.down(h)
+        return out
 
 
 def _norm(config: GPTConfig) -> nn.Module:

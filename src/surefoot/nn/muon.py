@@ -31,7 +31,9 @@ def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
     a, b, c = QUINTIC
     for _ in range(steps):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        x = factor @ x  # (a + b gram + c gram²) x
     return x.mT if tall else x
 
 

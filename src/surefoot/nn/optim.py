@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.config.schema import Optim
-from surefoot.nn.gpt import Attention, FeedForward
+from surefoot.nn.gpt import Attention
 from surefoot.nn.muon import Muon
 from surefoot.nn.optimiser import AdamW, Optimiser
 
@@ -67,13 +67,7 @@ def build_optimisers(model: nn.Module, optim: Optim) -> list[Optimiser]:
 
 def _stacked(model: nn.Module) -> dict[int, list[int]]:
     """Return the heights of matrices that lie on top of each other, by their parameter's id."""
-    found: dict[int, list[int]] = {}
-    for module in model.modules():
-        if isinstance(module, Attention):
-            found[id(module.qkv.weight)] = module.rows
-        elif isinstance(module, FeedForward):
-            found[id(module.up.weight)] = module.rows
-    return found
+    return {id(m.qkv.weight): m.rows for m in model.modules() if isinstance(m, Attention)}
 
 
 def clip_(parameters: Iterable[Tensor], max_norm: float) -> float:
