@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,6 @@ from surefoot.config.schema import RunConfig
 from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
-from surefoot.engine.journal import Record as Entry
 from surefoot.engine.learner import Learner
 from surefoot.engine.look import look_at
 from surefoot.engine.loop import Batches, Happening, Reading, Report, steps
@@ -99,7 +98,7 @@ class Conductor:
         return "done"
 
     def _steps(self) -> Iterator[Report]:
-        return steps(self.state, self.data, self.config.train.seed, self.world, _Told(self.tape))
+        return steps(self.state, self.data, self.config.train.seed, self.world, self.tape.told)
 
     def _after(self, report: Report) -> bool:
         """Do what is due after a step; return whether the loop must begin anew."""
@@ -367,22 +366,6 @@ class Conductor:
             f"step {failure.step}: out of memory in the optimiser; again from step {checkpoint.step}",
             "warning",
         )
-
-
-class _Told(Mapping[tuple[str, int], Sequence[Entry]]):
-    """The tape's events ahead, as the mapping that the loop asks."""
-
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
-
-    def __getitem__(self, key: tuple[str, int]) -> Sequence[Entry]:
-        return self._tape.told(*key)
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
 
 
 def _write(sampler: Callable[[nn.Module, int], str], seed: int, model: nn.Module) -> str:

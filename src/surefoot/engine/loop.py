@@ -7,7 +7,7 @@ those, and may be twenty lines of a user's own (`examples/own_loop.py`): the pro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,8 +24,8 @@ from surefoot.seeds import derive
 
 __all__ = ["Batches", "Happening", "Reading", "Report", "steps"]
 
-# Events that an earlier process met, by (learner, step): they are repeated, not awaited.
-Replay = Mapping[tuple[str, int], Sequence[Record]]
+# Returns the events that an earlier process met, by learner and step: they are repeated.
+Replay = Callable[[str, int], Sequence[Record]]
 
 
 class Batches(Protocol):
@@ -94,7 +94,8 @@ def steps(
         step, names = state.step, state.due()
         readings, happenings, weight = {}, [], 0
         for name in names:
-            turn = _Turn(name, state.learners[name], data, seed, world, replay or {})
+            told = () if replay is None else replay(name, step + 1)
+            turn = _Turn(name, state.learners[name], data, seed, world, told)
             readings[name], weight = turn.take()
             happenings += turn.happenings
         yield Report(step + 1, weight, derive(seed, "forward", step, 0), readings, happenings)
@@ -104,12 +105,18 @@ class _Turn:
     """One learner's turn at one batch: gradients, the gate, and the update."""
 
     def __init__(
-        self, name: str, learner: Learner, data: Batches, seed: int, world: World, replay: Replay
+        self,
+        name: str,
+        learner: Learner,
+        data: Batches,
+        seed: int,
+        world: World,
+        told: Sequence[Record],
     ) -> None:
         self.name, self.learner, self.data = name, learner, data
         self.seed, self.world = seed, world
         self.step = learner.step
-        self.told = replay.get((name, self.step + 1), ())
+        self.told = told
         self.happenings: list[Happening] = []
 
     def take(self) -> tuple[Reading, int]:
