@@ -45,6 +45,7 @@ golden: setup-dev  ## Write golden files anew after a change that is meant
 
 docs: setup  ## Write the generated reference pages anew
 	@$(BIN)/surefoot config docs charlm > docs/reference/config.md
+	@$(BIN)/python tools/cli_reference.py > docs/reference/cli.md
 
 bench: setup-dev  ## Measure against a bare loop and the peers; writes benchmarks/results.md
 	@$(BIN)/python benchmarks/run.py

@@ -1,0 +1,196 @@
+"""The documents are true: the tutorial runs as printed, commands exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEXT = ROOT / "tests" / "fixtures" / "shakespeare.txt"
+SMALL = (  # what the tutorial's runs are made smaller by, the cadence of the default preset aside
+    f"--preset tiny --path {TEXT} --max-steps 600 --validate-every 250 --sample-every 500 "
+    "--save-every auto --precision fp32 --threads 1 --matmul default --compile off --no-report "
+    "--no-tensorboard"
+)
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    for name, body in FENCE.findall(page.read_text(encoding="utf-8")):
+        if name == language:
+            yield body
+
+
+def commands(page: Path) -> list[str]:
+    """What a reader types: the lines behind `$ ` in console blocks."""
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    return [
+        line.removeprefix("$ ").partition("     #")[0] for line in lines if line.startswith("$ ")
+    ]
+
+
+def walk(place: Path) -> list[tuple[str, str]]:
+    """Run the tutorial in a shell; return each command with what it printed."""
+    (place / "bin").mkdir()
+    door = place / "bin" / "surefoot"
+    door.write_text(
+        f'#!/bin/sh\nif [ "$1" = train ]; then shift 2; set -- train charlm {SMALL} "$@"; fi\n'
+        f'exec {shlex.quote(sys.executable)} -m surefoot "$@"\n'
+    )
+    door.chmod(0o755)
+    typed = [c.replace("000002000", "000000600") for c in commands(ROOT / "docs" / "tutorial.md")]
+    script = "".join(f"echo '@@@ {n}'\n{command}\n" for n, command in enumerate(typed))
+    environment = {k: v for k, v in os.environ.items() if k != "SUREFOOT_RUNS"}
+    environment["PATH"] = f"{door.parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=place, env=environment, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+    said = re.split(r"^@@@ \d+\n", done.stdout, flags=re.MULTILINE)[1:]
+    assert len(said) == len(typed), done.stdout
+    return list(zip(typed, said))
+
+
+def test_the_tutorial_runs_as_printed(tmp_path: Path) -> None:
+    told = walk(tmp_path)
+    said = dict(told)  # of a command that comes twice, the last
+    listed = next(out for command, out in told if command == "surefoot runs")
+    assert re.search(r"^killed .* lost +3\d\d/600 ", listed, re.MULTILINE), listed
+    resumed = said["surefoot resume killed"]
+    proven = re.search(r"^resume proven over (\d+) steps$", resumed, re.MULTILINE)
+    assert "going on from checkpoint of step 250" in resumed
+    assert proven is not None and 50 <= int(proven[1]) < 250, resumed
+    (equal,) = (out for command, out in told if command.startswith("diff -r"))
+    assert equal == "equal, byte for byte\n"
+    (counts,) = (out for command, out in told if command.startswith("grep -c"))
+    assert counts.split() == ["runs/first/metrics.jsonl:60", "runs/killed/metrics.jsonl:60"]
+    (written,) = (out for command, out in told if command.startswith("surefoot sample"))
+    assert re.match(r"checkpoint of step \d+\nROMEO:", written) and len(written) >= 200
+    assert "  val_bits_per_char " in said["surefoot evaluate killed"]
+    assert "did you mean --d-model?" in said["surefoot train charlm --d-modle 192"]
+    assert (
+        "optim.lr: 0.003 in the run, 0.001 asked for"
+        in said["surefoot resume killed --max-steps 3000 --lr 0.001"]
+    )
+    assert "killed" in said["surefoot show killed"] and "resumed" in said["surefoot show killed"]
+    assert "last, best" in said["surefoot checkpoints killed"]
+    assert said["surefoot verify killed"].count("sound") == 3
+
+
+def flags_of(verb: str) -> set[str]:
+    """Every flag that a verb takes, settings included."""
+    from surefoot.config.fields import leaves, short_names
+    from surefoot.recipes import find
+
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    section = page.partition(f"## surefoot {verb}\n")[2].partition("\n## ")[0]
+    found = set(re.findall(r"--[a-z][a-z-]*", section))
+    if verb in ("train", "resume"):
+        config = find("charlm").config
+        found |= {f"--{path.replace('_', '-')}" for path in [*leaves(config), *short_names(config)]}
+    return found
+
+
+def surefoot_commands() -> list[tuple[str, str]]:
+    found = [(page.name, c) for page in PAGES for c in commands(page) if c.startswith("surefoot ")]
+    assert len(found) > 30
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), surefoot_commands())
+def test_commands_in_documents_exist(page: str, command: str) -> None:
+    from surefoot.cli import VERBS
+
+    _, verb, *words = shlex.split(command.partition(" &&")[0].removesuffix("&"))
+    assert verb in VERBS, command
+    if "modle" in command:
+        return  # a mistake on purpose
+    flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+    known = flags_of(verb) | {"--data.length", "--length"}  # of the recipe of the example
+    assert flags <= known, command
+
+
+def test_python_in_documents_parses() -> None:
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            ast.parse(block)
+
+
+def test_links_lead_somewhere() -> None:
+    dead = []
+    for page in PAGES:
+        text = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if "://" not in target and not (page.parent / target).exists():
+                dead.append(f"{page.relative_to(ROOT)} -> {target}")
+    assert dead == []
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    seen: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        waiting += [(page.parent / t).resolve() for t in targets if (page.parent / t).is_file()]
+    assert set((ROOT / "docs").rglob("*.md")) <= seen
+
+
+def test_python_from_the_guide_runs(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a small model and few steps in place of those that the guide names."""
+    import surefoot
+
+    train, resume = surefoot.train, surefoot.resume
+    small = {"d_model": 16, "max_steps": 4, "warmup_steps": 1, "path": TEXT, "precision": "fp32"}
+    quiet = {"quiet": True, "report": False, "sample_every": 0}
+    monkeypatch.setattr(
+        surefoot, "train", lambda r, **k: train(r, preset="tiny", **{**k, **small, **quiet}),
+        raising=False,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        surefoot,
+        "resume",
+        lambda r, **k: resume(r, **{**k, "max_steps": 6}, **quiet),
+        raising=False,
+    )
+    names: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "guides" / "from-python.md", "python"):
+        code = compile(block, "from-python.md", "exec")
+        exec(code, names)  # noqa: S102 - our own page
+    assert names["result"].status == "done" and names["result"].step == 6
+    assert names["steps"][-1] == 6
+    assert "done" in capsys.readouterr().out
+
+
+def reference(name: str) -> Any:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_of_the_command_line_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    now = reference("cli_reference").page()
+    kept = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    if sys.version_info >= (3, 13):  # argparse lays help out differently from there on
+        now, kept = (sorted(set(re.findall(r"--[a-z-]+|^## .*$", x))) for x in (now, kept))
+    assert now == kept, "write it anew with `make docs`"
