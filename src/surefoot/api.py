@@ -37,6 +37,7 @@ __all__ = [
     "start",
     "stored",
     "train",
+    "unfinished",
 ]
 
 
