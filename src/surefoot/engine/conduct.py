@@ -106,13 +106,14 @@ class Conductor:
         self.meter.weight += report.weight
         for happening in report.happenings:
             self._tell(report, happening)
-        kept = {n: r for n, r in report.readings.items() if not self._mind(report, n, r)}
+        kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
         rolled = len(kept) < len(report.readings)
         report = replace(report, readings=kept)  # what was undone is neither logged nor looked at
         if _due(report.step, self.config.cadence.log_every):
             self._log(report)
         away = time.perf_counter()
         improved = self._look(report)
+        self._stop_if_lost(report)
         self._save_if_due(report.step, improved, rolled)
         self.meter.away += time.perf_counter() - away
         return rolled or self.interrupts.received is not None
@@ -155,15 +156,24 @@ class Conductor:
     def _prefix(self, learner: str) -> str:
         return "" if len(self.state.learners) == 1 else f"{learner}: "
 
-    def _mind(self, report: Report, name: str, reading: Reading) -> bool:
-        """Apply the policy for non-finite steps; return whether the learner was rolled back."""
+    def _mind(self, report: Report, name: str) -> bool:
+        """Count non-finite steps, and roll back where that is the policy; return whether it was."""
         learner, policy = self.state.learners[name], self.config.train
         skipped = any(h.learner == name and h.event is Event.SKIP for h in report.happenings)
         learner.memory["bad_steps"] = learner.memory.get("bad_steps", 0) + 1 if skipped else 0
-        if not skipped:
+        if not skipped or policy.nonfinite != "rollback":
             return False
-        bad = learner.memory["bad_steps"]
-        if policy.nonfinite == "stop" or bad >= policy.nonfinite_limit:
+        self._roll_back(report.step, name)
+        return True
+
+    def _stop_if_lost(self, report: Report) -> None:
+        """Save and give up after too many non-finite steps, when the record of this one is whole."""
+        policy = self.config.train
+        limit = 1 if policy.nonfinite == "stop" else policy.nonfinite_limit
+        for name, reading in report.readings.items():
+            bad = self.state.learners[name].memory.get("bad_steps", 0)
+            if bad < limit:
+                continue
             self._save_last()
             raise Diverged(
                 f"{bad} non-finite step{'s' * (bad > 1)} in a row: "
@@ -171,10 +181,6 @@ class Conductor:
                 where=f"step {report.step}, learner {name}, {self._examples(report.step)}",
                 fix="a lower optim.lr or optim.muon_lr, or --train.nonfinite rollback",
             )
-        if policy.nonfinite == "rollback":
-            self._roll_back(report.step, name)
-            return True
-        return False
 
     def _examples(self, step: int) -> str:
         return f"examples {(step - 1) * self.data.batch_size} to {step * self.data.batch_size - 1}"
