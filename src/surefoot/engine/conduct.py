@@ -18,7 +18,7 @@ from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
 from surefoot.engine.learner import Learner
 from surefoot.engine.look import look_at
-from surefoot.engine.loop import Batches, Happening, Reading, Report, steps
+from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
 from surefoot.engine.state import Payload, TrainState
@@ -167,7 +167,7 @@ class Conductor:
         return True
 
     def _stop_if_lost(self, report: Report) -> None:
-        """Save and give up after too many non-finite steps, when the record of this one is whole."""
+        """Save and give up after too many non-finite steps, with a whole record of this one."""
         policy = self.config.train
         limit = 1 if policy.nonfinite == "stop" else policy.nonfinite_limit
         for name, reading in report.readings.items():
