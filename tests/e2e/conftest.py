@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +58,22 @@ class Answer:
         return self
 
 
+class Switch:
+    """Standard output that sends this process signals when it reads `word`."""
+
+    def __init__(self, stream: Any, word: str, numbers: tuple[int, ...]) -> None:
+        self._stream, self._word, self._numbers = stream, word, numbers
+
+    def write(self, text: str) -> int:
+        if self._word in text:
+            for number in self._numbers:
+                signal.raise_signal(number)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Surefoot:
     """Runs commands in this process: `surefoot("runs", "--json")`, `surefoot.train(steps=6)`."""
 
@@ -70,6 +90,16 @@ class Surefoot:
         captured = self._capture.readouterr()
         assert "Traceback" not in captured.err, captured.err
         return Answer(code, captured.out, captured.err)
+
+    @contextmanager
+    def signalled(self, word: str, *numbers: int) -> Iterator[None]:
+        """Inside the block, a run that prints `word` gets these signals at that moment."""
+        before = sys.stdout
+        sys.stdout = Switch(before, word, numbers)
+        try:
+            yield
+        finally:
+            sys.stdout = before
 
     def silent(self) -> bool:
         """Whether nothing was printed since the last command."""

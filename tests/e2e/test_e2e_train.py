@@ -50,30 +50,13 @@ def test_a_run_says_what_it_does_and_leaves_its_files(surefoot: Any, runs: Path)
     assert [row["step"] for row in rows(runs / "mine", "eval")] == [3, 6]
 
 
-class Switch:
-    """Standard output that sends this process a signal when it reads `word`."""
-
-    def __init__(self, stream: Any, word: str, number: int) -> None:
-        self._stream, self._word, self._number = stream, word, number
-
-    def write(self, text: str) -> int:
-        if self._word in text:
-            signal.raise_signal(self._number)
-        return int(self._stream.write(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(
-    surefoot: Any, runs: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    surefoot: Any, runs: Path, number: int
 ) -> None:
     surefoot.train("--name", "whole").ok()
-    monkeypatch.setattr(sys, "stdout", Switch(sys.stdout, "step 3/6", number))
-    stopped = surefoot.train("--new")
-    monkeypatch.undo()
-    monkeypatch.setenv("SUREFOOT_RUNS", str(runs))
+    with surefoot.signalled("step 3/6", number):
+        stopped = surefoot.train("--new")
     name = signal.Signals(number).name
     assert stopped.code == 75
     assert f"stopped by {name} after step 3, saved" in stopped.err
@@ -157,14 +140,12 @@ def test_changed_numbers_are_refused_with_the_difference(surefoot: Any, runs: Pa
     assert "model sizes are the checkpoint's; not changed: model.d_model" in named.out
 
 
-def test_max_steps_none_goes_on_until_it_is_stopped(
-    surefoot: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_max_steps_none_goes_on_until_it_is_stopped(surefoot: Any, runs: Path) -> None:
     refused = surefoot.train(steps="none")
     assert refused.code == 2
     assert "schedule.horizon" in refused.err
-    monkeypatch.setattr(sys, "stdout", Switch(sys.stdout, "step 9", signal.SIGTERM))
-    stopped = surefoot.train("--horizon", 20, steps="none")
+    with surefoot.signalled("step 9", signal.SIGTERM):
+        stopped = surefoot.train("--horizon", 20, steps="none")
     assert stopped.code == 75
     assert "after step 9" in stopped.err
 
