@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +34,6 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
         self.keys: Tensor | None = None  # i32[2, B, 1]: a and b of this layer
-        self.places: Tensor | None = None  # i32[1, elements of one example]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
@@ -47,11 +45,9 @@ class Dropout(nn.Module):
         """Return what `x` is multiplied with: zeros, and 1/(1-p) elsewhere, of x's type."""
         if self.keys is None or self.keys.size(1) != x.size(0):
             raise RuntimeError("set_keys(model, keys) must give each example of the batch a key")
-        elements = x[0].numel()
-        if self.places is None or self.places.size(1) < elements or self.places.device != x.device:
-            self.places = _places(elements, x.device)
+        places = _remembered(x[0].numel(), x.device)
         a, b = self.keys
-        kept = torch.addcmul(b, self.places[:, :elements], a) >= _threshold(self.p)
+        kept = torch.addcmul(b, places, a) >= _threshold(self.p)
         return (kept.to(x.dtype) * (1.0 / (1.0 - self.p))).view(x.shape)
 
     def extra_repr(self) -> str:
@@ -86,9 +82,17 @@ def _threshold(p: float) -> int:
     return round(p * 2**32) - 2**31
 
 
-@lru_cache(maxsize=8)
+def _remembered(elements: int, device: torch.device) -> Tensor:
+    """Return `_places`, kept from the last time; compiled code computes them as it goes."""
+    if torch.compiler.is_compiling():
+        return _places(elements, device)
+    return _kept_places(elements, device)
+
+
 def _places(elements: int, device: torch.device) -> Tensor:
     """Return i32[1, elements] of fixed random numbers; a longer table begins with a shorter one."""
-    words = np.random.Philox(key=0x5F3759DF).random_raw((elements + 1) // 2)
-    table = torch.from_numpy(words.view(np.int32)[:elements].copy())
-    return table.unsqueeze(0).to(device)
+    mixed = _mix(torch.arange(elements, device=device) ^ _GOLDEN)
+    return (mixed >> 32).to(torch.int32).unsqueeze(0)
+
+
+_kept_places = lru_cache(maxsize=8)(_places)

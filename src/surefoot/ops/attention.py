@@ -68,7 +68,9 @@ class _Matmul(torch.autograd.Function):
             q = q.reshape(examples * kv_heads, group * new, width)
             k = k.reshape(examples * kv_heads, seen, width)
             v = v.reshape(examples * kv_heads, seen, width)
-            mask = _mask(new, seen, group, q.dtype, q.device)
+            # Compiled code makes the mask as it goes; otherwise it is kept from the last time.
+            make = _mask if torch.compiler.is_compiling() else _kept_mask
+            mask = make(new, seen, group, q.dtype, q.device)
             p = torch.baddbmm(mask, q, k.mT, alpha=scale).softmax(-1)  # [B K, H/K T, S]
             ctx.save_for_backward(q, k, v, p)
             ctx.shapes = (examples, heads, new, width), (examples, kv_heads, seen, width)
@@ -86,11 +88,13 @@ class _Matmul(torch.autograd.Function):
         return by_q.view(query), by_k.view(key), torch.bmm(p.mT, grad).view(key)
 
 
-@lru_cache(maxsize=8)
 def _mask(new: int, seen: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return [group * new, seen]: -inf where a token would see what follows it, else 0."""
     hidden = torch.full((new, seen), -math.inf, dtype=dtype, device=device)
     return hidden.triu(1 + seen - new).repeat(group, 1)
+
+
+_kept_mask = lru_cache(maxsize=8)(_mask)
 
 
 ATTENTION = Op(

@@ -1,0 +1,42 @@
+"""Compiled models compute what eager ones do, dropout masks included."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from surefoot.config.model import GPTConfig
+from surefoot.engine.random import example_keys
+from surefoot.nn.dropout import set_keys
+from surefoot.nn.gpt import GPT
+from surefoot.ops import ATTENTION
+
+pytestmark = pytest.mark.slow  # compiling takes tens of seconds
+
+
+@pytest.mark.parametrize("way", ["sdpa", "matmul"])
+@pytest.mark.parametrize("layout", ["modern", "gpt2"])
+def test_a_compiled_model_is_the_eager_one(layout, way):
+    config = GPTConfig(
+        layout=layout, d_model=32, num_layers=1, num_heads=2, context=16, dropout=0.2
+    )
+    eager, compiled = (
+        GPT(config, 31, seed=1, attention=ATTENTION.pick(way, "cpu")) for _ in range(2)
+    )
+    tokens = torch.randint(0, 31, (4, 16), generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's compiler warns about its own parts
+        compiled.compile(fullgraph=True)
+        for step in range(2):
+            for model in (eager, compiled):
+                set_keys(model, example_keys(1, step, 0, 4))
+                model.zero_grad()
+                loss = model(tokens, tokens)
+                loss.backward()
+                model.last = loss.item()
+            assert compiled.last == pytest.approx(eager.last, rel=1e-5)
+    assert set(dict(compiled.named_parameters())) == set(dict(eager.named_parameters()))
+    for (name, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        assert (a.grad - b.grad).abs().max() <= 1e-4 * a.grad.abs().max(), name
