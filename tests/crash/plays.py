@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mischief
 import torch
 from harness import leftovers, traces, unsound
 
@@ -44,15 +46,19 @@ def train(
     kill_at: int | None = None,
     stop_at: int | None = None,
     die_after: float | None = None,
+    faults: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Type the same command again: begin the run called `trial`, or go on with it.
 
     `wait_for_saves` writes checkpoints in step with training, so that the order of calls is the
     same each time. `kill_at` kills the process in the middle of the step after that one, at its
-    last micro-batch, `die_after` so many seconds; `stop_at` sends SIGTERM in that step.
+    last micro-batch, `die_after` so many seconds; `stop_at` sends SIGTERM in that step;
+    `faults` go wrong inside it (see `mischief`).
     """
     if wait_for_saves:
         _in_step()
+    for fault in faults:
+        mischief.make(fault)
     if kill_at is not None:
         _die_in_step(kill_at)
     if stop_at is not None:

@@ -1,4 +1,4 @@
-"""Damage on the disk: never accepted in silence, never a reason to stop while older state is good."""
+"""Damage on the disk: never accepted in silence, no reason to stop while older state is good."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -85,8 +86,16 @@ def differences(expected: dict[str, Any], run: Path, *except_for: str) -> str | 
     found = traces(run)
     wrong = [k for k in expected if found.get(k) != expected[k] and k not in except_for]
     wrong += [f"unexpected {key}" for key in found if key not in expected]
+    wrong += [f"twice: {row}" for row in doubled(found["metrics"])]
     wrong += [f"left over {name}" for name in leftovers(run)]
     return ", ".join(wrong) or None
+
+
+def doubled(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return what the record says more than once."""
+    keys = [tuple(row.get(k) for k in ("kind", "step", "learner", "event")) for row in rows]
+    counts = Counter(key for key in keys if key[-1] != "micro")  # may be halved twice in a step
+    return [key for key, count in counts.items() if count > 1]
 
 
 def killed_at(condition: Condition, expected: dict[str, Any], *ks: int) -> Callable[..., Any]:
