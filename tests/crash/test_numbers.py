@@ -1,4 +1,4 @@
-"""NaN and memory that runs out, at any step: what is learned is never spoiled, and is repeatable."""
+"""NaN and memory that runs out, at any step: nothing is spoiled, and everything is repeatable."""
 
 from __future__ import annotations
 

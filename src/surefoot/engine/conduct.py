@@ -128,7 +128,7 @@ class Conductor:
                 name,
                 self.tape.record(
                     name, report.step, micro=reading.micro, digest=digest, seed=report.seed,
-                    loss=reading.loss, norm=reading.grad_norm,
+                    loss=reading.loss, norm=reading.grad_norm, state=reading.state,
                 ),
             )  # fmt: skip
         if self.tape.journal.behind and not self._warned:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import xxhash
 
@@ -34,6 +34,7 @@ __all__ = ["FORMAT", "Event", "Journal", "Kind", "Record", "check_header", "floa
 
 FORMAT = 1
 _BODY = struct.Struct("<BBHIQQQffd")
+_EXACT = (1 << 53) - 1  # integers that a float64 holds exactly
 _SUM = struct.Struct("<Q")
 _SIZE = _BODY.size + _SUM.size
 _HEADER = struct.Struct("<8s32sII")
@@ -62,7 +63,8 @@ class Event(IntEnum):
 class Record:
     """One record. `loss` and `norm` are float32, compared by their bits; `digest` names examples.
 
-    `code` is the Event of an event record; `seed` keyed the global generators of the step.
+    `code` is the Event of an event record; `seed` keyed the global generators of the step. In a
+    step record `value` is the checksum of a part of the state before the step, modulo 2**53.
     """
 
     kind: Kind
@@ -91,6 +93,11 @@ class Record:
     def same(self, other: Record) -> bool:
         """Whether both have the same bits (so that NaN equals itself)."""
         return self.pack(0) == other.pack(0)
+
+    @classmethod
+    def of_step(cls, step: int, learner: int, state: int, **values: Any) -> Record:
+        """Return a step record; `state` is the checksum before the step."""
+        return cls(Kind.STEP, step, learner, value=float(state & _EXACT), **values)
 
     @classmethod
     def unpack(cls, data: bytes, number: int) -> Record | None:

@@ -63,7 +63,8 @@ class Learner:
     average: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        trained = dict(self._trained())
+        self.names, self.parameters = list(trained), list(trained.values())
         self.dropouts = keyed_layers(self.model)
         self.groups = [group for opt in self.optimisers for group in opt.param_groups]
         for group in self.groups:

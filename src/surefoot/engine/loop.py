@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from surefoot.data.batch import Batch
 from surefoot.engine import faults
+from surefoot.engine.checksum import checksum
 from surefoot.engine.journal import Event, Record
 from surefoot.engine.learner import Learner
 from surefoot.engine.random import example_keys, rekey
@@ -45,6 +46,7 @@ class Reading:
     """What one learner's step gave. `loss` and `grad_norm` are float32 values, per unit of weight.
 
     `applied` is False when the update was skipped (non-finite, or repeated from the journal).
+    `state` is the checksum of a part of the learner before the step.
     """
 
     loss: float
@@ -52,6 +54,7 @@ class Reading:
     lr: float
     micro: int
     applied: bool
+    state: int = 0
     parts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -117,6 +120,7 @@ class _Turn:
         self.seed, self.world = seed, world
         self.step = learner.step
         self.told = told
+        self.state = 0
         self.happenings: list[Happening] = []
 
     def take(self) -> tuple[Reading, int]:
@@ -133,7 +137,7 @@ class _Turn:
         lr = self._update() if applied else self.learner.rate
         self.learner.zero()
         self.learner.step += 1
-        return Reading(loss, norm, lr, self._micro, applied, parts), weight
+        return Reading(loss, norm, lr, self._micro, applied, self.state, parts), weight
 
     @property
     def _micro(self) -> int:
@@ -170,6 +174,7 @@ class _Turn:
         self.happenings.append(Happening(self.name, Event.MICRO, micro, why, detail=detail))
 
     def _gradients(self) -> tuple[float, float, int, dict[str, Any]]:
+        state = checksum(self.learner, self.step)
         starts = range(0, self.data.batch_size, self._micro)
         batches = [self._piece(start) for start in starts]
         total = sum(batch.weight for batch in batches)
@@ -183,6 +188,9 @@ class _Turn:
                 parts[key] = parts[key] + value.detach() if key in parts else value.detach()
         assert loss is not None
         norm = self.learner.gradient_norm()
+        self.state = int(
+            state
+        )  # read together with the loss, so that the device is waited for once
         return float(loss) / total, float(norm), total, {k: v / total for k, v in parts.items()}
 
     def _piece(self, start: int) -> Batch:

@@ -176,7 +176,7 @@ class Tape:
         expected = reel.take()
         if expected.kind is not Kind.STEP:
             raise _differs(learner, record.step, "an event", "none", _name(expected))
-        for what in ("step", "digest", "micro", "seed"):
+        for what in ("step", "digest", "micro", "seed", "value"):
             if getattr(expected, what) != getattr(record, what):
                 was, now = getattr(expected, what), getattr(record, what)
                 raise _differs(learner, record.step, _WORDS.get(what, what), now, was)
@@ -191,8 +191,8 @@ class Tape:
         reel.proven += 1
 
     def record(self, learner: str, step: int, **values: Any) -> Record:
-        """Build a step record of this learner."""
-        return Record(Kind.STEP, step, self._reels[learner].id, **values)
+        """Build a step record of this learner; see `Record.of_step`."""
+        return Record.of_step(step, self._reels[learner].id, **values)
 
     def _append(self, reel: _Reel, record: Record) -> None:
         if reel.astray:
@@ -211,7 +211,10 @@ class Tape:
         self.journal.close()
 
 
-_WORDS = {"digest": "which examples", "norm": "gradient norm", "loss": "loss"}
+_WORDS = {
+    "digest": "which examples", "norm": "gradient norm", "loss": "loss",
+    "micro": "examples a pass", "value": "state checksum",
+}  # fmt: skip
 
 
 def _name(record: Record) -> str:
