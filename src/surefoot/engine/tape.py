@@ -178,7 +178,7 @@ class Tape:
             raise _differs(learner, record.step, "an event", "none", _name(expected))
         for what in ("step", "digest", "micro", "seed", "value"):
             if getattr(expected, what) != getattr(record, what):
-                was, now = getattr(expected, what), getattr(record, what)
+                was, now = int(getattr(expected, what)), int(getattr(record, what))
                 raise _differs(learner, record.step, _WORDS.get(what, what), now, was)
         for what in ("loss", "norm"):
             was, now = float_bits(getattr(expected, what)), float_bits(getattr(record, what))
