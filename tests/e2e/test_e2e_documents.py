@@ -136,6 +136,19 @@ def test_links_lead_somewhere() -> None:
     assert dead == []
 
 
+def test_the_promise_names_tests_that_exist() -> None:
+    """A row reads `tests/x.py::test_a`, `::test_b`; the second is in the file before it."""
+    text = (ROOT / "docs" / "explain" / "promise.md").read_text(encoding="utf-8")
+    file = ""
+    for name in re.findall(r"`((?:tests/[\w/.]+|::)[^`]*)`", text):
+        path, _, test = name.partition("::")
+        file = path or file
+        assert (ROOT / file).exists(), file
+        if test:
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), name
+    assert file
+
+
 def test_every_page_can_be_reached_from_the_index() -> None:
     seen: set[Path] = set()
     waiting = [ROOT / "README.md"]
