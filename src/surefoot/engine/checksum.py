@@ -49,15 +49,17 @@ def _pieces(learner: Learner, step: int) -> Iterator[Tensor]:
             a, b = max(low - start, 0), min(high - start, count)
             if a < b:
                 for tensor in _belonging(learner, name, parameter):
-                    yield tensor.detach().reshape(-1)[a:b]
+                    flat = tensor.detach().reshape(-1)
+                    yield flat[a:b] if tensor.shape == parameter.shape else flat
         start += count
 
 
 def _belonging(learner: Learner, name: str, parameter: Tensor) -> Iterator[Tensor]:
+    """Yield the parameter and its own; of another shape only numbers, like a count of updates."""
     yield parameter
     for optimiser in learner.optimisers:
         for moment in optimiser.state.get(parameter, {}).values():
-            if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+            if moment.device == parameter.device and moment.shape in (parameter.shape, ()):
                 yield moment
     if name in learner.average:
         yield learner.average[name]
