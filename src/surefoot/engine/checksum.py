@@ -59,7 +59,8 @@ def _belonging(learner: Learner, name: str, parameter: Tensor) -> Iterator[Tenso
     yield parameter
     for optimiser in learner.optimisers:
         for moment in optimiser.state.get(parameter, {}).values():
-            if moment.device == parameter.device and moment.shape in (parameter.shape, ()):
+            here = isinstance(moment, Tensor) and moment.device == parameter.device
+            if here and moment.shape in (parameter.shape, ()):
                 yield moment
     if name in learner.average:
         yield learner.average[name]
