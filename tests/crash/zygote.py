@@ -9,6 +9,7 @@ for each: whether the child hung and had to be killed.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -28,6 +29,7 @@ def main() -> None:
     import plays  # imports torch and surefoot
 
     plays.settle_down(Path(sys.argv[1]))
+    gc.freeze()  # or each collection in a child would copy all of the parent's memory
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
