@@ -84,7 +84,9 @@ class Muon:
             for part, target in zip(update.split(heights), param.split(heights), strict=True):
                 stacks.setdefault((part.size(0), part.size(1)), []).append((part, target))
         for (r, c), pairs in stacks.items():
-            whole = orthogonalise(torch.stack([u for u, _ in pairs]), group["steps"])
+            stack = pairs[0][0].new_empty(len(pairs), r, c, dtype=torch.bfloat16)
+            torch._foreach_copy_(list(stack.unbind()), [u for u, _ in pairs])
+            whole = orthogonalise(stack, group["steps"])
             moved = list(whole.float().unbind())
             torch._foreach_add_([t for _, t in pairs], moved, alpha=-lr * math.sqrt(max(1, r / c)))
 

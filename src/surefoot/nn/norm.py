@@ -20,7 +20,8 @@ __all__ = ["RMSNorm", "rotary", "rotate"]
 class RMSNorm(nn.Module):
     """x / root mean square of the last dimension, times a weight. Takes and gives [..., C].
 
-    Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+    Under autocast the result has autocast's type, because a matrix product comes next. Zhang and
+    Sennrich, "Root Mean Square Layer Normalization" (2019).
     """
 
     def __init__(self, width: int, eps: float) -> None:
@@ -29,7 +30,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = _Norm.apply(x, self.weight, self.eps)
+        device = x.device.type
+        narrow = torch.is_autocast_enabled(device)
+        kind = torch.get_autocast_dtype(device) if narrow else x.dtype
+        found: Tensor = _Norm.apply(x, self.weight, self.eps, kind)
         return found
 
     def extra_repr(self) -> str:
@@ -58,23 +62,23 @@ def rotate(x: Tensor, turn: Tensor, weight: Tensor | None = None, eps: float = 0
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, kind: torch.dtype) -> Tensor:
         wide = _wide(x)
         scale = _scale(wide, eps)
-        ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight).to(x.dtype)
+        unit = wide * scale
+        ctx.save_for_backward(unit, weight, scale)
+        ctx.kind = x.dtype
+        return (unit * weight).to(kind)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, scale = ctx.saved_tensors
-        grad = _wide(grad)
-        unit = _wide(x) * scale
-        by_weight = (grad * unit).flatten(0, -2).sum(0)
-        return _through(grad * weight, unit, scale).to(x.dtype), by_weight, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        unit, weight, scale = ctx.saved_tensors
+        found, by_weight = _unnorm(_wide(grad), unit, weight, scale)
+        return found.to(ctx.kind), by_weight.flatten(0, -2).sum(0), None, None
 
 
 class _Rotate(torch.autograd.Function):
-    """y = n cos + roll(n) sin with n = weight x / rms(x); the weight is folded into the angles."""
+    """y = n cos + swap(n) sin with n = weight x / rms(x); the weight is folded into the angles."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, turn: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -84,20 +88,22 @@ class _Rotate(torch.autograd.Function):
             scale = _scale(unit, eps)
             unit = unit * scale
             cos, sin = cos * weight, sin * _swap(weight)
-        ctx.save_for_backward(x, turn, weight, scale)
+            ctx.save_for_backward(turn, unit, weight, scale)
+        else:
+            ctx.save_for_backward(turn)
+        ctx.kind = x.dtype
         return torch.addcmul(unit * cos, _swap(unit), sin).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
-        x, turn, weight, scale = ctx.saved_tensors
+        turn, *normed = ctx.saved_tensors
         cos, sin = turn.unbind()
         grad = _wide(grad)
         grad = _swap(grad * sin).addcmul_(grad, cos)  # turned back
-        if weight is None:
-            return grad.to(x.dtype), None, None, None
-        unit = _wide(x) * scale
-        by_weight = (grad * unit).flatten(0, 1).sum(0)
-        return _through(grad * weight, unit, scale).to(x.dtype), None, by_weight, None
+        if not normed:
+            return grad.to(ctx.kind), None, None, None
+        found, by_weight = _unnorm(grad, *normed)
+        return found.to(ctx.kind), None, by_weight.flatten(0, 1).sum(0), None
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -115,7 +121,12 @@ def _scale(x: Tensor, eps: float) -> Tensor:
     return norm.square_().mul_(1 / x.size(-1)).add_(eps).rsqrt_()
 
 
-def _through(grad: Tensor, unit: Tensor, scale: Tensor) -> Tensor:
-    """Turn the gradient of `unit` = x * scale(x), which it overwrites, into that of x."""
-    along = (grad * unit).sum(-1, keepdim=True)
-    return grad.addcmul_(unit, along, value=-1 / unit.size(-1)).mul_(scale)
+def _unnorm(grad: Tensor, unit: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and, not yet summed, of the weight, for y = weight * unit.
+
+    unit = x * scale(x); `grad` is that of y.
+    """
+    by_weight = grad * unit
+    along = (by_weight * weight).sum(-1, keepdim=True)
+    found = (grad * weight).addcmul_(unit, along, value=-1 / unit.size(-1)).mul_(scale)
+    return found, by_weight
