@@ -28,6 +28,8 @@ class Condition:
     def play(self, zygote: Zygote, runs: Path, **more: Any) -> Outcome:
         changed = more.pop("settings", {})
         settings = dict(self.settings) | changed
+        if "keep.mirror" in settings:
+            settings["keep.mirror"] = settings["keep.mirror"].format(runs=runs)
         return zygote.play(
             "train", recipe=self.recipe, runs=str(runs), settings=settings, limit=120.0, **more
         )
@@ -50,6 +52,7 @@ CONDITIONS = {
     "milestones": _toy(keep__milestones=3, keep__best=2, keep__last=3),
     "prefetch": _toy(machine__prefetch_threads=2),
     "never saved": _toy(cadence__save_every=0),
+    "mirror": _toy(keep__mirror="{runs}/mirror"),
     "charlm": Condition(
         "charlm",
         (
