@@ -48,7 +48,7 @@ class Kind(IntEnum):
     STEP = 1
     EVENT = 2
     SEGMENT = 3  # a process began; `step` is the checkpoint it went on from
-    BRANCH = 4  # this learner's next record continues record number `value`, not the one before
+    BRANCH = 4  # this learner's next record continues number `value`, whose mark is `digest`
 
 
 class Event(IntEnum):

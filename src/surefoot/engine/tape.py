@@ -18,16 +18,13 @@ from surefoot.errors import CheckFailed
 
 __all__ = ["Tape"]
 
-_NOWHERE = -1  # the number of a record that is not in this journal
-
 
 @dataclass
 class _Reel:
     """One learner's part of the tape.
 
-    `last` is the number of the record that the next one continues, `mark` names that record.
-    `astray`: the file ends with records of this learner that do not continue `last`, so a BRANCH
-    must come before the next one.
+    The next record continues number `last`, which `mark` names. `astray`: the file ends with
+    records of this learner that do not continue it, so a BRANCH must come before the next one.
     """
 
     id: int
@@ -50,15 +47,22 @@ class _Reel:
             elif record.learner != self.id or record.kind is Kind.SEGMENT:
                 continue
             elif record.kind is Kind.BRANCH:
-                self._turn(int(record.value))
+                self._turn(record)
             elif not self.astray:
                 self.ahead.append((number, record))
 
-    def _turn(self, origin: int) -> None:
-        """Drop what comes after record `origin`; where that is not ours, what follows is not."""
-        self.astray = origin != self.last and all(number != origin for number, _ in self.ahead)
-        while not self.astray and self.ahead and self.ahead[-1][0] != origin:
+    def _turn(self, branch: Record) -> None:
+        """Drop what the branch does not continue; where it continues nothing of ours, skip it."""
+        known = [(self.last, self.mark), *((n, r.mark(n)) for n, r in self.ahead)]
+        origins = [_branch(self.id, branch.step, *place) for place in known]
+        self.astray = not any(branch.same(origin) for origin in origins)
+        while not self.astray and not branch.same(origins.pop()):
             self.ahead.pop()
+
+
+def _branch(learner: int, step: int, last: int, mark: str) -> Record:
+    """The record that says what the next one continues, though other records lie between."""
+    return Record(Kind.BRANCH, step, learner, digest=int(mark or "0", 16), value=float(last))
 
 
 class Tape:
@@ -80,11 +84,12 @@ class Tape:
         """Go to `places`: what was recorded after them lies ahead again."""
         self._before = self.proven
         self._reels = self._mount(places)
-        begin = min(reel.last for reel in self._reels.values())
-        records = list(self.journal.records(max(begin, 0)))
+        # A reel that is astray from the start may find its continuation anywhere.
+        begins = {name: 0 if reel.astray else reel.last for name, reel in self._reels.items()}
+        records = list(self.journal.records(min(begins.values())))
         damaged = sum(record is None for _, record in records)
-        for reel in self._reels.values():
-            reel.load(r for r in records if r[0] > reel.last)
+        for name, reel in self._reels.items():
+            reel.load(r for r in records if r[0] > begins[name])
         if damaged:
             self.notes.append(f"journal: {damaged} damaged records; not all steps can be compared")
 
@@ -109,8 +114,8 @@ class Tape:
             found = next(self.journal.records(last - 1), (0, None))[1]
         if found is not None and found.mark(last) == mark:
             return _Reel(learner, last, mark)
-        self.notes.append("journal: it does not reach to the checkpoint; nothing can be compared")
-        return _Reel(learner, _NOWHERE, astray=True)
+        self.notes.append("journal: it does not hold what led to the checkpoint")
+        return _Reel(learner, last, mark, astray=True)
 
     @property
     def ahead(self) -> int:
@@ -196,8 +201,7 @@ class Tape:
 
     def _append(self, reel: _Reel, record: Record) -> None:
         if reel.astray:
-            origin = float(reel.last)
-            self.journal.append(Record(Kind.BRANCH, record.step, reel.id, value=origin))
+            self.journal.append(_branch(reel.id, record.step, reel.last, reel.mark))
             reel.astray = False
         reel.last = self.journal.append(record)
         reel.mark = record.mark(reel.last)

@@ -1,0 +1,227 @@
+"""Checkpoints on disk: complete and verified, or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from surefoot.engine.state import Payload
+from surefoot.engine.store import Store, seal, unseal
+from surefoot.errors import CheckpointError
+
+
+def payload(value: float = 1.0) -> Payload:
+    weights = {"w": torch.full((3,), value), "b": torch.tensor(value)}
+    moments = {"w/exp_avg": torch.full((3,), value * 2)}
+    files = {"main.model.safetensors": weights, "main.optim.safetensors": moments}
+    return Payload(files, {"learners": {"main": {"step": int(value)}}})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "run" / "checkpoints", "mine")
+
+
+def test_what_is_saved_is_read_back(store: Store) -> None:
+    saved = store.save(400, payload(4.0), metric=1.5, places={"main": [0, 1, "ff"]}, note="x")
+    assert saved.path.name == "step-000000400"
+    found, contents, aside = store.newest()
+    assert found is not None and contents is not None and aside == []
+    assert (found.step, found.metric, found.sequence, found.resumable) == (400, 1.5, 1, True)
+    assert found.manifest["places"] == {"main": [0, 1, "ff"]} and found.manifest["note"] == "x"
+    assert torch.equal(contents.tensors["main.model.safetensors"]["w"], torch.full((3,), 4.0))
+    assert contents.tensors["main.model.safetensors"]["b"].shape == ()
+    assert contents.small == {"learners": {"main": {"step": 4}}}
+    assert found.size == sum(p.stat().st_size for p in saved.path.iterdir()) - _manifest(saved)
+
+
+def _manifest(saved: Any) -> int:
+    return int((saved.path / "manifest.json").stat().st_size)
+
+
+def test_an_empty_store_has_nothing(store: Store) -> None:
+    assert store.newest() == (None, None, [])
+    assert store.checkpoints() == [] and store.damaged() == [] and store.sweep() == []
+
+
+def test_newest_is_by_order_of_saving_not_by_step(store: Store) -> None:
+    for step in (10, 30, 20):
+        store.save(step, payload(step))
+    assert [c.step for c in store.checkpoints()] == [10, 30, 20]
+    newest = store.newest()[0]
+    assert newest is not None and newest.step == 20
+
+
+def test_saving_a_step_again_replaces_it(store: Store) -> None:
+    store.save(10, payload(1.0))
+    store.save(20, payload(2.0))
+    store.save(10, payload(3.0))
+    assert [(c.step, c.sequence) for c in store.checkpoints()] == [(20, 2), (10, 3)]
+    _, contents, _ = store.newest()
+    assert contents is not None and contents.tensors["main.model.safetensors"]["w"][0] == 3.0
+    assert sorted(p.name for p in store.folder.iterdir()) == ["step-000000010", "step-000000020"]
+
+
+class Refusing:
+    """Makes the n-th call of a function of `os` fail."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, name: str, nth: int) -> None:
+        self.left, self.real = nth, getattr(os, name)
+        patch.setattr(os, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise OSError(errno.EIO, "no")
+        return self.real(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("call", "nth"),
+    [("mkdir", 1), ("write", 1), ("write", 3), ("fsync", 2), ("rename", 1), ("rename", 2)],
+)
+def test_a_refused_save_leaves_what_was_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str, nth: int
+) -> None:
+    store.save(10, payload(1.0))
+    before = sorted(p.name for p in store.folder.iterdir())
+    with monkeypatch.context() as patch:
+        Refusing(patch, call, nth)
+        with pytest.raises(OSError, match="no"):
+            store.save(10, payload(2.0))
+    assert sorted(p.name for p in store.folder.iterdir()) == before
+    _, contents, aside = store.newest()
+    assert contents is not None and contents.tensors["main.model.safetensors"]["w"][0] == 1.0
+    assert aside == []
+
+
+def test_a_type_without_a_name_in_the_format_is_refused_before_writing(store: Store) -> None:
+    strange = Payload({"main.model.safetensors": {"z": torch.zeros(2, dtype=torch.complex64)}}, {})
+    with pytest.raises(CheckpointError, match=r"cannot save z: torch\.complex64"):
+        store.save(1, strange)
+    assert list(store.folder.iterdir()) == []
+
+
+def test_sweeping_puts_back_what_was_being_replaced(store: Store) -> None:
+    kept = store.save(10, payload(1.0)).path
+    kept.rename(store.folder / ".replaced-step-000000010")
+    (store.folder / ".staging-step-000000010").mkdir()
+    (store.folder / ".staging-step-000000010" / "half").write_bytes(b"x")
+    (store.folder / ".removed-step-000000005").mkdir()
+    assert store.sweep() == ["step-000000010"]
+    assert [p.name for p in store.folder.iterdir()] == ["step-000000010"]
+    assert store.newest()[0] is not None
+
+
+def test_sweeping_drops_the_old_one_where_the_new_is_in_place(store: Store) -> None:
+    store.save(10, payload(1.0))
+    (store.folder / ".replaced-step-000000010").mkdir()
+    assert store.sweep() == []
+    assert [p.name for p in store.folder.iterdir()] == ["step-000000010"]
+
+
+def test_a_slim_checkpoint_keeps_its_weights_but_cannot_go_on(store: Store) -> None:
+    best = store.save(10, payload(1.0))
+    slim = store.slim(best)
+    assert not slim.resumable and slim.size < best.size
+    assert sorted(p.name for p in slim.path.iterdir()) == [
+        "main.model.safetensors", "manifest.json", "state.json",
+    ]  # fmt: skip
+    assert set(store.open(slim.path).read().tensors) == {"main.model.safetensors"}
+    assert store.newest() == (None, None, [])
+
+
+def test_slimming_that_was_interrupted_is_finished_by_sweeping(store: Store) -> None:
+    best = store.save(10, payload(1.0))
+    optim = (best.path / "main.optim.safetensors").read_bytes()
+    store.slim(best)
+    (best.path / "main.optim.safetensors").write_bytes(optim)
+    (best.path / "manifest.json.new").write_bytes(b"half")
+    store.sweep()
+    assert len(list(best.path.iterdir())) == 3
+    store.open(best.path).verify()
+
+
+def test_a_removed_checkpoint_is_gone(store: Store) -> None:
+    saved = store.save(10, payload(1.0))
+    store.remove(saved)
+    assert list(store.folder.iterdir()) == []
+
+
+def test_names_that_are_not_ours_are_left_alone(store: Store) -> None:
+    store.save(10, payload(1.0))
+    (store.folder / "step-000000010-copy").mkdir()
+    (store.folder / "step-7").mkdir()
+    (store.folder / "notes.txt").write_text("mine")
+    newest, _, aside = store.newest()
+    assert newest is not None and aside == []
+    assert (store.folder / "step-000000010-copy").is_dir()
+
+
+def test_damage_is_set_aside_under_a_name_of_its_own(store: Store) -> None:
+    for _ in range(2):
+        saved = store.save(10, payload(1.0))
+        (saved.path / "state.json").unlink()
+        assert store.newest()[:2] == (None, None)
+    names = sorted(p.name for p in (store.folder / "damaged").iterdir())
+    assert names == ["step-000000010", "step-000000010-2"]
+
+
+def test_damage_that_cannot_be_moved_is_passed_by(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(10, payload(1.0))
+    (store.save(20, payload(2.0)).path / "state.json").unlink()
+    with monkeypatch.context() as patch:
+        Refusing(patch, "rename", 1)
+        newest, _, aside = store.newest()
+    assert newest is not None and newest.step == 10
+    assert "not used (cannot be moved" in aside[0]
+
+
+def test_a_file_that_cannot_be_read_counts_as_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = store.save(10, payload(1.0))
+
+    def refuse(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("surefoot.engine.codec.digest", refuse)
+    with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+        checkpoint.verify()
+
+
+def test_a_sealed_manifest_is_the_only_spelling_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    manifest = {
+        "format": 1, "run": "r", "step": 1, "sequence": 1, "metric": None,
+        "files": {"state.json": {"size": 1, "xxh3_128": "0"}},
+    }  # fmt: skip
+    path.write_bytes(seal(manifest))
+    assert unseal(path) == unseal(path) | manifest
+    path.write_bytes(path.read_bytes().replace(b" ", b"  ", 1))
+    with pytest.raises(CheckpointError, match="altered"):
+        unseal(path)
+
+
+@pytest.mark.parametrize("change", [
+    {"run": 1}, {"step": "1"}, {"sequence": None}, {"metric": "low"}, {"files": []},
+    {"files": {}}, {"files": {"../state.json": {"size": 1, "xxh3_128": "0"}}}, {"format": 0},
+    {"files": {"state.json": {"size": "1", "xxh3_128": "0"}}}, {"format": "1"},
+])  # fmt: skip
+def test_a_sealed_manifest_of_another_shape_is_not_ours(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    manifest = {
+        "format": 1, "run": "r", "step": 1, "sequence": 1, "metric": None,
+        "files": {"state.json": {"size": 1, "xxh3_128": "0"}},
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_bytes(seal(manifest | change))
+    with pytest.raises(CheckpointError, match="not one of ours"):
+        unseal(tmp_path / "manifest.json")
