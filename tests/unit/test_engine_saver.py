@@ -1,0 +1,138 @@
+"""Saving in the background: copies first, reports what fails, tries again."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from surefoot.config.schema import Keep
+from surefoot.engine import saver as module
+from surefoot.engine.saver import Pace, Saver
+from surefoot.engine.state import TrainState
+from surefoot.engine.store import Store
+from surefoot.errors import OutOfResources
+
+
+@pytest.fixture
+def state(toy: Any) -> TrainState:
+    return TrainState({"main": toy.learner()})
+
+
+@pytest.fixture
+def saver(tmp_path: Path) -> Saver:
+    return Saver(Store(tmp_path / "checkpoints", "run"), Keep(), 10, lambda: None)
+
+
+def test_pace_in_steps() -> None:
+    pace = Pace(10)
+    assert [s for s in range(35) if pace.due(s, 0.0)] == [0, 10, 20, 30]
+    assert not any(Pace(0).due(s, 1e9) for s in range(100))
+
+
+def test_pace_in_time() -> None:
+    pace = Pace("5min", last_time=1000.0)
+    assert not pace.due(7, 1299.0) and pace.due(7, 1300.0)
+
+
+@pytest.mark.parametrize(("cost", "interval"), [(0.001, 15), (0.5, 50), (60.0, 900)])
+def test_auto_pace_spends_one_percent(cost: float, interval: float) -> None:
+    assert Pace("auto", cost=cost).interval == interval
+
+
+def test_a_save_is_a_copy_of_its_moment(saver: Saver, state: TrainState) -> None:
+    gate = threading.Event()
+    saver._before_commit = gate.wait  # the write begins after training has gone on
+    learner = state.learners["main"]
+    before = learner.parameters[0].detach().clone()
+    learner.memory["best"] = [1, 2.0]
+    saver.save(state, places={})
+    with torch.no_grad():
+        learner.parameters[0].add_(1.0)
+    learner.memory["best"][1] = 3.0
+    gate.set()
+    saver.finish()
+    payload = saver.store.checkpoints()[0].read()
+    assert torch.equal(payload.tensors["main.model.safetensors"]["0.weight"], before)
+    assert payload.small["learners"]["main"]["memory"] == {"best": [1, 2.0]}
+    assert saver.pace.cost < 5.0 and saver.stall < 5.0
+
+
+def refuse(error: Exception) -> Any:
+    def refusal() -> None:
+        raise error
+
+    return refusal
+
+
+def test_a_full_disk_is_told_and_tried_again(
+    saver: Saver, state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    saver._before_commit = refuse(OSError(errno.ENOSPC, "No space left on device"))
+    saver.save(state)
+    saver.wait()
+    told = saver.complaint()
+    assert told is not None and "No space left on device; older ones are whole" in told
+    assert saver.complaint() is None, "told once"
+    assert not saver.due(3)
+    now[0] += module.RETRY
+    assert saver.due(3)
+    with pytest.raises(OutOfResources, match="checkpoint not saved: No space left on device"):
+        saver.finish()
+    saver._before_commit = lambda: None
+    saver.save(state, places={})
+    assert not saver.due(3), "while the second attempt is under way there is no third"
+    saver.finish()
+    assert len(saver.store.checkpoints()) == 1 and not saver.due(3)
+
+
+def test_too_little_room_is_noticed_before_writing(
+    saver: Saver, state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Usage)
+    saver.save(state)
+    with pytest.raises(OutOfResources, match=r"No space|needs 0\.0 MB"):
+        saver.finish()
+    assert not saver.store.folder.exists()
+
+
+def test_any_other_failure_is_told_and_not_swallowed(saver: Saver, state: TrainState) -> None:
+    saver._before_commit = refuse(ValueError("a mistake of ours"))
+    saver.save(state)
+    saver.wait()
+    assert "ValueError: a mistake of ours" in str(saver.complaint())
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        saver.finish()
+
+
+def test_what_cannot_be_tidied_is_no_failed_save(
+    saver: Saver, state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module.retain, "apply", fail)
+    saver.save(state, places={})
+    saver.finish()
+    assert saver.complaint() == "an old checkpoint cannot be removed: Input/output error"
+    assert len(saver.store.checkpoints()) == 1
+
+
+def test_old_ones_go_and_pinned_ones_stay(saver: Saver, state: TrainState) -> None:
+    learner = state.learners["main"]
+    for step in (1, 2, 3, 4):
+        learner.step, saver.pinned = step, {2}
+        saver.save(state, metric=float(step), places={})
+    saver.finish()
+    assert [(c.step, c.resumable) for c in saver.store.checkpoints()] == [
+        (1, False), (2, True), (3, True), (4, True),
+    ]  # fmt: skip
