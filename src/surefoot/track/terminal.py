@@ -18,6 +18,7 @@ __all__ = ["TerminalConsole"]
 
 REFRESH = 4  # times a second, by rich's own thread; a row costs only a dictionary entry
 GAP = "   "
+SPARE = 4  # columns left free, so that the echo of Ctrl-C does not wrap the line
 BAR = 24  # columns of the bar when there is room
 
 
@@ -126,7 +127,7 @@ def live_line(progress: Progress, width: int, unicode: bool = True) -> Text:
     """Return the line of progress: the most telling parts that fit, and a bar in what is left."""
     parts = sorted(_parts(progress), key=lambda part: part[0])
     chosen: list[tuple[int, int, Text]] = []
-    room = width - 1
+    room = width - SPARE
     for place, (_, order, text) in enumerate(parts):
         cost = text.cell_len + (len(GAP) if place else 0)
         if cost <= room:

@@ -96,6 +96,7 @@
         ...this.size(),
         scales: { x: { time: false }, y: { distr: log ? 3 : 1, range: log ? undefined : (u, low, high) => this.range(low, high) } },
         legend: { show: false },
+        padding: [null, 16, null, null],
         cursor: { y: false, points: { size: 7 } },
         series: [{}, ...this.shown.map(l => ({
           stroke: l.hue, width: l.width, dash: l.dash, spanGaps: true,
@@ -162,6 +163,9 @@
           c.beginPath(); c.arc(x, y, 6.5 * px, 0, 7); c.stroke();
           const text = "best " + format(best.value), end = x + 12 * px + c.measureText(text).width > left + width;
           c.textAlign = end ? "right" : "left";
+          c.lineWidth = 3 * px;
+          c.strokeStyle = color("--card");
+          c.strokeText(text, x + (end ? 4 : -4) * px, y - 12 * px);
           c.fillText(text, x + (end ? 4 : -4) * px, y - 12 * px);
         }
       }
