@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,14 @@ from surefoot.engine.learner import Learner
 from surefoot.errors import Unsupported
 from surefoot.ops import ATTENTION, CROSS_ENTROPY
 
-__all__ = ["Decisions", "MatmulPath", "apply", "compile_in_place", "matmul_path"]
+__all__ = [
+    "Decisions",
+    "MatmulPath",
+    "apply",
+    "compile_in_place",
+    "matmul_path",
+    "repeatable",
+]
 
 
 class Decisions(Protocol):
@@ -71,6 +79,7 @@ def apply(learner: Learner, pins: Decisions) -> None:
     Raises Unsupported when a kernel that was asked for by name cannot run here.
     """
     torch.set_num_threads(pins.threads)
+    repeatable(torch.device(pins.device))
     matmul_path(pins.matmul).use()
     learner.set_precision(pins.precision)
     use = getattr(learner.model, "use", None)
@@ -80,6 +89,20 @@ def apply(learner: Learner, pins: Decisions) -> None:
             attention=ATTENTION.pick(pins.attention, device),
             cross_entropy=CROSS_ENTROPY.pick(pins.cross_entropy, device),
         )
+
+
+def repeatable(device: torch.device) -> None:
+    """On CUDA, take kernels whose sums have an order; elsewhere they have one anyway.
+
+    Without it the backward pass of fused attention adds in the order of the day, and no resume
+    could be proven. An operation that has no such kernel then raises RuntimeError with its name.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    settings: Any = torch.utils.deterministic
+    settings.fill_uninitialized_memory = False  # finds bugs of others, and costs
 
 
 def compile_in_place(learner: Learner) -> None:
