@@ -91,7 +91,7 @@ class Progress:
         return True
 
 
-class PlainConsole:
+class PlainConsole(Sink):
     """Lines for files and pipes: training steps at most every ten seconds, all else at once."""
 
     name = "the console"
@@ -131,9 +131,6 @@ class PlainConsole:
         """What is printed stays; what follows says its own step."""
         self._held.clear()
         self._progress.rewind(step)
-
-    def sync(self) -> None:
-        """Nothing waits: every line is flushed."""
 
     def close(self) -> None:
         """Print the last training step if it was held back."""

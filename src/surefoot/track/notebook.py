@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from surefoot.track.console import Progress
-from surefoot.track.record import Level, Row
+from surefoot.track.record import Level, Row, Sink
 from surefoot.track.text import clean, clock, eval_parts, number, rate, real
 
 __all__ = ["NotebookConsole"]
@@ -20,7 +20,7 @@ EVALUATIONS, NOTES = 12, 6  # shown; all of them are in the run's folder
 CELL = 'style="text-align:left;padding:1px 12px 1px 0"'
 
 
-class NotebookConsole:
+class NotebookConsole(Sink):
     """Shows one output cell and updates it; prints nothing else."""
 
     name = "the notebook table"
@@ -58,9 +58,6 @@ class NotebookConsole:
     def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """Let progress go back to `step`."""
         self._progress.rewind(step)
-
-    def sync(self) -> None:
-        """Nothing waits."""
 
     def close(self) -> None:
         """Show the final state."""

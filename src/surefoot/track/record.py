@@ -26,27 +26,36 @@ Level = Literal["info", "warning"]
 
 
 class Sink(Protocol):
-    """Something that shows a record as it is written. The record is the truth; a sink may fail."""
+    """Something that shows a record as it is written. The record is the truth; a sink may fail.
+
+    Whoever inherits writes only the methods that show something.
+    """
 
     name: str  # for the note that switches it off
 
     def row(self, row: Row) -> None:
         """Show one row of `metrics.jsonl`."""
+        return
 
     def sample(self, sample: Row) -> None:
         """Show one row of `samples.jsonl`: step, learner, prompt, text."""
+        return
 
     def note(self, text: str, level: Level) -> None:
         """Show a sentence."""
+        return
 
     def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """Forget what was shown of later steps (of some learners: their own): they come again."""
+        return
 
     def sync(self) -> None:
         """Make durable what was written, if anything was."""
+        return
 
     def close(self) -> None:
         """Finish; called once, also when training fails."""
+        return
 
 
 class Record:

@@ -19,7 +19,7 @@ from typing import Any
 from surefoot.track.figures import Figure, figures, marks
 from surefoot.track.folder import RunFolder, write_atomic
 from surefoot.track.reading import History, read_history, read_rows
-from surefoot.track.record import Level, Row
+from surefoot.track.record import Row, Sink
 from surefoot.track.settings import read_settings, value_of
 from surefoot.track.story import Story, facts, tell
 from surefoot.track.text import clean
@@ -60,7 +60,7 @@ def refresh(folder: Path, pictures: bool = True) -> Path:
     return folder / "report.html"
 
 
-class ReportSink:
+class ReportSink(Sink):
     """Has the report written anew while the run goes on, one child process at a time.
 
     The first one comes after some seconds, the next ones with evaluations, the last one at the
@@ -86,18 +86,6 @@ class ReportSink:
         self._first, self._begun = False, moment
         self._pictures = moment if pictures else self._pictures
         self._start(["--pictures"] if pictures else [])
-
-    def sample(self, sample: Row) -> None:
-        """The next evaluation shows it."""
-
-    def note(self, text: str, level: Level) -> None:
-        """The report tells events, not notes."""
-
-    def rewind(self, step: int, learners: Mapping[str, int]) -> None:
-        """The next evaluation shows it."""
-
-    def sync(self) -> None:
-        """Nothing waits."""
 
     def close(self) -> None:
         """Write the final report and wait for it."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from surefoot.track.record import Level, Row
+from surefoot.track.record import Row, Sink
 from surefoot.track.text import clean, real
 
 __all__ = ["TensorBoard"]
@@ -24,7 +24,7 @@ _TAGS = {"loss": "loss/train", "val_loss": "loss/val"}
 _GROUPS = {"train": "train", "eval": "val", "system": "system"}
 
 
-class TensorBoard:
+class TensorBoard(Sink):
     """Writes `tb/`, or `tb/LEARNER/` for learners that are not `main`.
 
     `first_step` is the step this process goes on from; 0 is a fresh run.
@@ -57,9 +57,6 @@ class TensorBoard:
     def sample(self, sample: Row) -> None:
         """Write a sample as text."""
         self._text("samples", sample, f"{sample['prompt']}{sample['text']}")
-
-    def note(self, text: str, level: Level) -> None:
-        """Notes are in log.txt; TensorBoard has no place for them."""
 
     def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """Begin new files that hide what this process wrote after `step`."""

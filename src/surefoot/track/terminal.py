@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from surefoot.track.console import Progress
-from surefoot.track.record import Level, Row
+from surefoot.track.record import Level, Row, Sink
 from surefoot.track.text import clean, clock, eval_parts, number, rate, real, sample_lines
 
 __all__ = ["TerminalConsole"]
@@ -22,7 +22,7 @@ SPARE = 4  # columns left free, so that the echo of Ctrl-C does not wrap the lin
 BAR = 24  # columns of the bar when there is room
 
 
-class TerminalConsole:
+class TerminalConsole(Sink):
     """Draws with rich; NO_COLOR and the terminal's width and encoding are respected."""
 
     name = "the console"
@@ -60,9 +60,6 @@ class TerminalConsole:
     def rewind(self, step: int, learners: Mapping[str, int]) -> None:
         """Let the live line go back to `step`."""
         self._progress.rewind(step)
-
-    def sync(self) -> None:
-        """Nothing waits."""
 
     def close(self) -> None:
         """Take the live line away."""
