@@ -43,13 +43,18 @@ class Effect:
 
 
 class History:
-    """The calls of one process under `root`, as effects; `commits` are (call, step) of saves."""
+    """The calls of one process under `root`, as effects; `commits` are (call, step) of saves.
 
-    def __init__(self, log: Path, data: Path, root: Path) -> None:
+    `before` holds what was there, safely, when the process began.
+    """
+
+    def __init__(self, log: Path, data: Path, root: Path, before: Path | None = None) -> None:
         self.root = Folder()
         self.effects: list[Effect] = []
         self.commits: list[tuple[int, int]] = []
-        self.begun = 0  # the call that made the run's folder durable
+        self.begun = float("inf")  # the call that made the run's folder durable
+        if before is not None:
+            self._begin_with(before)
         blob, offset = data.read_bytes(), 0
         lines = log.read_text().splitlines()
         self.calls = len(lines)
@@ -61,6 +66,18 @@ class History:
             path = Path(one).relative_to(root).parts
             other = () if two == "-" else Path(two).relative_to(root).parts
             self._play(call, verb, path, other, int(a), piece)
+
+    def _begin_with(self, before: Path) -> None:
+        self.begun = 0
+        for path in sorted(before.rglob("*")):
+            parts = path.relative_to(before).parts
+            verb, data = ("mkdir", b"") if path.is_dir() else ("open", path.read_bytes())
+            self._play(0, verb, parts, (), 0, b"")
+            self._play(0, "write", parts, (), 0, data)
+        for effect in self.effects:
+            effect.safe = 0
+        found = (before / "trial" / "checkpoints").glob("step-*")
+        self.commits = [(0, int(path.name.removeprefix("step-"))) for path in found]
 
     def _play(
         self,
