@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.config.schema import Keep, Train
-from surefoot.engine.retain import apply, needed, reasons
+from surefoot.engine.retain import apply, needed, pins, reasons
 from surefoot.engine.state import Payload
 from surefoot.engine.store import Checkpoint, Store
 
@@ -101,6 +101,17 @@ def test_what_learners_may_still_need() -> None:
     patient = Train(patience=3)
     assert needed(patient, [(250, {"best": [30, 1.0]}), (5, {})]) == {30}
     assert needed(Train(patience=3, restore_best=False), [(250, {"best": [30, 1.0]})]) == set()
+
+
+def test_pins_of_a_run_at_rest(tmp_path: Path) -> None:
+    store, policy = Store(tmp_path, "run"), Train(nonfinite="rollback", rollback_every=4)
+    assert pins(store, policy) == set()
+    for step in (4, 7, 9):
+        small = {"learners": {"main": {"step": step, "memory": {}}}}
+        newest = store.save(step, Payload({}, small))
+    assert pins(store, policy) == {8}
+    (newest.path / "state.json").write_bytes(b"{}")
+    assert pins(store, policy) == {4}, "the newest that can be read"
 
 
 def test_applying_deletes_and_slims(tmp_path: Path) -> None:

@@ -74,12 +74,13 @@ def _checkpoints(argv: list[str]) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from surefoot import api
-    from surefoot.engine.retain import reasons
+    from surefoot.engine.retain import pins, reasons
     from surefoot.engine.verify import problem_of
 
     folder, store = _open(options)
     found = store.checkpoints()
-    why = reasons(found, api.stored(folder).config.keep)
+    config = api.stored(folder).config
+    why = reasons(found, config.keep, pins(store, config.train))
     rows = [
         {
             "step": c.step, "bytes": c.size, "metric": c.metric, "problem": problem_of(c),
@@ -109,9 +110,10 @@ def _prune(options: argparse.Namespace) -> int:
     from surefoot.engine import retain
 
     folder, store = _open(options)
-    keep = api.stored(folder).config.keep
+    config = api.stored(folder).config
+    keep, pins = config.keep, retain.pins(store, config.train)
     found = store.checkpoints()
-    why = retain.reasons(found, keep)
+    why = retain.reasons(found, keep, pins)
     gone = [c.path for c in found if c.sequence not in why]
     pen = store.folder / "damaged"
     gone += sorted(pen.iterdir()) if pen.is_dir() else []
@@ -119,7 +121,7 @@ def _prune(options: argparse.Namespace) -> int:
     verb = "deleted" if options.yes else "would delete"
     if options.yes:
         with folder.lock():
-            retain.apply(store, keep)
+            retain.apply(store, keep, pins)
             shutil.rmtree(pen, ignore_errors=True)
     if options.json:
         names = [str(path.relative_to(store.folder)) for path in gone]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from surefoot.config.schema import Keep, Train, parse_bytes
 from surefoot.engine.store import Checkpoint, Store
+from surefoot.errors import CheckpointError
 
-__all__ = ["apply", "needed", "reasons"]
+__all__ = ["apply", "needed", "pins", "reasons"]
 
 
 def reasons(
@@ -76,6 +78,16 @@ def needed(policy: Train, learners: Iterable[tuple[int, Mapping[str, Any]]]) -> 
         if policy.patience and policy.restore_best and "best" in memory:
             steps.add(int(memory["best"][0]))
     return steps
+
+
+def pins(store: Store, policy: Train) -> set[int]:
+    """Return what `needed` says of a run that is not being trained, from its newest checkpoint."""
+    for checkpoint in reversed(store.checkpoints()):
+        with suppress(CheckpointError):
+            if checkpoint.resumable:
+                learners = checkpoint.read().small["learners"].values()
+                return needed(policy, [(x["step"], x["memory"]) for x in learners])
+    return set()
 
 
 def apply(store: Store, keep: Keep, pinned: Collection[int] = ()) -> None:
