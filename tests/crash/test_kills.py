@@ -63,7 +63,7 @@ def test_killed_between_micro_batches(stage: Any, tally: Any, name: str) -> None
         wrong = go_on(lambda runs: condition.play(zygote, runs), runs)
         return step, wrong or differences(expected, runs / "trial")
 
-    tally.check(stage.each(trial, range(12)))
+    tally.check(stage.each(trial, range(0 if name == "plain" else 1, 12, 2)))
 
 
 @pytest.mark.parametrize("name", ["plain", "prefetch"])

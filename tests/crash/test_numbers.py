@@ -67,7 +67,7 @@ def cases(steps: Any) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nan_at_some_steps(stage: Any, tally: Any, policy: str) -> None:
-    tally.check(stage.each(nan_trial(policy), cases(FEW)[:: 1 if policy == "rollback" else 2]))
+    tally.check(stage.each(nan_trial(policy), cases(FEW)[:: 2 if policy == "rollback" else 3]))
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_nan_in_one_of_two_learners(stage: Any, tally: Any, policy: str) -> None
         wrong = wrong or (None if dead.killed else "was not killed")
         return step, wrong or differences(expected, runs / "trial")
 
-    tally.check(stage.each(trial, range(1, 12)))
+    tally.check(stage.each(trial, (1, 4, 6, 8, 11)))
 
 
 def test_a_run_that_stopped_at_nan_goes_on_as_if_it_had_skipped(stage: Any) -> None:
@@ -164,7 +164,7 @@ def lasting_trial(zygote: Zygote, runs: Path, case: Any) -> tuple[Any, str | Non
 
 
 def test_memory_that_stays_short_halves_the_pieces(stage: Any, tally: Any) -> None:
-    some = [(w, s, o) for w in ("forward", "backward") for s in FEW for o in (2, 1)]
+    some = [(w, s, o) for w, o in (("forward", 2), ("backward", 1)) for s in FEW]
     tally.check(stage.each(lasting_trial, some))
 
 

@@ -66,7 +66,7 @@ def test_one_unit_in_the_last_place_is_found_at_the_first_step(stage: Any, tally
         said = meta["status"] == "failed" and "is not exact" in meta["errors"][-1]["error"]
         return case, None if said else "run.json does not say so"
 
-    places = [(file, i / 10) for file in (MODEL, OPTIM) for i in range(11)]
+    places = [(file, i / 5) for file in (MODEL, OPTIM) for i in range(6)]
     tally.check(stage.each(trial, places))
 
 
