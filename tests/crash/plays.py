@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
+import resource
 import shutil
 import signal
 from collections.abc import Sequence
@@ -18,10 +20,12 @@ from harness import leftovers, traces, unsound
 import surefoot.engine
 import surefoot.recipes.charlm
 from surefoot import api
+from surefoot.engine.codec import digest
 from surefoot.engine.saver import Saver
-from surefoot.errors import SurefootError
+from surefoot.engine.store import Store, seal
+from surefoot.errors import CheckpointError, SurefootError
 
-__all__ = ["TEXT", "fill_disk", "settle_down", "train"]
+__all__ = ["TEXT", "fill_disk", "mutant", "read_mutants", "settle_down", "train"]
 
 TOY = Path(__file__).with_name("toy.py")
 TEXT = Path(__file__).parents[1] / "fixtures" / "shakespeare.txt"
@@ -95,6 +99,52 @@ def fill_disk(recipe: str, runs: str, settings: dict[str, Any], *, room: int) ->
     if json.loads((run / "run.json").read_text())["status"] != "done":
         train(recipe, runs, settings)
     return {"first": first, "wrong": wrong, "traces": repr(traces(run)), "left": leftovers(run)}
+
+
+def read_mutants(folder: str, count: int, seed: int, room: int) -> dict[str, Any]:
+    """Read `count` changed and resealed copies of the newest checkpoint of a run.
+
+    Answers how many were refused with CheckpointError and what else was raised. The process may
+    take no more than `room` bytes of memory besides what it has.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + room
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    run, draw, refused, wrong = Path(folder) / "trial", random.Random(seed), 0, []
+    store = Store(run / "checkpoints", json.loads((run / "run.json").read_text())["id"])
+    newest = store.checkpoints()[-1]
+    whole = {path: path.read_bytes() for path in newest.path.iterdir()}
+    files = [path for path in whole if path.name != "manifest.json"]
+    for _ in range(count):
+        path = draw.choice(files)
+        path.write_bytes(mutant(whole[path], draw))
+        manifest = json.loads(whole[newest.path / "manifest.json"])
+        size, hashed = digest(path)
+        manifest["files"][path.name] = {"size": size, "xxh3_128": hashed}
+        (newest.path / "manifest.json").write_bytes(seal(manifest))
+        try:
+            store.open(newest.path).read()
+        except CheckpointError:
+            refused += 1
+        except Exception as error:
+            wrong.append(f"{path.name}: {type(error).__name__}: {error}")
+        path.write_bytes(whole[path])
+    return {"refused": refused, "wrong": wrong[:5]}
+
+
+def mutant(data: bytes, draw: random.Random) -> bytes:
+    """Change a few bytes, mostly near the beginning, where the structure is; or cut, or repeat."""
+    found = bytearray(data)
+    kind = draw.random()
+    if kind < 0.15:
+        return bytes(found[: draw.randrange(len(found))])
+    if kind < 0.3:
+        at = draw.randrange(len(found))
+        return bytes(found[:at] + found[draw.randrange(len(found)) :] + found[at:])
+    for _ in range(draw.randint(1, 6)):
+        reach = len(found) if draw.random() < 0.3 else min(len(found), 400)
+        found[draw.randrange(reach)] = draw.choice([0, 255, 34, 57, 91, 123, draw.randrange(256)])
+    return bytes(found)
 
 
 def _mount(folder: str, size: int) -> bool:

@@ -246,6 +246,29 @@ def test_a_sealed_manifest_of_any_shape_is_refused_in_one_way(store: Store, tall
     tally.check(found)
 
 
+def mutants(stage: Any, tally: Any, count: int) -> None:
+    def trial(zygote: Any, runs: Path, seed: int) -> tuple[int, str | None]:
+        assert CONDITIONS["plain"].play(zygote, runs, kill_at=7).killed
+        outcome = zygote.play(
+            "read_mutants", folder=str(runs), count=count, seed=seed, room=100_000_000, limit=900.0
+        )
+        answer = outcome.answer
+        wrong = "; ".join(answer.get("wrong", [outcome.error[-800:]]))
+        few = None if answer.get("refused", 0) > count / 4 else "hardly any was refused"
+        return seed, wrong or few
+
+    tally.check(stage.each(trial, range(4)))
+
+
+def test_sealed_mutants_raise_one_exception_and_take_no_memory(stage: Any, tally: Any) -> None:
+    mutants(stage, tally, 150)
+
+
+@pytest.mark.slow
+def test_ten_thousand_sealed_mutants(stage: Any, tally: Any) -> None:
+    mutants(stage, tally, 2500)
+
+
 def imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
