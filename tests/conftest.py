@@ -86,7 +86,7 @@ class Toy:
 
         from surefoot.engine import Loss
 
-        noise = 0.01 * (random.random() + float(np.random.rand()) + float(torch.rand(())))  # noqa: NPY002
+        noise = 0.01 * (random.random() + float(np.random.rand()) + float(torch.rand(())))
         found = (model(batch.fields["x"]) - batch.fields["y"]) ** 2
         return Loss(found.sum() * (1 + noise), {"error": found.detach().sum()})
 

@@ -133,7 +133,9 @@ def unfinished(
 def _taken(folder: RunFolder, config: RunConfig) -> RunError:
     try:
         was = stored(folder).config
-        diff = [f"  {field}: {old} there, {new} here" for field, old, new in identity.diff(was, config)]
+        diff = [
+            f"  {field}: {old} there, {new} here" for field, old, new in identity.diff(was, config)
+        ]
     except (RunError, ConfigError):
         diff = []
     return RunError(

@@ -43,7 +43,9 @@ def supervise(
         if step is not None and step == failed_at:
             return _give_up(f"failed twice after step {step}, with exit code {code}")
         failed_at = step
-        print(f"exit code {code}; restart {tried + 1} of {restarts} in {pause:.0f} s", file=sys.stderr)
+        print(
+            f"exit code {code}; restart {tried + 1} of {restarts} in {pause:.0f} s", file=sys.stderr
+        )
         time.sleep(pause)
         pause = min(_LONGEST_PAUSE, 2 * pause)
     return 1

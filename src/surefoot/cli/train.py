@@ -50,7 +50,10 @@ def _train(argv: list[str]) -> int:
     if options.restarts is not None:
         runs = runs_dir(options.runs)
         return _supervised(
-            "train", argv, options, lambda: api.unfinished(runs, recipe, resolved.config, options.name)
+            "train",
+            argv,
+            options,
+            lambda: api.unfinished(runs, recipe, resolved.config, options.name),
         )
     console = _console(options)
     return _report(
@@ -106,12 +109,17 @@ def _resume(argv: list[str]) -> int:
 def _shared(own: argparse.ArgumentParser) -> None:
     own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
     own.add_argument("--json", action="store_true", help="Print the result as JSON, and only that.")
-    own.add_argument("--restarts", type=int, metavar="N", help="Start again after a crash, N times.")
+    own.add_argument(
+        "--restarts", type=int, metavar="N", help="Start again after a crash, N times."
+    )
     own.add_argument("--quiet", action="store_true", help="Show nothing while training.")
 
 
 def _supervised(
-    verb: str, argv: list[str], options: argparse.Namespace, find_run: Callable[[], RunFolder | None]
+    verb: str,
+    argv: list[str],
+    options: argparse.Namespace,
+    find_run: Callable[[], RunFolder | None],
 ) -> int:
     """Run the same words in a child process; `--new` counts for the first try only."""
     from surefoot.cli.supervise import supervise

@@ -50,5 +50,7 @@ def select(store: Store, folder: RunFolder, which: str | int = "best") -> Checkp
     by_step = {str(c.step): c for c in found}
     if str(which) not in by_step:
         steps = ", ".join(by_step)
-        raise RunError(f"no checkpoint of step {which}", where=str(folder.path), fix=f"one of {steps}")
+        raise RunError(
+            f"no checkpoint of step {which}", where=str(folder.path), fix=f"one of {steps}"
+        )
     return by_step[str(which)]

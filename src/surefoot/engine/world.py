@@ -46,7 +46,9 @@ def open_world(device: str = "auto") -> World:
     if device.startswith("cuda"):
         _require_cuda(device)
     if device == "mps" and not _has_mps():
-        raise Unsupported("this machine has no MPS device", where="machine.device", fix="--device cpu")
+        raise Unsupported(
+            "this machine has no MPS device", where="machine.device", fix="--device cpu"
+        )
     return World(torch.device(device))
 
 

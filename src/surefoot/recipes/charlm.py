@@ -42,7 +42,9 @@ class TextData(Section):
     corpus: str = knob("shakespeare9", "Text by name; `surefoot data list` shows them.")
     path: Path | None = knob(None, "Your own text: a file, or a folder of text files.")
     val_ratio: float = knob(0.1, "Share of the text that is held out for validation.", gt=0, lt=0.9)
-    vocabulary: Literal["char", "byte"] = knob("char", "Symbols: characters seen, or all 256 bytes.")
+    vocabulary: Literal["char", "byte"] = knob(
+        "char", "Symbols: characters seen, or all 256 bytes."
+    )
     val_batch: int = circumstance(64, "Windows evaluated at once.", ge=1)
 
 
