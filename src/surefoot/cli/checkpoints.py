@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surefoot.errors import CheckFailed, ConfigError
 
@@ -81,7 +81,7 @@ def _list(options: argparse.Namespace) -> int:
     found = store.checkpoints()
     config = api.stored(folder).config
     why = reasons(found, config.keep, pins(store, config.train))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "step": c.step, "bytes": c.size, "metric": c.metric, "problem": problem_of(c),
             "resumable": c.resumable, "kept": why.get(c.sequence, []),

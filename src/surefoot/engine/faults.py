@@ -27,7 +27,7 @@ _SIGNS = (
 )
 
 
-class UpdateFailed(Exception):  # noqa: N818 - not an error of the user's; the conductor handles it
+class UpdateFailed(Exception):
     """An optimiser was interrupted half-way: its learner must be restored from a checkpoint."""
 
     def __init__(self, learner: str, step: int, cause: BaseException) -> None:

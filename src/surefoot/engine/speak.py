@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class TextSpeaker:
 
     def reply(self, learner: str, request: Request) -> Iterator[str]:
         """Continue the prompt; pieces are whole characters, whatever the tokens are."""
-        model = self.models[learner].eval()
+        model: Any = self.models[learner].eval()
         prompt = self.default_prompt if request.prompt is None else request.prompt
         known = torch.from_numpy(self.tokenizer.encode(prompt).astype("int64"))
         device = next(model.parameters()).device
