@@ -31,7 +31,7 @@ _BLOCK = 1 << 20  # bytes
 _ABANDONED = 86_400  # seconds without a write
 
 
-class Unreachable(Exception):  # noqa: N818 (reads as the sentence it begins)
+class Unreachable(Exception):
     """Nothing could be downloaded; the text is one phrase that says why."""
 
 
