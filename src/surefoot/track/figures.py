@@ -66,7 +66,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of curves over steps. `log`: offer a logarithmic scale; `rule`: a level line."""
+    """A picture of curves. `log`: offer a logarithmic scale; `rule`: a level line; `x`: of what.
+
+    `x` is what a curve's `steps` are: `step`, `seconds`, `tokens` or `examples`.
+    """
 
     id: str
     title: str
@@ -76,6 +79,7 @@ class Figure:
     best: Best | None = None
     rule: float | None = None
     note: str = ""
+    x: str = "step"
 
 
 def figures(history: History, clip: float | None = None) -> list[Figure]:

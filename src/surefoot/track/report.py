@@ -225,6 +225,7 @@ def _page(
         uplot_css=_asset("uplot.css"),
         uplot_js=_asset("uplot.js"),
         css=_asset("report.css"),
+        charts_js=_asset("charts.js"),
         js=_asset("report.js"),
     )
 
