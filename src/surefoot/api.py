@@ -104,7 +104,7 @@ def start(
         recipe, resolved.config, runs=runs, name=name, preset=resolved.preset,
         sources=resolved.sources, cache=cache_dir() / "fit.json",
         open_sinks=_Sinks(resolved.config, console, resolved.notes),
-        facts={"test": True} if test else None, parent=parent,
+        facts={"test": "--test"} if test else None, parent=parent,
     )  # fmt: skip
 
 

@@ -106,20 +106,36 @@ def test_folders_left_by_a_crash_are_swept_when_old(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "steps", "test"),
-    [({}, 1000, False), ({}, None, False), ({}, 19, True), ({"CI": "1"}, 1000, True)],
+    [
+        ({}, 1000, ""),
+        ({}, None, ""),
+        ({}, 19, "under 20 steps"),
+        ({"CI": "1"}, 1000, "made in CI"),
+    ],
 )
 def test_tests_are_marked_at_birth(
-    tmp_path: Path, monkeypatch: Any, environment: dict[str, str], steps: int | None, test: bool
+    tmp_path: Path, monkeypatch: Any, environment: dict[str, str], steps: int | None, test: str
 ) -> None:
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     monkeypatch.delenv("CI", raising=False)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    assert RunFolder.create(tmp_path, "charlm", None, {}, {"max_steps": steps}).meta["test"] is test
+    run = RunFolder.create(tmp_path, "charlm", None, {}, {"max_steps": steps})
+    assert run.test == test and run.meta["test"] == (test or False)
+    run.update(max_steps=500)
+    assert run.test == test * bool(environment)  # it was short, and is no longer
 
 
 def test_a_run_made_by_pytest_is_a_test(tmp_path: Path) -> None:
-    assert make(tmp_path, None)[0].meta["test"] is True
+    assert make(tmp_path, None)[0].test == "made by pytest"
+
+
+def test_what_a_person_wrote_survives_the_process_that_trains(tmp_path: Path) -> None:
+    training = RunFolder.create(tmp_path, "charlm", "mine")
+    RunFolder.open(training.path).update(kept=True, tags=["good"])
+    training.update(step=7)
+    meta = RunFolder.open(training.path).meta
+    assert meta["kept"] is True and meta["tags"] == ["good"] and meta["step"] == 7
 
 
 def test_update_merges_and_survives_a_full_disk(tmp_path: Path, monkeypatch: Any) -> None:

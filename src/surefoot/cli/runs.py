@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import sys
@@ -11,12 +9,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from surefoot.cli.options import choice, filters, parser, print_json
 from surefoot.errors import RunError
+from surefoot.track.choose import best_value
 from surefoot.track.figures import best_of, marks
 from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
+from surefoot.track.prune import disk
 from surefoot.track.reading import History, column, read_history, read_last
 from surefoot.track.story import Story, elapsed, facts, tell
 from surefoot.track.text import (
@@ -25,7 +25,6 @@ from surefoot.track.text import (
     clock,
     eval_parts,
     number,
-    real,
     sample_lines,
     sparkline,
 )
@@ -42,15 +41,16 @@ def run(verb: str, argv: list[str]) -> int:
 
 
 def _runs(argv: list[str]) -> int:
-    own = argparse.ArgumentParser(
-        prog="surefoot runs", description="List runs, oldest first.", allow_abbrev=False
-    )
-    _common(own)
+    own = parser("runs", "List runs, oldest first.")
+    filters(own)
     options = own.parse_args(argv)
-    folder = runs_dir(options.runs)
-    found = [_entry(run) for run in list_runs(folder)]
+    folder, wanted = runs_dir(options.runs), choice(options)
+    known = list_runs(folder)
+    found = [_entry(run) for run in known if wanted.open or wanted(run)]
     if options.json:
-        _print_json(found)
+        print_json(found)
+    elif not found and known:
+        print(f"none of the {len(known)} runs in {folder} is like that")
     elif not found:
         print(f"no runs in {folder} yet; surefoot train charlm makes one")
     else:
@@ -59,31 +59,23 @@ def _runs(argv: list[str]) -> int:
 
 
 def _show(argv: list[str]) -> int:
-    own = argparse.ArgumentParser(
-        prog="surefoot show", description="Show one run on one screen.", allow_abbrev=False
-    )
+    own = parser("show", "Show one run on one screen.")
     own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
-    _common(own)
     options = own.parse_args(argv)
     run = find(runs_dir(options.runs), options.run)
     try:
         history = read_history(run.path / "metrics.jsonl")
         sample = read_last(run.path / "samples.jsonl")
-        disk = _disk(run.path)
+        size = sum(disk(run.path).values())
     except OSError as error:
         what = f"cannot read the run: {error.strerror}"
         raise RunError(what, where=str(run.path), fix="surefoot runs") from error
     if options.json:
-        _print_json(_summary(run, history, sample, disk))
+        print_json(_summary(run, history, sample, size))
     else:
-        for line in _screen(run, history, sample, disk):
+        for line in _screen(run, history, sample, size):
             print(line)
     return 0
-
-
-def _common(own: argparse.ArgumentParser) -> None:
-    own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
-    own.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _entry(run: RunFolder) -> dict[str, Any]:
@@ -105,7 +97,8 @@ def _entry(run: RunFolder) -> dict[str, Any]:
         "created": meta.get("created"),
         "ended": meta.get("ended"),
         "tags": meta.get("tags", []),
-        "test": bool(meta.get("test")),
+        "test": bool(run.test),
+        "kept": bool(meta.get("kept")),
         "path": str(run.path),
         **({"damage": meta["damage"]} if "damage" in meta else {}),
     }
@@ -128,8 +121,9 @@ def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     recipe = " ".join(str(entry[key]) for key in ("recipe", "preset") if entry[key])
     total = entry["max_steps"]
     place = f"{entry['step']}/{total}" if total else str(entry["step"] or "")
-    best = _best_value(entry["best"])
-    remarks = [*(["test"] if entry["test"] else []), *map(str, entry["tags"] or [])]
+    best = best_value(dict(entry))
+    marks_ = [word for word in ("test", "kept") if entry[word]]
+    remarks = [*marks_, *map(str, entry["tags"] or [])]
     if "damage" in entry:
         remarks = [f"run.json: {entry['damage']}"]
     return (
@@ -141,15 +135,6 @@ def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
         _ago(entry["created"]),
         clean(", ".join(remarks)),
     )
-
-
-def _best_value(best: Any) -> float | None:
-    """Return the lowest loss in `best` of run.json: {learner: [step, loss]}."""
-    if not isinstance(best, Mapping):
-        return None
-    pairs = [pair for pair in best.values() if isinstance(pair, list | tuple) and len(pair) == 2]
-    values = [real(pair[1]) for pair in pairs]
-    return min((value for value in values if value is not None), default=None)
 
 
 def _ago(moment: Any) -> str:
@@ -171,7 +156,7 @@ def _coloured(cell: str) -> str:
 
 
 def _summary(
-    run: RunFolder, history: History, sample: Mapping[str, Any] | None, disk: int
+    run: RunFolder, history: History, sample: Mapping[str, Any] | None, size: int
 ) -> dict[str, Any]:
     """Return what `show` tells, as plain values."""
     best = best_of(history)
@@ -183,21 +168,21 @@ def _summary(
         "evaluations": {who: rows[-1] for who, rows in history.eval.items()},
         "events": [asdict(mark) for mark in marks(history, run.meta)],
         "sample": sample,
-        "disk_bytes": disk,
+        "disk_bytes": size,
         "damaged_lines": history.damage.count,
         "meta": run.meta,
     }
 
 
 def _screen(
-    run: RunFolder, history: History, sample: Mapping[str, Any] | None, disk: int
+    run: RunFolder, history: History, sample: Mapping[str, Any] | None, size: int
 ) -> Iterable[str]:
     story = tell(run, history)
     yield f"{run.name}   {_coloured(story.status)}   {story.subtitle}"
     if story.alert:
         yield story.alert
     yield ""
-    told = [*_facts(run, history, story, disk), *_curves(history)]
+    told = [*_facts(run, history, story, size), *_curves(history)]
     noted = story.events(marks(history, run.meta))[-EVENTS:]
     told += [(label, f"{step}: {text}") for step, label, text in noted]
     width = max(len(label) for label, _ in told)
@@ -209,7 +194,7 @@ def _screen(
     yield from _next(run, story.status)
 
 
-def _facts(run: RunFolder, history: History, story: Story, disk: int) -> Iterable[tuple[str, str]]:
+def _facts(run: RunFolder, history: History, story: Story, size: int) -> Iterable[tuple[str, str]]:
     processes = len(run.meta.get("segments") or [])
     over = f" over {processes} processes" if processes > 1 else ""
     yield "steps", f"{story.place} in {clock(story.seconds)}{over}"
@@ -224,7 +209,7 @@ def _facts(run: RunFolder, history: History, story: Story, disk: int) -> Iterabl
     known = [data[key] for key in ("name", "licence", "origin") if key in data]
     if known:
         yield "data", "; ".join(known)
-    yield "disk", bytes_text(disk)
+    yield "disk", bytes_text(size)
 
 
 def _curves(history: History) -> Iterable[tuple[str, str]]:
@@ -256,19 +241,3 @@ def _next(run: RunFolder, status: str) -> Iterable[str]:
     yield f"write  surefoot sample {run.name}"
     if status in ("stopped", "failed", "lost"):
         yield f"go on  surefoot resume {run.name}"
-
-
-def _disk(path: Path) -> int:
-    """Return the bytes of all files in the folder; files that vanish meanwhile count as nothing."""
-    total = 0
-    for parent, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118  (speed)
-            except OSError:
-                continue
-    return total
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))

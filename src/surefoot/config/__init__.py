@@ -1,6 +1,7 @@
 """Floor 0: what a run is asked to do, as plain frozen values, and where each value came from.
 
     schema, model    every setting: type, range, default, meaning, identity or circumstance
+    units            durations and sizes
     fields           a schema as a flat list of settings
     documents, place YAML, TOML and JSON files with the line and column of every value
     legacy, migrate  flat files and old names, and today's form of them

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from surefoot.config.schema import Keep, Train, parse_bytes
+from surefoot.config.schema import Keep, Train
+from surefoot.config.units import parse_bytes
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from surefoot.config.schema import Keep, parse_seconds
+from surefoot.config.schema import Keep
+from surefoot.config.units import parse_seconds
 from surefoot.engine import retain
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.state import Payload, Snapshot, TrainState

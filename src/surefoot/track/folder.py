@@ -21,15 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
-from surefoot.track.lock import Holder, hold, holder
+from surefoot.track.lock import Holder, alone, hold, holder
 
-__all__ = ["FORMAT", "RunFolder", "find", "list_runs", "now", "runs_dir", "write_atomic"]
+__all__ = [
+    "FORMAT", "TRASH", "RunFolder", "find", "list_runs", "now", "runs_dir", "write_atomic",
+]  # fmt: skip
 
 FORMAT = 1  # of run.json and of the layout of a run's folder
+TRASH = ".trash"  # beside the runs: what prune moved away, by when
+OWNED = ("kept", "tags")  # a person's words in run.json, which training never overwrites
 STAGING = ".new-"  # prefix of a folder that is not a run yet
 STALE = 600.0  # seconds after which a staging folder was left by a crash
 SHOWN = 8  # candidates in a message
 TEST_STEPS = 20  # a run shorter than this is a test of something, not an experiment
+SHORT = f"under {TEST_STEPS} steps"
 
 
 def now() -> str:
@@ -130,12 +135,24 @@ class RunFolder:
         A full disk must not end training, so the values stay in `meta` and the next update
         writes them too.
         """
-        self.meta.update(values)
-        try:
-            write_atomic(self.path / "run.json", _dump(self.meta))
-        except OSError:
-            return False
+        with alone(self.path):
+            with contextlib.suppress(OSError, ValueError):
+                now_on_disk = _parse(self.path)
+                self.meta |= {key: now_on_disk[key] for key in OWNED if key in now_on_disk}
+            self.meta.update(values)
+            try:
+                write_atomic(self.path / "run.json", _dump(self.meta))
+            except OSError:
+                return False
         return True
+
+    @property
+    def test(self) -> str:
+        """Why this run is only a test of something, or "": who began it said so at birth."""
+        mark, steps = self.meta.get("test"), self.meta.get("max_steps")
+        if mark == SHORT and not (isinstance(steps, int) and steps < TEST_STEPS):
+            return ""  # it has been given more steps since
+        return mark if isinstance(mark, str) else "marked as a test" if mark else ""
 
     def reload(self) -> RunFolder:
         """Read `run.json` again and return self: another process may have changed it."""
@@ -275,14 +292,12 @@ def _reserve(runs: Path) -> tuple[int, Path]:
 
 def _taken(runs: Path) -> set[int]:
     staging = {_leading_number(p.name.removeprefix(STAGING)) for p in runs.glob(f"{STAGING}*")}
-    return staging | {_number(run) for run in list_runs(runs)}
+    pruned = [run for batch in runs.glob(f"{TRASH}/*") for run in list_runs(batch)]
+    return staging | {_number(run) for run in [*list_runs(runs), *pruned]}
 
 
 def _birth(name: str, number: int, recipe: str, meta: dict[str, Any]) -> dict[str, Any]:
     """Return what a fresh `run.json` says, with `meta` on top."""
-    steps = meta.get("max_steps")
-    short = isinstance(steps, int) and steps < TEST_STEPS
-    probe = "PYTEST_CURRENT_TEST" in os.environ or bool(os.environ.get("CI"))
     values = {
         "format": FORMAT,
         "name": name,
@@ -296,9 +311,17 @@ def _birth(name: str, number: int, recipe: str, meta: dict[str, Any]) -> dict[st
         "errors": [],
         "restarts": [],
         "segments": [],
-        "test": short or probe,
+        "test": _test_mark(meta.get("max_steps")),
     }
     return values | meta | {"name": name, "number": number, "recipe": recipe}
+
+
+def _test_mark(steps: Any) -> str | bool:
+    if "PYTEST_CURRENT_TEST" in os.environ:
+        return "made by pytest"
+    if os.environ.get("CI"):
+        return "made in CI"
+    return SHORT if isinstance(steps, int) and steps < TEST_STEPS else False
 
 
 def _fill(staging: Path, files: Mapping[str, str], meta: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from surefoot.errors import RunError
 
-__all__ = ["Holder", "hold", "holder"]
+__all__ = ["Holder", "alone", "hold", "holder"]
 
 ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds
 
@@ -70,6 +70,20 @@ def holder(folder: Path) -> Holder | None:
     finally:
         os.close(handle)
     return None
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait for a turn to change a small file of `folder`; where folders cannot be locked, go on."""
+    handle = -1
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle >= 0:
+            os.close(handle)
 
 
 def _take(handle: int, path: Path) -> bool:

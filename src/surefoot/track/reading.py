@@ -72,24 +72,25 @@ def read_rows(path: Path, damage: Damage | None = None) -> Iterator[Row]:
                 yield row
 
 
-def read_last(path: Path) -> Row | None:
-    """Return the last whole row of a JSON-lines file without reading all of it, or None."""
+def read_last(path: Path, wanted: Callable[[Row], bool] | None = None) -> Row | None:
+    """Return the last whole row (that is `wanted`) without reading all of the file, or None."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return None
     with file:
         position = file.seek(0, os.SEEK_END)
-        tail = b""
+        rest = b""  # the beginning of what was read: a line whose beginning is further up
         while position > 0:
             start = max(0, position - BLOCK)
             file.seek(start)
-            tail = file.read(position - start) + tail
+            block = file.read(position - start) + rest
+            cut = block.find(b"\n") + 1 or len(block)
+            rest, whole = (block[:cut], block[cut:]) if start else (b"", block)
             position = start
-            whole = tail if start == 0 else tail.partition(b"\n")[2]
             for line in reversed(whole.splitlines(keepends=True)):
                 row = _parse(line, 0, None)
-                if row is not None:
+                if row is not None and (wanted is None or wanted(row)):
                     return row
     return None
 
