@@ -17,10 +17,10 @@ BUDGET = {
     "(top)": 500,
     "config": 2050,
     "data": 1400,
-    "track": 3300,
+    "track": 3400,
     "ops": 600,
     "nn": 700,
-    "engine": 3050,
+    "engine": 3300,
     "recipes": 400,
     "cli": 1850,
 }

@@ -134,7 +134,7 @@ MANIFEST = [
 SAMPLE = {"step", "learner", "time", "prompt", "text"}
 FILES = {
     ".lock", "checkpoints", "config.yaml", "journal", "log.txt", "metrics.jsonl", "run.json",
-    "samples.jsonl", "vocabulary.json",
+    "pictures.jsonl", "samples.jsonl", "system.jsonl", "vocabulary.json",
 }  # fmt: skip
 PROMISE = "scripts of other people read these names; adding is fine, renaming needs a migration"
 

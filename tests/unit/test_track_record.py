@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from surefoot.errors import OutOfResources
+from surefoot.track.picture import Bars
 from surefoot.track.record import Record, Row
 
 
@@ -29,6 +31,9 @@ class Memory:
 
     def sample(self, sample: Row) -> None:
         self.said.append(("sample", dict(sample)))
+
+    def picture(self, picture: Row) -> None:
+        self.said.append(("picture", dict(picture)))
 
     def note(self, text: str, level: str) -> None:
         self.said.append((level, text))
@@ -116,6 +121,22 @@ def test_learners_ahead_keep_their_own_rows(tmp_path: Path) -> None:
         ("ahead", 1), ("ahead", 2), ("ahead", 3), ('be"hind', 1),
     ]  # fmt: skip
     assert sink.all("rewind") == [(3, {"ahead": 3, 'be"hind': 1})]
+
+
+def test_what_is_of_this_machine_or_drawn_has_files_of_its_own(tmp_path: Path) -> None:
+    memory = Memory()
+    with Record(tmp_path, 0, 0, [memory]) as record:
+        record.row("system", 10, memory_bytes=5)
+        record.picture(20, "main", "digits", Bars("Errors", ["a", "b"], [0.123456789, math.nan]))
+        record.picture(30, "main", "digits", Bars("Errors", ["a", "b"], [1, 2]))
+    with Record(tmp_path, 1, 20) as record:
+        assert record.superseded == 0
+    assert rows(tmp_path / "metrics.jsonl") == []
+    assert [row["step"] for row in rows(tmp_path / "system.jsonl")] == [10]
+    (drawn,) = rows(tmp_path / "pictures.jsonl")
+    assert drawn["name"] == "digits" and drawn["kind"] == "bars"
+    assert drawn["values"] == [0.12346, None]
+    assert len(memory.all("picture")) == 2 and memory.all("row")[0]["kind"] == "system"
 
 
 def test_rewind_while_running_tells_the_sinks(tmp_path: Path) -> None:
@@ -234,7 +255,7 @@ def test_notes_and_rows_from_threads_do_not_mix(tmp_path: Path) -> None:
 
         def work(who: int) -> None:
             for step in range(100):
-                record.row("system", step, f"t{who}", text="x" * 50)
+                record.row("train", step, f"t{who}", text="x" * 50)
                 record.note(f"note {who} {step}")
 
         threads = [threading.Thread(target=work, args=(who,)) for who in range(4)]

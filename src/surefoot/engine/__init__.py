@@ -4,7 +4,7 @@ Imports of this package bring torch. It knows no recipe and no command line.
 """
 
 from surefoot.engine.fit import Pins, Plan
-from surefoot.engine.job import Job
+from surefoot.engine.job import Drawing, Job
 from surefoot.engine.learner import Learner, Loss
 from surefoot.engine.loop import Reading, Report, steps
 from surefoot.engine.run import Result, begin, resume
@@ -12,11 +12,17 @@ from surefoot.engine.sample import generate
 from surefoot.engine.speak import Request, Speaker, TextSpeaker
 from surefoot.engine.state import TrainState
 from surefoot.engine.store import Checkpoint, Store
-from surefoot.engine.validate import Scores, next_token_scores
+from surefoot.engine.validate import (
+    Scores,
+    confusions,
+    loss_by_place,
+    next_token_scores,
+)
 from surefoot.engine.world import World, open_world
 
 __all__ = [
     "Checkpoint",
+    "Drawing",
     "Job",
     "Learner",
     "Loss",
@@ -33,7 +39,9 @@ __all__ = [
     "TrainState",
     "World",
     "begin",
+    "confusions",
     "generate",
+    "loss_by_place",
     "next_token_scores",
     "open_world",
     "resume",

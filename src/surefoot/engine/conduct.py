@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from surefoot.engine.journal import Event
 from surefoot.engine.learner import Learner
 from surefoot.engine.look import look_at
 from surefoot.engine.loop import Batches, Happening, Report, steps
+from surefoot.engine.meter import Meter, Timed, sparse
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
 from surefoot.engine.state import Payload, TrainState
@@ -31,25 +31,11 @@ from surefoot.track.record import Record
 
 __all__ = ["Conductor"]
 
+GRAIN = 10  # steps between measurements of the machine, at first
+
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-@dataclass
-class _Meter:
-    """Throughput since the last log, without the time spent looking or saving."""
-
-    begun: float = field(default_factory=time.perf_counter)
-    weight: int = 0
-    away: float = 0.0
-
-    def rate(self) -> float:
-        """Units of weight a second since the last call."""
-        now = time.perf_counter()
-        rate = self.weight / max(1e-9, now - self.begun - self.away)
-        self.begun, self.weight, self.away = now, 0, 0.0
-        return rate
 
 
 @dataclass
@@ -67,7 +53,7 @@ class Conductor:
     saver: Saver
     interrupts: Interrupts
     facts: Mapping[str, Any]
-    meter: _Meter = field(default_factory=_Meter)
+    meter: Meter = field(default_factory=Meter)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _warned: bool = False
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
@@ -98,24 +84,28 @@ class Conductor:
         return "done"
 
     def _steps(self) -> Iterator[Report]:
-        return steps(self.state, self.data, self.config.train.seed, self.world, self.tape.told)
+        data = Timed(self.data, self.meter.data)
+        return steps(self.state, data, self.config.train.seed, self.world, self.tape.told)
 
     def _after(self, report: Report) -> bool:
         """Do what is due after a step; return whether the loop must begin anew."""
-        self._journal(report)
-        self.meter.weight += report.weight
+        self.meter.count(report.weight)
+        with self.meter.record:
+            self._journal(report)
         for happening in report.happenings:
             self._tell(report, happening)
         kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
         rolled = len(kept) < len(report.readings)
         report = replace(report, readings=kept)  # what was undone is neither logged nor looked at
         if _due(report.step, self.config.cadence.log_every):
-            self._log(report)
-        away = time.perf_counter()
-        improved = self._look(report)
+            with self.meter.record:
+                self._log(report)
+        with self.meter.evaluate:
+            improved = self._look(report)
         self._stop_if_lost(report)
-        self._save_if_due(report.step, improved, rolled)
-        self.meter.away += time.perf_counter() - away
+        with self.meter.save:
+            self._save_if_due(report.step, improved, rolled)
+        self._measure(report.step)
         return rolled or self.interrupts.received is not None
 
     def _journal(self, report: Report) -> None:
@@ -240,14 +230,22 @@ class Conductor:
                 grad_norm=reading.grad_norm, tokens_per_s=round(rate, 1), **parts,
             )  # fmt: skip
 
+    def _measure(self, step: int) -> None:
+        """Write down what this machine gives for it: often at first, then ever more rarely."""
+        if (step % GRAIN == 0 and sparse(step // GRAIN, 8)) or self.state.finished:
+            self.record.row("system", step, **self.meter.system(self.world.device))
+
     def _look(self, report: Report) -> bool:
-        """Evaluate and sample where due; return whether a best value was found."""
+        """Evaluate, draw and sample where due; return whether a best value was found."""
         improved, cadence = False, self.config.cadence
+        every = cadence.validate_every
         for name in report.readings:
             learner = self.state.learners[name]
             ended = learner.finished
-            if _due(report.step, cadence.validate_every) or ended:
+            if _due(report.step, every) or ended:
                 improved |= self.evaluate(name, report.step)
+            if ended or (_due(report.step, every) and sparse(report.step // every, 5)):
+                self.draw(name, report.step)
             if _due(report.step, cadence.sample_every) or (ended and cadence.sample_every):
                 self.sample(name, report.step)
         return improved
@@ -288,6 +286,17 @@ class Conductor:
             key = derive(self.config.train.seed, "sample", step, prompt)
             text = look_at(self.state.learners[name], key, partial(_write, sampler, seed))
             self.record.sample(step, name, prompt, text)
+
+    def draw(self, name: str, step: int) -> None:
+        """Put the recipe's pictures into the record; one that fails is told and left out."""
+        for title, drawing in self.job.pictures.items() if self.config.track.report else ():
+            key = derive(self.config.train.seed, "picture", step, title)
+            try:
+                picture = look_at(self.state.learners[name], key, drawing)
+                self.record.picture(step, name, title, picture)
+            except Exception as error:  # the numbers do not depend on it, so training goes on
+                text = f"no picture {title!r}: {type(error).__name__}: {error}"
+                self.record.note(self._prefix(name) + text, "warning")
 
     def _save_if_due(self, step: int, improved: bool, rolled: bool) -> None:
         complaint = self.saver.complaint()

@@ -45,6 +45,7 @@ class Plan:
     """What the run will take. Bytes and seconds; `seconds` is None when it has no end."""
 
     memory: int
+    weights: int  # of `memory`
     seconds: float | None
     disk: int
     step_seconds: float
@@ -99,7 +100,7 @@ def _plan(
     kept = config.keep.last + 1 + config.keep.best / (1 + moments)
     memory = int(state + weights + known["activation_bytes"] * pins.micro_batch_size)
     step = float(known["step_seconds"])
-    return Plan(memory, None if steps is None else steps * step, int(state * kept), step)
+    return Plan(memory, weights, None if steps is None else steps * step, int(state * kept), step)
 
 
 def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | None) -> Pins:

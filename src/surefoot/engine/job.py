@@ -10,29 +10,33 @@ from torch import nn
 
 from surefoot.data.batch import Source
 from surefoot.engine.learner import Learner
+from surefoot.track.picture import Picture
 
-__all__ = ["Evaluation", "Job", "Sampler"]
+__all__ = ["Drawing", "Evaluation", "Job", "Sampler"]
 
 Evaluation = Callable[[nn.Module], Mapping[str, float]]
 Sampler = Callable[[nn.Module, int], str]
+Drawing = Callable[[nn.Module], Picture]
 
 
 @dataclass
 class Job:
     """The parts of a run.
 
-    `learners` by name; one, called `main`, is the usual case of several. An evaluation maps a
-    model in eval mode to metrics (`val_loss` is the one that "best" means); a sampler maps a
-    model and a seed to text. `data` says for the record what is learned from; `notes` say it to a
-    person. `files` are small texts kept with the run (a vocabulary), so that the model can be
-    used without its data. `settings` (section.name -> value) are what was substituted while
-    building, such as the text that took the place of one out of reach; a resume repeats them.
+    `learners` by name; one, called `main`, is the usual case of several. Functions look at a
+    model in eval mode: an evaluation returns metrics (`val_loss` is the one that "best" means),
+    a sampler text (from a seed), a drawing a picture. `data` says for the record what is learned
+    from; `notes` say it to a person. `files` are small texts kept with the run (a vocabulary), so
+    that the model can be used without its data. `settings` (section.name -> value) are what was
+    substituted while building, such as the text that took the place of one out of reach; a
+    resume repeats them.
     """
 
     source: Source
     learners: dict[str, Learner]
     evals: dict[str, Evaluation] = field(default_factory=dict)
     samplers: dict[str, Sampler] = field(default_factory=dict)
+    pictures: dict[str, Drawing] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)

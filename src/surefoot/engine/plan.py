@@ -9,10 +9,11 @@ from pathlib import Path
 from surefoot.config.schema import RunConfig
 from surefoot.engine.fit import Pins, Plan
 from surefoot.engine.job import Job
+from surefoot.engine.learner import Learner
 from surefoot.engine.state import TrainState
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
 
-__all__ = ["describe", "farewell", "schedule_for"]
+__all__ = ["describe", "farewell", "planned_rates", "schedule_for"]
 
 _SHARES = {"top1": "top-1", "top5": "top-5", "exact": "exact"}  # metrics told at the end
 
@@ -28,6 +29,16 @@ def schedule_for(config: RunConfig, horizon: int | None) -> Schedule:
     if plan.kind == "wsd":
         return WarmupStableDecay(plan.warmup_steps, round(plan.decay_fraction * end), end, floor)
     return OneCycle(end)
+
+
+def planned_rates(learner: Learner, points: int = 64) -> list[tuple[int, float]]:
+    """Return (step, learning rate) as planned, evenly from the first step to the last one.
+
+    Of a learner without a last step, the first thousand.
+    """
+    peak, last = float(learner.groups[-1]["peak"]), learner.limit or 1000
+    places = sorted({1 + round(i * (last - 1) / (points - 1)) for i in range(points)})
+    return [(step, float(f"{peak * learner.schedule(step - 1):.5g}")) for step in places]
 
 
 def describe(job: Job, pins: Pins, plan: Plan, steps: int | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +22,10 @@ from surefoot.engine.conduct import Conductor
 from surefoot.engine.disk import refusals, room_for, synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
+from surefoot.engine.meter import resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import apply, compile_in_place
-from surefoot.engine.plan import describe, farewell, schedule_for
+from surefoot.engine.plan import describe, farewell, planned_rates, schedule_for
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
 from surefoot.engine.state import TrainState
@@ -105,6 +106,7 @@ def begin(
         "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
         "source": job.source.fingerprint, "settings": job.settings,
         "location": recipe.location or recipe.name,
+        "plan": asdict(plan),
         "machine": describe_machine(), "git": git_state(Path.cwd()), "tags": config.track.tags,
         "versions": versions(), **(facts or {}),
     }  # fmt: skip
@@ -213,7 +215,7 @@ def _play(
         for warning in found.notes(segment, record, tape):
             record.note(warning)
         tape.begin(found.step)
-        _sign(folder, found.step)
+        _sign(folder, found.step, job)
         return _train(folder, config, job, world, pins, state, record, tape, store, mirror)
     finally:
         tape.close()
@@ -318,15 +320,20 @@ def _best_loss(state: TrainState) -> float | None:
     return min(found, default=None)
 
 
-def _sign(folder: RunFolder, step: int) -> None:
-    """Write into run.json that this process trains the run now."""
+def _sign(folder: RunFolder, step: int, job: Job) -> None:
+    """Write into run.json that this process trains the run now, and with which rates.
+
+    `memory` is what it holds besides the weights: the program itself and the data.
+    """
+    weights = sum(p.nbytes for x in job.learners.values() for p in x.parameters)
     segment = {
         "pid": os.getpid(), "host": describe_machine()["host"], "started": now(), "step": step,
-        "after": folder.meta["status"],
+        "after": folder.meta["status"], "memory": resident() - weights,
     }  # fmt: skip
     folder.update(
         status="running", started=folder.meta.get("started") or now(), ended=None,
         segments=[*folder.meta["segments"], segment],
+        rates={name: planned_rates(learner) for name, learner in job.learners.items()},
     )  # fmt: skip
 
 

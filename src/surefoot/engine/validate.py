@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from surefoot.data.batch import Batch
 
-__all__ = ["Scores", "next_token_scores"]
+__all__ = ["Scores", "confusions", "loss_by_place", "next_token_scores"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,38 @@ def next_token_scores(model: nn.Module, batches: Iterable[Batch]) -> Scores:
         close += int((rank < 5).sum())
         targets += int(torch.count_nonzero(real))
     return Scores(nats / targets, hits / targets, close / targets, targets)
+
+
+def loss_by_place(model: nn.Module, batches: Iterable[Batch]) -> list[float]:
+    """Return the mean loss in nats at each place of the context: how much what is before helps."""
+    nats, targets = torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        wanted = batch.fields["y"]  # i64[m, T]
+        logits = model(batch.fields["x"]).float()  # f32[m, T, V]
+        found = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        nats = nats + found.view_as(wanted).double().sum(0).cpu()
+        targets = targets + (wanted != -100).sum(0).cpu()
+    return [float(value) for value in nats / targets]
+
+
+def confusions(
+    model: nn.Module, batches: Iterable[Batch], most: int
+) -> tuple[list[int], list[list[float]]]:
+    """Return the `most` frequent targets, and for each the shares of what is predicted instead.
+
+    Row i holds the mean probability that the model gives to each of these symbols where symbol i
+    comes next; what a row lacks to 1 went to symbols that are not listed.
+    """
+    table, counts = torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        wanted = batch.fields["y"].flatten()  # i64[N]
+        logits = model(batch.fields["x"]).flatten(0, 1).float()  # f32[N, V]
+        real = wanted != -100
+        given = logits.softmax(-1)[real].double()  # f64[n, V]
+        one_hot = F.one_hot(wanted[real], given.size(-1)).double()  # f64[n, V]
+        table = table + (one_hot.T @ given).cpu()
+        counts = counts + one_hot.sum(0).cpu()
+    listed = counts.argsort(descending=True, stable=True)[:most]
+    listed = listed[counts[listed] > 0]
+    shares = table[listed][:, listed] / counts[listed].unsqueeze(1)
+    return listed.tolist(), shares.tolist()

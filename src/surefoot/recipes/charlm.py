@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,7 @@ from surefoot.config.schema import (
 )
 from surefoot.recipes import Recipe
 from surefoot.seeds import derive
+from surefoot.track.picture import Bars, Grid, Picture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     from surefoot.data.batch import Batch
     from surefoot.data.text import Text
     from surefoot.data.tokenizer import Tokenizer
-    from surefoot.engine import Job, Loss, Speaker, World
+    from surefoot.engine import Drawing, Job, Loss, Speaker, World
 
 __all__ = ["CharConfig", "TextData", "recipe"]
 
 PROMPT = "\n"  # every sample during training begins a new line
 SAMPLE_TOKENS = 300
+DRAWN = 4  # batches of held-out windows that pictures are made from
+SYMBOLS = 24  # shown in the table of what is expected
 
 
 class TextData(Section):
@@ -74,6 +78,7 @@ def build(config: CharConfig, world: World) -> Job:
         learners={"main": learner},
         evals={"held out": partial(held_out, text=text, config=config, to=world.to)},
         samplers={PROMPT: partial(write, tokenizer=text.tokenizer)},
+        pictures=dict(pictures(text, config, world)),
         data=text.describe(),
         notes=[f"data   {text.describe_line()}", *text.notes],
         files={"vocabulary.json": text.tokenizer.to_json()},
@@ -116,6 +121,38 @@ def held_out(
         "top1": scores.top1,
         "top5": scores.top5,
     }
+
+
+def pictures(text: Text, config: CharConfig, world: World) -> Iterator[tuple[str, Drawing]]:
+    """Yield what is drawn at evaluations, from the first windows of the held-out part."""
+    from surefoot.engine import confusions, loss_by_place
+
+    def first() -> Iterator[Batch]:
+        windows = text.windows(config.model.context, config.data.val_batch)
+        return map(world.to, islice(windows, DRAWN))
+
+    def by_place(model: nn.Module) -> Picture:
+        bits = [nats / math.log(2) for nats in loss_by_place(model, first())]
+        places = [str(place) for place in range(1, len(bits) + 1)]
+        note = "The more characters came before, the better the next one can be told."
+        return Bars("Loss by place in the context", places, bits, "bits", note)
+
+    def by_symbol(model: nn.Module) -> Picture:
+        listed, shares = confusions(model, first(), SYMBOLS)
+        names = [_name(text.tokenizer.decode([symbol])) for symbol in listed]
+        percent = [[100 * share for share in row] for row in shares]
+        note = "The diagonal is what is told right; the frequent ones come first."
+        return Grid(
+            "What it expects", names, names, percent, "%", note,
+            down="comes next", across="expected", low=0.0, high=100.0,
+        )  # fmt: skip
+
+    yield "place", by_place
+    yield "symbol", by_symbol
+
+
+def _name(symbol: str) -> str:
+    return {" ": "␣", "\n": "⏎", "\t": "⇥"}.get(symbol, symbol)
 
 
 def write(model: nn.Module, seed: int, *, tokenizer: Tokenizer) -> str:

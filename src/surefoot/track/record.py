@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, Self
 from surefoot.errors import OutOfResources
 from surefoot.track.lines import Lines, encode
 from surefoot.track.log import Log
+from surefoot.track.picture import Picture, as_row
 
 __all__ = ["Kind", "Level", "Record", "Row", "Sink"]
 
@@ -39,6 +40,10 @@ class Sink(Protocol):
 
     def sample(self, sample: Row) -> None:
         """Show one row of `samples.jsonl`: step, learner, prompt, text."""
+        return
+
+    def picture(self, picture: Row) -> None:
+        """Show one row of `pictures.jsonl`: step, learner, name, and the picture's own values."""
         return
 
     def note(self, text: str, level: Level) -> None:
@@ -85,7 +90,7 @@ class Record:
             what = f"cannot open the record: {error.strerror}"
             fix = "free some space (surefoot prune) and run the command again"
             raise OutOfResources(what, where=str(path), fix=fix) from error
-        for lines in (self._metrics, self._samples):
+        for lines in self._files:
             if lines.torn is not None:
                 self.note(_torn(lines), "warning")
         if segment:
@@ -96,46 +101,32 @@ class Record:
         with contextlib.ExitStack() as opened:
             self._log = Log(self.path / "log.txt")
             opened.callback(self._log.close)
-            self._metrics = Lines(self.path / "metrics.jsonl")
-            opened.callback(self._metrics.close)
-            self._samples = Lines(self.path / "samples.jsonl")
-            opened.callback(self._samples.close)
-            self.superseded = self._metrics.rewind(self.first_step, learners)
-            self._samples.rewind(self.first_step, learners)
+            self._files = []
+            for name in ("metrics", "samples", "system", "pictures"):
+                self._files.append(Lines(self.path / f"{name}.jsonl"))
+                opened.callback(self._files[-1].close)
+            self._metrics, self._samples, self._system, self._pictures = self._files
+            self.superseded, *_ = (x.rewind(self.first_step, learners) for x in self._files)
             opened.pop_all()
 
     def row(self, kind: Kind, step: int, learner: str = "main", **values: Any) -> None:
         """Append one row to `metrics.jsonl`; `values` are plain numbers and texts.
 
-        NaN and infinities are kept, as "nan", "inf" and "-inf".
+        NaN and infinities are kept, as "nan", "inf" and "-inf". Rows of kind `system` go to
+        `system.jsonl`: they tell of this machine, and `metrics.jsonl` is the same on any.
         """
-        row = {
-            "kind": kind,
-            "step": step,
-            "learner": learner,
-            "segment": self.segment,
-            "time": round(time.time(), 3),
-            **values,
-        }
-        with self._lock:
-            self._append(self._metrics, row)
-            for sink in self._sinks:
-                self._show(sink, "row", row)
+        row = {"kind": kind, **self._head(step, learner), **values}
+        self._put("row", self._system if kind == "system" else self._metrics, row)
 
     def sample(self, step: int, learner: str, prompt: str, text: str) -> None:
         """Append one text that the model wrote to `samples.jsonl`; `text` without the prompt."""
-        sample = {
-            "step": step,
-            "learner": learner,
-            "segment": self.segment,
-            "time": round(time.time(), 3),
-            "prompt": prompt,
-            "text": text,
-        }
-        with self._lock:
-            self._append(self._samples, sample)
-            for sink in self._sinks:
-                self._show(sink, "sample", sample)
+        sample = {**self._head(step, learner), "prompt": prompt, "text": text}
+        self._put("sample", self._samples, sample)
+
+    def picture(self, step: int, learner: str, name: str, picture: Picture) -> None:
+        """Append a picture that a recipe made to `pictures.jsonl`."""
+        row = {**self._head(step, learner), "name": name, **as_row(picture)}
+        self._put("picture", self._pictures, row)
 
     def note(self, text: str, level: Level = "info") -> None:
         """Write a sentence to `log.txt` and show it."""
@@ -152,8 +143,7 @@ class Record:
         with self._lock:
             moved = 0
             try:
-                moved = self._metrics.rewind(step, learners)
-                self._samples.rewind(step, learners)
+                moved, *_ = (lines.rewind(step, learners) for lines in self._files)
             except OSError as error:
                 text = f"rows after step {step} stay in metrics.jsonl: {error.strerror}"
                 self.note(text, "warning")
@@ -167,8 +157,7 @@ class Record:
         Call it before committing a checkpoint.
         """
         with self._lock:
-            metrics, samples = self._metrics.sync(), self._samples.sync()
-            trouble = metrics or samples
+            trouble = _first(lines.sync() for lines in self._files)
             if trouble is not None or self._full:
                 self._report(trouble, self.first_step)
             for sink in self._sinks:
@@ -179,8 +168,7 @@ class Record:
         """Sync, close the files, then let each sink finish."""
         with self._lock:
             sinks, self._sinks = self._sinks, []
-            metrics, samples = self._metrics.close(), self._samples.close()
-            trouble = metrics or samples
+            trouble = _first(lines.close() for lines in self._files)
             for sink in sinks:
                 self._show(sink, "close")
             if trouble is not None:
@@ -198,10 +186,18 @@ class Record:
     ) -> None:
         self.close()
 
-    def _append(self, lines: Lines, row: dict[str, Any]) -> None:
-        trouble = lines.append(encode(row))
-        if trouble is not None or self._full:
-            self._report(trouble, row["step"])
+    def _head(self, step: int, learner: str) -> dict[str, Any]:
+        moment = round(time.time(), 3)
+        return {"step": step, "learner": learner, "segment": self.segment, "time": moment}
+
+    def _put(self, verb: str, lines: Lines, row: Row) -> None:
+        """Append a row to its file, then show it."""
+        with self._lock:
+            trouble = lines.append(encode(row))
+            if trouble is not None or self._full:
+                self._report(trouble, row["step"])
+            for sink in self._sinks:
+                self._show(sink, verb, row)
 
     def _report(self, trouble: OSError | None, step: int) -> None:
         """Say once that the disk refuses, and once that it takes lines again."""
@@ -212,9 +208,9 @@ class Record:
                 "and the rows wait in memory. To free space: surefoot prune",
                 "warning",
             )
-        elif trouble is None and self._full and not self._metrics.waiting + self._samples.waiting:
+        elif trouble is None and self._full and not any(x.waiting for x in self._files):
             self._full = False
-            lost = self._metrics.lost + self._samples.lost - self._lost
+            lost = sum(lines.lost for lines in self._files) - self._lost
             self._lost += lost
             kept = f"; {lost} rows are lost" if lost else "; no row is lost"
             self.note(f"the disk takes the record again{kept}", "warning" if lost else "info")
@@ -231,6 +227,11 @@ class Record:
                 with contextlib.suppress(Exception):
                     sink.close()
             self.note(f"{sink.name} is switched off: {type(error).__name__}: {error}", "warning")
+
+
+def _first(troubles: Iterable[OSError | None]) -> OSError | None:
+    """Return the first trouble, after all have been tried."""
+    return next(filter(None, list(troubles)), None)
 
 
 def _torn(lines: Lines) -> str:

@@ -1,0 +1,109 @@
+"""What a run takes: seconds by what they were spent on, throughput, memory. For the record only."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import psutil
+import torch
+
+from surefoot.data.batch import Batch
+from surefoot.engine.loop import Batches
+
+__all__ = ["Meter", "Span", "Timed", "resident", "sparse"]
+
+_FIELDS = ("data", "evaluate", "save", "record")  # what is left of the time is computing
+
+
+class Span:
+    """Adds up the seconds spent in `with` blocks; one costs a quarter of a microsecond."""
+
+    __slots__ = ("_begun", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = self._begun = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._begun
+
+
+class Timed:
+    """`data`, whose batches are waited for inside `span`."""
+
+    def __init__(self, data: Batches, span: Span) -> None:
+        self._data, self._span = data, span
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per step."""
+        return self._data.batch_size
+
+    def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
+        """Return the same batch."""
+        with self._span:
+            return self._data.batch(step, start, size)
+
+
+class Meter:
+    """Spans of this process, and what they gave since the last row of each kind."""
+
+    def __init__(self) -> None:
+        self.data, self.evaluate, self.save, self.record = (Span() for _ in _FIELDS)
+        self._weight = self._steps = 0  # since the last call of `rate`, of `system`
+        self._told = time.perf_counter()
+        self._rated = (self._told, 0.0)
+        self._last = dict.fromkeys(_FIELDS, 0.0)
+
+    def count(self, weight: int) -> None:
+        """Count a step of so many units of loss."""
+        self._weight += weight
+        self._steps += 1
+
+    def rate(self) -> float:
+        """Return units of weight a second since the last call, without evaluating and saving."""
+        moment, away = time.perf_counter(), self.evaluate.seconds + self.save.seconds
+        begun, before = self._rated
+        rate = self._weight / max(1e-9, moment - begun - (away - before))
+        self._rated, self._weight = (moment, away), 0
+        return rate
+
+    def system(self, device: torch.device) -> dict[str, Any]:
+        """Return the values of a system row: steps and seconds since the last one, and memory."""
+        moment = time.perf_counter()
+        spent = {name: getattr(self, name).seconds for name in _FIELDS}
+        since = {f"{name}_s": round(spent[name] - self._last[name], 6) for name in _FIELDS}
+        rest = max(0.0, moment - self._told - sum(since.values()))
+        found = {"steps": self._steps, "compute_s": round(rest, 6), **since}
+        self._told, self._last, self._steps = moment, spent, 0
+        return {**found, "memory_bytes": resident(), **_device_memory(device)}
+
+
+def sparse(count: int, digits: int) -> bool:
+    """Whether `count` is among the ones to keep, which thin out as it grows.
+
+    Those are the numbers with at most `digits` binary digits before their trailing zeros: all up
+    to 2**digits, then every second, then every fourth.
+
+    >>> [n for n in range(20) if sparse(n, 2)]
+    [0, 1, 2, 3, 4, 6, 8, 12, 16]
+    """
+    return count & ((1 << max(0, count.bit_length() - digits)) - 1) == 0
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds."""
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def _device_memory(device: torch.device) -> dict[str, float]:
+    """Return the peak since the last call, and what the allocator holds; nothing on a processor."""
+    if device.type != "cuda":
+        return {}
+    peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"gpu_bytes": peak, "gpu_reserved_bytes": held}
