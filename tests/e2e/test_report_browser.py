@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from surefoot.track.folder import RunFolder
+from surefoot.track.picture import Bars, Grid, Picture, Table
 from surefoot.track.record import Record
 from surefoot.track.report import refresh
 
@@ -140,6 +141,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     made.close()
 
 
+def pictures(step: int) -> list[Picture]:
+    names = [HARM, *(str(place) for place in range(1, 31))]
+    values = [[float(step * (i == j)) for j in range(31)] for i in range(31)]
+    return [
+        Bars("few", names[:3], [step, None, 1], "%"),
+        Bars("many", names, list(range(31)), note=HARM),
+        Grid("map", names, names, values, down="row", across="column"),
+        Table("kept", ["text", "colour"], [[HARM, "#ff8800"], [None, 0.25]]),
+    ]
+
+
 def write(run: RunFolder, steps: int, segment: int = 0, first: int = 0) -> None:
     with Record(run.path, segment, first) as record:
         for step in range(first + 1, steps + 1):
@@ -148,6 +160,11 @@ def write(run: RunFolder, steps: int, segment: int = 0, first: int = 0) -> None:
                 record.row("eval", step, val_loss=4 / step + 1.1, top1=0.4, top5=0.8)
                 text = f"thou art step {step} of all" + (HARM if step > 100 else "")
                 record.sample(step, "main", "ROMEO:", text)
+                spent = {"compute_s": 2.0, "data_s": 0.5, "memory_bytes": 3e8 + 1e6 * step}
+                record.row("system", step, steps=50, **spent)
+                for picture in pictures(step):
+                    for learner in ("main", HARM):
+                        record.picture(step, learner, picture.title, picture)
 
 
 @pytest.fixture
@@ -176,7 +193,7 @@ def test_it_draws_says_nothing_and_asks_for_nothing(
         " for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; })"
     )
     drawn = browser.value(inked)
-    assert len(drawn) == 5 and min(drawn) > 1000
+    assert len(drawn) == 11 and min(drawn) > 1000  # seven curves, and pictures of two learners
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.value(overflow) == 0
     background = browser.value("getComputedStyle(document.body).backgroundColor")
@@ -207,6 +224,33 @@ def test_samples_slide_and_changes_are_marked(run: RunFolder, browser: Browser) 
     browser.value(f"{{ {slide} }}")
     assert browser.value("document.querySelector('#when').textContent") == "step 50"
     assert browser.value("document.querySelector('#back').disabled") is True
+
+
+def test_pictures_slide_and_tell_values(run: RunFolder, browser: Browser) -> None:
+    browser.open(refresh(run.path, pictures=False))
+    told = (
+        "[...document.querySelectorAll('.picture')].map(c => c.querySelector('output').textContent)"
+    )
+    assert browser.value(told) == ["step 300"] * 4
+    first = "document.querySelector('.picture')"
+    slide = f"const s = {first}.querySelector('input'); s.value = 1; s.oninput()"
+    browser.value(f"{{ {slide} }}")
+    assert browser.value(told)[0] == "step 100"
+    assert (
+        browser.value(f"{first}.querySelector('.bars span:nth-child(3)').textContent") == "100.0 %"
+    )
+    assert browser.value("document.querySelector('.swatch').style.background") == "rgb(255, 136, 0)"
+    grid = "document.querySelectorAll('.picture')[2].querySelector('canvas')"
+    place = f"(r => [r.left + 119, r.top + 22])({grid}.getBoundingClientRect())"
+    browser.value(f"{grid}.scrollIntoView()")
+    x, y = browser.value(place)
+    browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    said = "document.querySelectorAll('.picture')[2].querySelector('.told').textContent"
+    browser.until(f"{said}.includes('row')")
+    assert "column" in browser.value(said)
+    split = "[...document.querySelectorAll('#spent .legend span')].map(s => s.textContent)"
+    assert browser.value(split) == ["compute 80 % 0:12", "data 20 % 0:03"]
+    assert browser.complaints() == []
 
 
 def test_switches_redraw(run: RunFolder, browser: Browser) -> None:

@@ -14,6 +14,7 @@ import pytest
 from surefoot.errors import RunError
 from surefoot.track import report as room
 from surefoot.track.folder import RunFolder
+from surefoot.track.picture import Grid
 from surefoot.track.record import Record
 from surefoot.track.report import ReportSink, refresh
 from surefoot.track.settings import read_settings, value_of
@@ -36,6 +37,9 @@ resolved:  # what each auto became
 """
 
 
+CHARS = "abcdefghijklmnopqrstuvwx"
+
+
 def make(tmp_path: Path, steps: int = 100, every: int = 1, **meta: Any) -> RunFolder:
     run = RunFolder.create(tmp_path, "charlm", None, {"config.yaml": CONFIG}, meta)
     with Record(run.path) as record:
@@ -46,6 +50,12 @@ def make(tmp_path: Path, steps: int = 100, every: int = 1, **meta: Any) -> RunFo
                 record.row("eval", step, val_loss=3 + 2 / step, top1=0.5, top5=0.75)
             if step % max(1, steps // 60) == 0:
                 record.sample(step, "main", "ROMEO:", f"step {step} " + "words of a play " * 40)
+                grid = Grid(
+                    "Map", list(CHARS), list(CHARS), [[1 / step + i for i in range(24)]] * 24
+                )
+                record.picture(step, "main", "map", grid)
+                spent = {"compute_s": step / 7, "data_s": 0.5, "memory_bytes": 1e8 + step}
+                record.row("system", step, steps=10, **spent)
     run.update(status="done", step=steps)
     return run
 

@@ -17,7 +17,7 @@ ALL_POINTS = 7000  # of all curves that follow the training steps
 SMOOTHED = ("loss", "grad_norm", "tokens_per_s")
 NOISY = 120  # values from which on a training curve gets a moving average
 ODD = 50  # values that are not finite, shown one by one
-Role = Literal["train", "val"]
+Role = Literal["train", "val", "plan"]
 _PLACE = frozenset(("kind", "step", "learner", "segment", "time"))
 _ACCURACY = {"top1": "top-1", "top5": "top-5", "exact": "exact"}
 _TITLES = {
@@ -66,9 +66,9 @@ class Best:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of curves. `log`: offer a logarithmic scale; `rule`: a level line; `x`: of what.
+    """A picture of curves. `log`: offer a logarithmic scale; `rule`: a level line.
 
-    `x` is what a curve's `steps` are: `step`, `seconds`, `tokens` or `examples`.
+    `stack`: curves share their steps and lie upon each other, the first one lowest. `x` is what a curve's `steps` are: `step`, `seconds`, `tokens` or `examples`.
     """
 
     id: str
@@ -80,6 +80,7 @@ class Figure:
     rule: float | None = None
     note: str = ""
     x: str = "step"
+    stack: bool = False
 
 
 def figures(history: History, clip: float | None = None) -> list[Figure]:
@@ -93,9 +94,8 @@ def figures(history: History, clip: float | None = None) -> list[Figure]:
     for key in ("lr", "grad_norm", "tokens_per_s"):
         if key in known:
             found.append(_training(history, key, points[key], clip))
-    found += [_training(history, key, points[key], None) for key in extra]
+    found += _parts(history, {key: points[key] for key in extra})
     found += _evaluations(history)
-    found += _system(history)
     return [figure for figure in found if figure.curves]
 
 
@@ -160,6 +160,22 @@ def _training(history: History, key: str, points: int, clip: float | None) -> Fi
     return Figure(key, title, [c for c in curves if c.steps], log=log, rule=rule, note=note)
 
 
+def _parts(history: History, points: Mapping[str, int]) -> list[Figure]:
+    """Return a figure for each further number of a step, one for all that share `GROUP/`."""
+    found: dict[str, Figure] = {}
+    for key, count in points.items():
+        group, _, name = key.rpartition("/")
+        figure = _training(history, key, count, None)
+        curves = [replace(curve, name=name.replace("_", " ")) for curve in figure.curves]
+        if group in found:
+            figure = replace(found[group], curves=[*found[group].curves, *curves])
+        elif group:
+            title = group.replace("_", " ").capitalize()
+            figure = replace(figure, id=group, title=title, curves=curves, log=True)
+        found[group or key] = figure
+    return list(found.values())
+
+
 def _clipped(history: History, clip: float) -> str:
     """Say what the level line is, and how often it was crossed if every row was read."""
     said = f"Dotted: gradients are clipped at {clip:g}"
@@ -180,15 +196,6 @@ def _evaluations(history: History) -> list[Figure]:
         curves = [_curve(rows, key, who, "val", 500) for who, rows in history.eval.items()]
         title = key.removeprefix("val_").replace("_", " ")
         found.append(Figure(f"val-{key}", title, [c for c in curves if c.steps]))
-    return found
-
-
-def _system(history: History) -> list[Figure]:
-    found = []
-    for key in sorted(_keys(history.system)):
-        curve = _curve(history.system, key, "main", "train", 500)
-        unit = "bytes" if key.endswith("bytes") else ""
-        found.append(Figure(f"system-{key}", key.replace("_", " "), [curve], unit))
     return found
 
 

@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from surefoot.track.figures import Figure, Mark
+from surefoot.track.figures import Curve, Figure, Mark
+from surefoot.track.text import bytes_text, clock
 
-__all__ = ["draw", "write_plots"]
+__all__ = ["draw", "draw_picture", "write_plots"]
 
 INK, GRID = "#3d4450", "#e6e8ec"
-HUES = ("#2f6fed", "#e8710a", "#0f9d74", "#a142c9", "#c5221f")
+HUES = ("#2f6fed", "#e8710a", "#0f9d74", "#a142c9", "#c5221f", "#5f7d95", "#b8860b", "#00897b")
 DPI = 110
 
 
-def write_plots(folder: Path, figures: Sequence[Figure], marks: Sequence[Mark]) -> list[Path]:
-    """Write each figure to `folder` as ID.png, each whole or not at all; return the paths."""
+def write_plots(
+    folder: Path,
+    figures: Sequence[Figure],
+    marks: Sequence[Mark],
+    pictures: Sequence[Mapping[str, Any]] = (),
+) -> list[Path]:
+    """Write each figure to `folder` as ID.png, each whole or not at all; return the paths.
+
+    `pictures` are what `gallery` returns; the newest of each is written, tables are not.
+    """
     folder.mkdir(exist_ok=True)
     written = []
     for figure in figures:
-        path = folder / f"{figure.id}.png"
-        staging = folder / f".{figure.id}.new.png"
-        try:
-            draw(figure, marks).savefig(staging, dpi=DPI)
-            staging.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                staging.unlink()
-            raise
-        written.append(path)
+        written.append(_save(draw(figure, marks), folder, figure.id))
+    for shown in pictures:
+        newest = [(who["learner"], who["frames"][-1]) for who in shown["learners"]]
+        if newest[0][1]["kind"] != "table":
+            written.append(_save(draw_picture(newest), folder, f"picture-{shown['name']}"))
     return written
+
+
+def _save(canvas: Any, folder: Path, name: str) -> Path:
+    name = re.sub(r"[^\w.-]+", "-", name)  # a recipe may call its picture anything
+    path, staging = folder / f"{name}.png", folder / f".{name}.new.png"
+    try:
+        canvas.savefig(staging, dpi=DPI)
+        staging.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            staging.unlink()
+        raise
+    return path
 
 
 def draw(figure: Figure, marks: Sequence[Mark] = ()) -> Any:
@@ -41,9 +59,10 @@ def draw(figure: Figure, marks: Sequence[Mark] = ()) -> Any:
     canvas = Canvas(figsize=(8, 4.2), layout="constrained")
     axes = canvas.add_subplot()
     learners = list(dict.fromkeys(curve.learner for curve in figure.curves))
-    for curve in figure.curves:
+    for curve in _stacked(axes, figure):
         hue = _hue(figure, curve.learner, curve.role, curve.name, learners)
         width, dot = (1.8, "o") if curve.role == "val" else (1.1, None)
+        dash = (0, (2, 2)) if curve.role == "plan" else "-"
         values = [float("nan") if value is None else value for value in curve.values]
         name = curve.name if len(learners) == 1 else f"{curve.learner}, {curve.name}"
         if curve.smooth:
@@ -51,19 +70,42 @@ def draw(figure: Figure, marks: Sequence[Mark] = ()) -> Any:
             axes.plot(curve.steps, means, color=hue, label=name, linewidth=1.8, zorder=2.5)
             name, width = "", 0.5
         axes.plot(
-            curve.steps, values, color=hue, label=name, linewidth=width, marker=dot, markersize=3.2
-        )
+            curve.steps, values, color=hue, label=name, linewidth=width, marker=dot, markersize=3.2,
+            linestyle=dash,
+        )  # fmt: skip
     _annotate(axes, figure, marks)
     axes.set_title(figure.title, loc="left", color=INK, fontsize=12, fontweight="bold")
     axes.set_xlabel("step", color=INK)
-    axes.set_ylabel(figure.unit, color=INK)
+    _label_values(axes, figure.unit)
     axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
     if len(figure.curves) > 1 or figure.best:
         axes.legend(frameon=False, labelcolor=INK)
     return canvas
+
+
+def _stacked(axes: Any, figure: Figure) -> Sequence[Curve]:
+    """Draw the curves of a stack and return none; return those of any other figure."""
+    if not figure.stack:
+        return figure.curves
+    names = [curve.name for curve in figure.curves]
+    axes.stackplot(
+        figure.curves[0].steps, *(curve.values for curve in figure.curves),
+        labels=names, colors=HUES, alpha=0.85,
+    )  # fmt: skip
+    axes.margins(x=0)
+    return ()
+
+
+def _label_values(axes: Any, unit: str) -> None:
+    words = {"bytes": bytes_text, "seconds": clock}.get(unit)
+    if words is None:
+        axes.set_ylabel(unit, color=INK)
+    else:
+        axes.yaxis.set_major_formatter(lambda value, _: words(max(0.0, value)))
 
 
 def _annotate(axes: Any, figure: Figure, marks: Sequence[Mark]) -> None:
@@ -78,6 +120,62 @@ def _annotate(axes: Any, figure: Figure, marks: Sequence[Mark]) -> None:
             [figure.best.step], [figure.best.value],
             s=80, facecolors="none", edgecolors=INK, label=label, zorder=3,
         )  # fmt: skip
+
+
+def draw_picture(shown: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+    """Return a matplotlib Figure of (learner, picture of `gallery`), beside each other."""
+    from matplotlib.figure import Figure as Canvas
+
+    tall = 5.2 if shown[0][1]["kind"] in ("grid", "points") else 4.2
+    canvas = Canvas(figsize=(min(16, 8 * len(shown)), tall), layout="constrained")
+    for place, (learner, picture) in enumerate(shown):
+        axes = canvas.add_subplot(1, len(shown), place + 1)
+        _KINDS[picture["kind"]](axes, picture)
+        who = "" if len(shown) == 1 else f"{learner}: "
+        title = f"{who}{picture.get('title', '')}, step {picture['step']}"
+        axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
+        axes.set_xlabel(picture.get("across", ""), color=INK)
+        axes.tick_params(colors=INK, length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    return canvas
+
+
+def _draw_bars(axes: Any, picture: Mapping[str, Any]) -> None:
+    values = [float("nan") if value is None else value for value in picture["values"]]
+    axes.bar(range(len(values)), values, color=HUES[0], width=0.8)
+    axes.set_ylabel(picture.get("unit", ""), color=INK)
+    axes.grid(color=GRID, linewidth=0.8, axis="y")
+    axes.set_axisbelow(True)
+    _name_places(axes.set_xticks, picture["labels"], 16)
+
+
+def _draw_grid(axes: Any, picture: Mapping[str, Any]) -> None:
+    values = [[float("nan") if v is None else v for v in row] for row in picture["values"]]
+    low, high = picture.get("low"), picture.get("high")
+    image = axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+    axes.figure.colorbar(image, label=picture.get("unit", "")).outline.set_visible(False)
+    axes.set_ylabel(picture.get("down", ""), color=INK)
+    _name_places(axes.set_xticks, picture["columns"], 40)
+    _name_places(axes.set_yticks, picture["rows"], 40)
+
+
+def _draw_points(axes: Any, picture: Mapping[str, Any]) -> None:
+    pairs = [p for p in zip(picture["x"], picture["y"]) if None not in p]
+    colors = picture.get("colors") or HUES[0]
+    colors = colors if len(pairs) == len(picture["x"]) else HUES[0]
+    axes.scatter([x for x, _ in pairs], [y for _, y in pairs], c=colors, s=14)
+    axes.set_ylabel(picture.get("down", ""), color=INK)
+
+
+_KINDS = {"bars": _draw_bars, "grid": _draw_grid, "points": _draw_points}
+
+
+def _name_places(ticks: Any, names: Sequence[Any], most: int) -> None:
+    """Name at most so many places."""
+    every = -(-len(names) // most)
+    # A dollar sign would begin mathematics.
+    ticks(range(0, len(names), every), [str(n).replace("$", r"\$") for n in names[::every]])
 
 
 def _hue(figure: Figure, learner: str, role: str, name: str, learners: list[str]) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,10 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """Read a `metrics.jsonl` of any length; two million rows take seconds and few megabytes."""
+    """Read a `metrics.jsonl` of any length, and the `system.jsonl` beside it.
+
+    Two million rows take seconds and few megabytes.
+    """
     history = History()
     try:
         size = path.stat().st_size
@@ -139,7 +143,7 @@ def read_history(path: Path) -> History:
     rows = (
         _thinned(path, size, history.damage) if history.thinned else read_rows(path, history.damage)
     )
-    for row in rows:
+    for row in chain(rows, read_rows(path.with_name("system.jsonl"), Damage())):
         history.add(row)
     return history
 

@@ -18,11 +18,13 @@ from typing import Any
 
 from surefoot.track.figures import Figure, figures, marks
 from surefoot.track.folder import RunFolder, write_atomic
+from surefoot.track.gallery import gallery
 from surefoot.track.reading import History, read_history, read_rows
 from surefoot.track.record import Row, Sink
 from surefoot.track.settings import read_settings, value_of
 from surefoot.track.story import Story, facts, tell
 from surefoot.track.text import clean
+from surefoot.track.usage import planned, shares, usage
 from surefoot.version import __version__
 
 __all__ = ["ReportSink", "refresh"]
@@ -45,17 +47,21 @@ def refresh(folder: Path, pictures: bool = True) -> Path:
     settings = read_settings(text)
     history = read_history(folder / "metrics.jsonl")
     drawn = figures(history, _clip(value_of(settings, "optim.clip")))
+    drawn = [planned(figure, run.meta) if figure.id == "lr" else figure for figure in drawn]
+    drawn += usage(history, run.meta)
     story = tell(run, history)
-    document = _document(run, history, drawn, story, _samples(folder / "samples.jsonl"))
+    samples, shown = _samples(folder / "samples.jsonl"), gallery(folder / "pictures.jsonl")
+    document = _document(run, history, drawn, story, samples, shown)
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     if pictures:
         from surefoot.track.plots import write_plots
 
-        write_plots(plots, drawn, marks(history, run.meta))
+        write_plots(plots, drawn, marks(history, run.meta), shown)
     packed = _pack(document)
     write_atomic(plots / "data.js", f"surefoot({packed})\n")
-    page = _page(run, story, settings, text, packed, [f"{figure.id}.png" for figure in drawn])
+    names = sorted(path.name for path in plots.glob("[!.]*.png"))
+    page = _page(run, story, settings, text, packed, names)
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
@@ -128,6 +134,7 @@ def _document(
     drawn: list[Figure],
     story: Story,
     samples: list[dict[str, Any]],
+    pictures: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return everything on the page that changes while the run goes on; plain JSON."""
     noted = marks(history, run.meta)
@@ -146,6 +153,8 @@ def _document(
         "figures": [_figure(figure) for figure in drawn],
         "marks": [asdict(mark) for mark in noted],
         "samples": samples,
+        "pictures": pictures,
+        "time": shares(history),
         "events": story.events(noted)[-EVENTS:],
     }
 
@@ -226,6 +235,7 @@ def _page(
         uplot_js=_asset("uplot.js"),
         css=_asset("report.css"),
         charts_js=_asset("charts.js"),
+        pictures_js=_asset("pictures.js"),
         js=_asset("report.js"),
     )
 

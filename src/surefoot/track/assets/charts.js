@@ -23,6 +23,7 @@ function format(value, unit) {
     return value.toFixed(0) + " B";
   }
   if (unit === "%") return value.toFixed(1) + " %";
+  if (unit === "seconds") return along(value, "seconds");
   if (size >= 1e6) return (value / 1e6).toFixed(1) + "M";
   if (size >= 1e4) return (value / 1e3).toFixed(0) + "k";
   if (size >= 1e3) return value.toFixed(0);
@@ -85,11 +86,21 @@ class Chart {
     const learners = [...new Set(this.figure.curves.map(c => c.learner))];
     const names = [...new Set(this.figure.curves.map(c => c.role + c.name))];
     const found = [];
+    let below = null;
     for (const curve of this.figure.curves) {
       const several = learners.length > 1;
-      const hue = color("--c" + (several ? learners.indexOf(curve.learner) : names.indexOf(curve.role + curve.name)) % 5);
+      const hue = color("--c" + (several ? learners.indexOf(curve.learner) : names.indexOf(curve.role + curve.name)) % 8);
       const label = several ? curve.learner + ", " + curve.name : curve.name;
       const noisy = curve.smooth.length > 0;
+      if (this.figure.stack) {  // each is drawn over those that it lies upon: the lowest comes last
+        below = curve.values.map((v, i) => v + (below ? below[i] : 0));
+        found.unshift({ curve, values: below, own: curve.values, label, hue, width: 0, fill: hue, legend: true });
+        continue;
+      }
+      if (curve.role === "plan") {
+        found.push({ curve, values: curve.values, label, hue: several ? hue : color("--soft"), width: 1.4, dash: [2, 4], legend: true });
+        continue;
+      }
       if (!noisy || this.raw.checked)
         found.push({ curve, values: curve.values, label, hue: noisy ? hue + "66" : hue, width: noisy ? 1 : 1.8, legend: !noisy, dash: several && curve.role === "val" ? [6, 4] : undefined });
       if (noisy) found.push({ curve, values: curve.smooth, label: label + ", smoothed", hue, width: 2, legend: true });
@@ -111,12 +122,12 @@ class Chart {
       padding: [null, 16, null, null],
       cursor: { y: false, points: { size: 7 } },
       series: [{}, ...this.shown.map(l => ({
-        stroke: l.hue, width: l.width, dash: l.dash, spanGaps: true,
+        stroke: l.hue, width: l.width, dash: l.dash, fill: l.fill, spanGaps: true,
         points: { show: l.curve.role === "val" && l.curve.steps.length < 60, size: 5, fill: l.hue },
       }))],
       axes: [
         { ...axis, size: 30, incrs: figure.x === "seconds" ? SPANS : undefined, values: (u, ticks) => ticks.map(v => (Number.isInteger(v) ? along(v, figure.x) : "")) },
-        { ...axis, size: 58, values: (u, ticks) => ticks.map(v => (v == null ? "" : unit === "%" ? v + " %" : format(v, unit))) },
+        { ...axis, size: 58, incrs: unit === "seconds" ? SPANS : undefined, values: (u, ticks) => ticks.map(v => (v == null ? "" : unit === "%" ? v + " %" : format(v, unit))) },
       ],
       hooks: { draw: [u => this.paint(u)], setCursor: [u => this.tell(u)] },
     }, data, this.holder);
@@ -192,7 +203,7 @@ class Chart {
     this.legend.textContent = "";
     this.shown.forEach((line, place) => {
       if (!line.legend) return;
-      const values = u.data[place + 1];
+      const values = line.own || u.data[place + 1];
       let i = index;
       while (i > 0 && values[i] == null) i--;
       const chip = add(this.legend, "span");

@@ -29,6 +29,7 @@
     const { prompt, items } = doc.samples[at.group], end = items.length - 1;
     const place = at.place < 0 ? end : Math.min(at.place, end), item = items[place];
     const slider = $("slider"), text = $("text");
+    slider.parentElement.classList.toggle("single", !end);
     slider.max = end;
     slider.value = place;
     $("back").disabled = place === 0;
@@ -78,7 +79,9 @@
 
   function draw() {
     drawHead();
+    drawTime();
     drawCharts();
+    drawPictures();
     drawSamples();
     drawEvents();
   }

@@ -1,0 +1,94 @@
+"""Where time and memory went, and what was planned: figures from `system.jsonl` and `run.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+from surefoot.track.figures import Curve, Figure
+from surefoot.track.reading import History, Row, column
+from surefoot.track.text import bytes_text, real
+
+__all__ = ["planned", "shares", "usage"]
+
+_PARTS = {  # of the time, in the order in which they lie upon each other
+    "compute_s": "compute",
+    "data_s": "data",
+    "evaluate_s": "evaluation",
+    "save_s": "save",
+    "record_s": "record",
+}
+_MEMORY = {
+    "memory_bytes": "process",
+    "gpu_bytes": "GPU, peak",
+    "gpu_reserved_bytes": "GPU, reserved",
+}
+
+
+def usage(history: History, meta: Mapping[str, Any]) -> list[Figure]:
+    """Return the figures of time and of memory, of what was measured."""
+    figures = [_time(history.system), _memory(history.system, meta)]
+    return [figure for figure in figures if figure.curves]
+
+
+def shares(history: History) -> list[tuple[str, float]]:
+    """Return (name, seconds) of everything that time is counted for."""
+    return [(name, sum(_column(history.system, key))) for key, name in _PARTS.items()]
+
+
+def planned(figure: Figure, meta: Mapping[str, Any]) -> Figure:
+    """Return the figure of the learning rate with the rates that were planned."""
+    rates = meta.get("rates")
+    found = []
+    for learner, points in rates.items() if isinstance(rates, Mapping) else ():
+        if not isinstance(points, list):
+            continue
+        pairs = [p for p in points if isinstance(p, list) and len(p) == 2 and real(p[0])]
+        steps = [int(pair[0]) for pair in pairs]
+        found.append(Curve("planned", learner, "plan", steps, [real(pair[1]) for pair in pairs]))
+    used = [replace(curve, name="used") for curve in figure.curves]
+    return replace(figure, curves=[*used, *found])
+
+
+def _time(rows: list[Row]) -> Figure:
+    """Return the seconds so far, each part upon the one before."""
+    steps = [row["step"] for row in rows if isinstance(row.get("step"), int)]
+    curves = []
+    for key, name in _PARTS.items():
+        sums: list[float | None] = list(accumulate(_column(rows, key)))
+        if any(sums):
+            curves.append(Curve(name, "main", "train", steps, sums))
+    note = "Computing, waiting for data, evaluating and sampling, waiting for saves, recording."
+    return Figure("time", "Time so far", curves, "seconds", note=note, stack=True)
+
+
+def _memory(rows: list[Row], meta: Mapping[str, Any]) -> Figure:
+    curves, most = [], {}
+    for key, name in _MEMORY.items():
+        steps, values = column(rows, key)
+        if steps:
+            curves.append(Curve(name, "main", "train", steps, [*values]))
+            most[key] = max(values)
+    key = "gpu_bytes" if "gpu_bytes" in most else "memory_bytes"
+    rule = _planned_memory(meta, on_device=key == "gpu_bytes")
+    note = f"Highest: {bytes_text(most[key])}." if most else ""
+    if rule is not None and most:
+        note = f"Dotted: {bytes_text(rule)} planned for training. {note}"
+    return Figure("memory", "Memory", curves, "bytes", rule=rule, note=note)
+
+
+def _planned_memory(meta: Mapping[str, Any], *, on_device: bool) -> float | None:
+    """Return the bytes that were planned, with the program itself where that counts."""
+    plan, segments = meta.get("plan"), meta.get("segments")
+    last = segments[-1] if isinstance(segments, list) and segments else None
+    wanted = real(plan.get("memory")) if isinstance(plan, Mapping) else None
+    program = real(last.get("memory")) if isinstance(last, Mapping) else None
+    if wanted is None or on_device:
+        return wanted
+    return None if program is None else program + wanted
+
+
+def _column(rows: list[Row], key: str) -> list[float]:
+    return [real(row.get(key)) or 0.0 for row in rows if isinstance(row.get("step"), int)]
