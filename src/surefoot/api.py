@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from surefoot import recipes
 from surefoot.config import flags as flag_words
 from surefoot.config import identity
-from surefoot.config.fields import Given
+from surefoot.config.fields import Given, changed
 from surefoot.config.files import load_run_config
 from surefoot.config.resolve import Resolved, amend, resolve
 from surefoot.config.schema import RunConfig
@@ -156,9 +156,10 @@ class Stored:
         except OSError as error:
             what = f"cannot read config.yaml: {error.strerror}"
             raise RunError(what, where=str(folder.path), fix="restore it from a copy") from error
-        self.config, self.sources, self.pinned, _, self.preset = load_run_config(
+        config, self.sources, self.pinned, _, self.preset = load_run_config(
             text, self.recipe.config
         )
+        self.config = changed(config, folder.meta.get("grown", {}))
 
     def files(self) -> dict[str, str]:
         """Return the small texts that the recipe left with the run."""
@@ -206,8 +207,8 @@ def again(
 ) -> Result:
     """Go on with `kept` under changed circumstances."""
     given, notes = _keep_sizes(kept, given, strict)
-    changed = amend(kept.config, kept.sources, given, problems)
-    return go_on(kept.folder, changed, console, [*changed.notes, *notes])
+    wanted = amend(kept.config, kept.sources, given, problems)
+    return go_on(kept.folder, wanted, console, [*wanted.notes, *notes])
 
 
 def branch(
@@ -219,9 +220,9 @@ def branch(
     name: str | None,
 ) -> Result:
     """Begin a new run with other settings from the newest checkpoint of `kept`."""
-    changed = amend(kept.config, kept.sources, given, problems)
-    config = _with_horizon(kept, changed.config)
-    resolved = replace(changed, config=config, preset=kept.preset)
+    wanted = amend(kept.config, kept.sources, given, problems)
+    config = _with_horizon(kept, wanted.config)
+    resolved = replace(wanted, config=config, preset=kept.preset)
     return start(kept.recipe, resolved, runs, name, True, console, parent=(kept.folder, "last"))
 
 
@@ -244,7 +245,9 @@ def go_on(
 
     kept = stored(folder)
     config = _with_horizon(kept, wanted.config)
-    diff = identity.diff(_with_horizon(kept, kept.config), config)
+    was = _with_horizon(kept, kept.config)
+    grown = identity.growth(was, config)
+    diff = [d for d in identity.diff(was, config) if d[0] not in grown]
     if diff:
         lines = [f"  {field}: {old} in the run, {new} asked for" for field, old, new in diff]
         raise RunError(
@@ -252,12 +255,13 @@ def go_on(
             where=str(folder.path),
             fix=f"--fork goes on from here as a new run: surefoot resume {folder.name} --fork ...",
         )
-    if folder.status == "done" and _reached(folder, config):
+    if folder.status == "done" and not grown and _reached(folder, config):
         what = f"run {folder.name} is done at step {folder.meta.get('step')}"
         raise RunError(what, where=str(folder.path), fix="a higher --max-steps goes on")
     return engine_resume(
-        kept.recipe, folder, config, notes=notes, open_sinks=_Sinks(config, console, ())
-    )
+        kept.recipe, folder, config, notes=notes, grown=grown,
+        open_sinks=_Sinks(config, console, ()),
+    )  # fmt: skip
 
 
 def _with_horizon(kept: Stored, config: RunConfig) -> RunConfig:
@@ -354,7 +358,8 @@ def evaluate(
     scores: dict[str, dict[str, float]] = {}
     for name, learner in job.learners.items():
         with learner.evaluating() as model:
-            scores[name] = {k: v for ev in job.evals.values() for k, v in ev(model).items()}
+            exams = (job.exams or job.evals).values()
+            scores[name] = {k: v for exam in exams for k, v in exam(model).items()}
     return step, scores
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surefoot.config.schema import Keep, Train
+from surefoot.config.schema import Keep, RunConfig, Train
 from surefoot.engine.retain import apply, needed, pins, reasons
 from surefoot.engine.state import Payload
 from surefoot.engine.store import Checkpoint, Store
@@ -95,16 +95,17 @@ def test_whatever_is_asked_two_that_can_go_on_stay(
 
 
 def test_what_learners_may_still_need() -> None:
+    late = {"a": (250, {"best": [30, 1.0]}), "b": (99, {})}
     rollback = Train(nonfinite="rollback", rollback_every=100)
-    assert needed(rollback, [(99, {}), (250, {"best": [30, 1.0]})]) == {0, 200}
-    assert needed(Train(), [(250, {"best": [30, 1.0]})]) == set()
-    patient = Train(patience=3)
-    assert needed(patient, [(250, {"best": [30, 1.0]}), (5, {})]) == {30}
-    assert needed(Train(patience=3, restore_best=False), [(250, {"best": [30, 1.0]})]) == set()
+    assert needed(RunConfig(train=rollback), late) == {0, 200}
+    assert needed(RunConfig(), late) == set()
+    assert needed(RunConfig(train=Train(patience=3)), late) == {30}
+    assert needed(RunConfig(train=Train(patience=3, restore_best=False)), late) == set()
 
 
 def test_pins_of_a_run_at_rest(tmp_path: Path) -> None:
-    store, policy = Store(tmp_path, "run"), Train(nonfinite="rollback", rollback_every=4)
+    policy = RunConfig(train=Train(nonfinite="rollback", rollback_every=4))
+    store = Store(tmp_path, "run")
     assert pins(store, policy) == set()
     for step in (4, 7, 9):
         small = {"learners": {"main": {"step": step, "memory": {}}}}

@@ -48,7 +48,7 @@ def as_llama(model):
     found["lm_head.weight"] = model.head.weight
     for i, block in enumerate(model.blocks):
         here = f"model.layers.{i}"
-        q, k, v = block.attn.qkv.weight.split(block.attn.rows)
+        q, k, v = block.attn.qkv.weight.split(block.attn.stacked[1])
         found |= {
             f"{here}.self_attn.q_proj.weight": q,
             f"{here}.self_attn.k_proj.weight": k,
@@ -227,5 +227,5 @@ def test_work_is_counted_for_the_matrix_products_that_are_done():
     assert counter.get_total_flops() / x.numel() == model.flops_per_token() + attention
 
 
-def _full_attention(q, k, v):
+def _full_attention(q, k, v, causal):
     return (q @ k.mT).softmax(-1) @ v

@@ -80,7 +80,7 @@ def _list(options: argparse.Namespace) -> int:
     folder, store = _open(options)
     found = store.checkpoints()
     config = api.stored(folder).config
-    why = reasons(found, config.keep, pins(store, config.train))
+    why = reasons(found, config.keep, pins(store, config))
     rows: list[dict[str, Any]] = [
         {
             "step": c.step, "bytes": c.size, "metric": c.metric, "problem": problem_of(c),
@@ -111,7 +111,7 @@ def _prune(options: argparse.Namespace) -> int:
 
     folder, store = _open(options)
     config = api.stored(folder).config
-    keep, pins = config.keep, retain.pins(store, config.train)
+    keep, pins = config.keep, retain.pins(store, config)
     found = store.checkpoints()
     why = retain.reasons(found, keep, pins)
     gone = [c.path for c in found if c.sequence not in why]

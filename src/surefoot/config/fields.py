@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -23,6 +23,8 @@ __all__ = [
     "RESERVED",
     "Given",
     "Leaf",
+    "changed",
+    "dotted",
     "flatten",
     "leaves",
     "nest",
@@ -62,6 +64,8 @@ RESERVED = frozenset(
         "yes",
     ]
 )
+B = TypeVar("B", bound=BaseModel)
+
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -153,6 +157,17 @@ class Leaf:
         return any(get_origin(k) in (tuple, list, frozenset, set) for k in self.kinds)
 
     @property
+    def overlay(self) -> bool:
+        """Whether it is a mapping of other settings, by path: what one learner has of its own."""
+        return any(get_origin(k) is dict for k in self.kinds)
+
+    @property
+    def growing(self) -> bool:
+        """Whether a resume may add to it, though it changes the numbers."""
+        extra = self.info.json_schema_extra
+        return bool(extra.get("growing", False)) if isinstance(extra, Mapping) else False
+
+    @property
     def textual(self) -> bool:
         """Whether any text is a value of it."""
         return any(k in (str, Path) for k in self.kinds)
@@ -170,6 +185,7 @@ class Leaf:
         words += [_WORDS[k] for k in self.kinds if k in (bool, Path)]
         words += ["text"] if str in self.kinds else []
         words += ["a list like a,b"] if self.listing else []
+        words += ["settings by path"] if self.overlay else []
         words += self.choices + (["none"] if self.optional else [])
         return one_of(words)
 
@@ -183,6 +199,8 @@ class Leaf:
             raise ValueError
         if isinstance(value, str):
             return self._read_text(value)
+        if self.overlay and isinstance(value, Mapping):
+            return dotted(value)
         if self.textual and int not in self.kinds and isinstance(value, int | float):
             return value if text is None else text
         return value
@@ -285,6 +303,28 @@ def flatten(config: BaseModel) -> dict[str, Any]:
         for part in path.split("."):
             value = getattr(value, part, None)
         flat[path] = plain(value)
+    return flat
+
+
+def changed(config: B, values: Mapping[str, Any]) -> B:
+    """Return `config` with other `values`, by path. Raises pydantic's ValidationError."""
+    if not values:
+        return config
+    return type(config).model_validate(nest({**flatten(config), **values}))
+
+
+def dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested dictionaries as path -> value, the inverse of `nest`.
+
+    >>> dotted({"train": {"seed": 1}, "model.d_model": 64})
+    {'train.seed': 1, 'model.d_model': 64}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": v for inner, v in dotted(value).items()}
+        else:
+            flat[name] = value
     return flat
 
 

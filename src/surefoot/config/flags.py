@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import BaseModel
 
 from surefoot.config.fields import Given, Leaf, leaves, sections, short_names
+from surefoot.config.learners import overlays
 from surefoot.config.legacy import today
 from surefoot.config.names import LEFT_OUT, RENAMED
 from surefoot.config.suggest import nearest, one_of, suggest_fields
@@ -143,6 +144,8 @@ class _Reading:
     def _setting(self, name: str, inline: str | None, words: list[str]) -> None:
         flag = self.table.get(_hyphens(name))
         old = None
+        if flag is None and self._own(name, inline, words):
+            return
         if flag is None:
             flag, old = self._old(name)
         if flag is None:
@@ -160,6 +163,23 @@ class _Reading:
         else:
             text = words.pop(0) if inline is None else inline
             self._note(name, flag.leaf, text, old)
+
+    def _own(self, name: str, inline: str | None, words: list[str]) -> bool:
+        """Take `--learners.NAME.SECTION.SETTING`, a setting of one learner."""
+        word = name[2:].replace("-", "_")
+        path = next((p for p in overlays(self.schema).values() if word.startswith(f"{p}.")), None)
+        name_inside = word.removeprefix(f"{path}.")
+        known, short = leaves(self.schema), short_names(self.schema)
+        inner = known.get(short.get(name_inside, name_inside))
+        if path is None or inner is None:
+            return False
+        if inline is None and words and not _is_flag(words[0]):
+            inline = words.pop(0)
+        before = self.values.get(path)
+        value = {**(before.value if before else {}), inner.path: inline or "true"}
+        where = f"{before.where} " if before else f"{_COMMAND_LINE}: "
+        self.values[path] = Given(value, f"flag {name}", f"{where}{name} {inline or ''}".rstrip())
+        return True
 
     def _old(self, name: str) -> tuple[Flag | None, str | None]:
         word = name[2:].replace("-", "_")

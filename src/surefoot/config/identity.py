@@ -9,9 +9,10 @@ from typing import Any
 import xxhash
 
 from surefoot.config.fields import flatten, leaves
+from surefoot.config.learners import alone, overlays, own
 from surefoot.config.schema import RunConfig
 
-__all__ = ["changes", "diff", "fingerprint", "identity"]
+__all__ = ["changes", "diff", "fingerprint", "growth", "identity"]
 
 _HORIZON = "schedule.horizon"
 
@@ -25,7 +26,10 @@ def identity(config: RunConfig, examples: int | None = None) -> dict[str, Any]:
     """
     known = leaves(type(config))
     found = {path: value for path, value in flatten(config).items() if known[path].identity}
-    if config.train.patience:
+    for name, path in overlays(type(config)).items():
+        found[path] = {p: v for p, v in own(config, name).items() if known[p].identity}
+    names = overlays(type(config)) or ["main"]
+    if any(alone(config, name).train.patience for name in names):
         found["cadence.validate_every"] = config.cadence.validate_every
     found[_HORIZON] = None if config.schedule.kind == "constant" else _horizon(config, examples)
     return found
@@ -48,6 +52,16 @@ def fingerprint(config: RunConfig, examples: int | None = None) -> str:
 def diff(a: RunConfig, b: RunConfig) -> list[tuple[str, Any, Any]]:
     """Return (setting, value in `a`, value in `b`) for everything that changes the numbers."""
     return _different(identity(a), identity(b))
+
+
+def growth(a: RunConfig, b: RunConfig) -> dict[str, Any]:
+    """Return the settings that `b` adds to, where `a` may be added to: path -> value in `b`."""
+    known = leaves(type(a))
+    return {
+        path: new
+        for path, old, new in diff(a, b)
+        if path in known and known[path].growing and set(old) <= set(new)
+    }
 
 
 def changes(a: RunConfig, b: RunConfig) -> list[tuple[str, Any, Any]]:

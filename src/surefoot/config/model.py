@@ -6,7 +6,7 @@ from typing import Literal
 
 from surefoot.config.schema import Section, knob, largest_divisor
 
-__all__ = ["GPTConfig"]
+__all__ = ["EncoderDecoderConfig", "GPTConfig"]
 
 
 class GPTConfig(Section):
@@ -61,3 +61,28 @@ class GPTConfig(Section):
         if self.layout == "gpt2":
             return 4 * self.d_model
         return -(-8 * self.d_model // 3 // 32) * 32
+
+
+class EncoderDecoderConfig(Section):
+    """An encoder, an optional bottleneck of latents, and a decoder, of modern blocks."""
+
+    d_model: int = knob(64, "Width of the residual stream.", ge=2)
+    num_layers: int = knob(2, "Blocks of the encoder, and as many of the decoder.", ge=1)
+    num_heads: int = knob(4, "Attention heads.", ge=1)
+    d_ff: int | None = knob(
+        None, "Width inside the feed-forward part; default: 8/3 x d_model, rounded up.", ge=1
+    )
+    num_latent: int = knob(4, "Latents between encoder and decoder (latent model).", ge=1, le=1024)
+    latent_layers: int = knob(1, "Self-attention blocks over the latents (latent model).", ge=0)
+    dropout: float = knob(0.0, "Dropout of embeddings and residual branches.", ge=0, lt=1)
+
+    def conflicts(self) -> list[tuple[str, str]]:
+        """Return broken rules between these fields as (field, explanation)."""
+        return [("num_heads", text) for _, text in self.block().conflicts()]
+
+    def block(self, context: int = 1) -> GPTConfig:
+        """Return the configuration of the blocks, for sequences of up to `context` tokens."""
+        return GPTConfig(
+            d_model=self.d_model, num_layers=self.num_layers, num_heads=self.num_heads,
+            d_ff=self.d_ff, dropout=self.dropout, context=context, tie_embeddings=False,
+        )  # fmt: skip

@@ -14,7 +14,18 @@ from pydantic import BaseModel, ValidationError
 
 from surefoot.config import legacy
 from surefoot.config.documents import read
-from surefoot.config.fields import Given, Leaf, flatten, leaves, nest, sections, short_names
+from surefoot.config.fields import (
+    Given,
+    Leaf,
+    changed,
+    dotted,
+    flatten,
+    leaves,
+    nest,
+    sections,
+    short_names,
+)
+from surefoot.config.learners import alone, overlays, own
 from surefoot.config.mistakes import explain_errors
 from surefoot.config.names import RENAMED
 from surefoot.config.place import Document
@@ -135,7 +146,17 @@ def check(
         wrong += explain_errors(error, merged, schema, values)
     if wrong or config is None:
         raise ConfigError(wrong)
+    config = _canonical(config)
     return Resolved(config, {p: g.source for p, g in merged.items()}, list(notes), preset)
+
+
+def _canonical(config: RunConfig) -> RunConfig:
+    """Return `config` with the settings of single learners as values and not as they were typed."""
+    values = {}
+    for name, path in overlays(type(config)).items():
+        typed = flatten(alone(config, name))
+        values[path] = {p: typed[p] for p in own(config, name)}
+    return changed(config, values)
 
 
 def _read_values(
@@ -242,7 +263,7 @@ def _entry(
     if path in known:
         where = document.where(spot.value)
         given = Given(value, where, where, document.excerpt(spot.value), spot.text)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not known[path].overlay:
             what = f"{path}: expected {known[path].expectation()}, found a section"
             layer.problems.append(given.problem(what, f"write {keys[-1]}: {known[path].default}"))
         elif path in layer.values:
@@ -310,11 +331,19 @@ def _merge(
     known, merged = leaves(schema), starting_values(schema)
     ranks = dict.fromkeys(known, -1)
     for rank, layer in enumerate(layers):
-        merged |= layer.values
+        merged |= {p: _over(merged[p], given, known[p]) for p, given in layer.values.items()}
         ranks |= dict.fromkeys(layer.values, rank)
     if "train.epochs" in known and "train.max_steps" in known:
         _choose_length(merged, ranks, problems)
     return merged, ranks
+
+
+def _over(lower: Given, higher: Given, leaf: Leaf) -> Given:
+    """Return what counts of two layers: the higher, or for a mapping both together."""
+    both = (lower.value, higher.value)
+    if not (leaf.overlay and all(isinstance(value, dict) for value in both)):
+        return higher
+    return replace(higher, value=dotted(lower.value) | dotted(higher.value))
 
 
 def _choose_length(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from surefoot.config.learners import broken
 from surefoot.config.units import parse_bytes, parse_seconds
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Track",
     "Train",
     "circumstance",
+    "growing",
     "knob",
     "largest_divisor",
 ]
@@ -41,6 +43,12 @@ def knob(default: Any, doc: str, **rules: Any) -> Any:
 def circumstance(default: Any, doc: str, **rules: Any) -> Any:
     """Declare a field that does not change the numbers; a resume may change it."""
     return Field(default, description=doc, json_schema_extra={"identity": False}, **rules)
+
+
+def growing(default: Any, doc: str, **rules: Any) -> Any:
+    """Declare a field that changes the numbers, and to which a resume may add."""
+    rules |= {"json_schema_extra": {"identity": True, "growing": True}}
+    return Field(default, description=doc, **rules)
 
 
 class Section(BaseModel):
@@ -239,7 +247,7 @@ class RunConfig(Section):
             rules = getattr(getattr(self, section), "conflicts", None)
             if rules is not None:
                 found += [(f"{section}.{field}", text) for field, text in rules()]
-        return found
+        return [*found, *broken(self)]
 
     def _batch_conflicts(self) -> list[tuple[str, str]]:
         micro, batch = self.machine.micro_batch_size, self.train.batch_size

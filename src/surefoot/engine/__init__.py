@@ -3,6 +3,8 @@
 Imports of this package bring torch. It knows no recipe and no command line.
 """
 
+from surefoot.engine.answers import free_running, wilson
+from surefoot.engine.curriculum import TeacherForcing
 from surefoot.engine.fit import Pins, Plan
 from surefoot.engine.job import Drawing, Job
 from surefoot.engine.learner import Learner, Loss
@@ -35,15 +37,18 @@ __all__ = [
     "Scores",
     "Speaker",
     "Store",
+    "TeacherForcing",
     "TextSpeaker",
     "TrainState",
     "World",
     "begin",
     "confusions",
+    "free_running",
     "generate",
     "loss_by_place",
     "next_token_scores",
     "open_world",
     "resume",
     "steps",
+    "wilson",
 ]

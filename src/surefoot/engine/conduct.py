@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from surefoot.config.schema import RunConfig
+from surefoot.config.learners import alone
+from surefoot.config.schema import RunConfig, Train
 from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
-from surefoot.engine.learner import Learner
 from surefoot.engine.look import look_at
 from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.meter import Meter, Timed, sparse
@@ -250,6 +250,10 @@ class Conductor:
                 self.sample(name, report.step)
         return improved
 
+    def policy(self, name: str) -> Train:
+        """Return how long and with what patience one learner trains."""
+        return alone(self.config, name).train
+
     def evaluate(self, name: str, step: int) -> bool:
         """Run the evaluations of one learner; return whether its validation loss is a new best."""
         learner = self.state.learners[name]
@@ -261,11 +265,11 @@ class Conductor:
             return False
         self.scores[name] = dict(found)
         self.record.row("eval", step, name, **found)
-        return "val_loss" in found and self._judge(learner, step, found["val_loss"])
+        return "val_loss" in found and self._judge(name, step, found["val_loss"])
 
-    def _judge(self, learner: Learner, step: int, loss: float) -> bool:
+    def _judge(self, name: str, step: int, loss: float) -> bool:
         """Keep the best value and the patience in the learner's memory, which is saved."""
-        policy, memory = self.config.train, learner.memory
+        policy, memory = self.policy(name), self.state.learners[name].memory
         best = memory.get("best")
         improved = math.isfinite(loss) and (best is None or loss < best[1] - policy.min_delta)
         memory["score"] = [step, loss]
@@ -274,9 +278,8 @@ class Conductor:
             memory["best"] = [step, loss]
         if policy.patience and memory["waited"] >= policy.patience:
             memory["stopped"] = step
-            self.record.note(
-                f"step {step}: no improvement in {policy.patience} evaluations; stopping"
-            )
+            text = f"step {step}: no improvement in {policy.patience} evaluations; stopping"
+            self.record.note(self._prefix(name) + text)
         return improved
 
     def sample(self, name: str, step: int) -> None:
@@ -323,11 +326,12 @@ class Conductor:
 
     @property
     def _best_is_result(self) -> bool:
-        return self.config.train.patience > 0 and self.config.train.restore_best
+        policies = [self.policy(name) for name in self.state.learners]
+        return any(policy.patience > 0 and policy.restore_best for policy in policies)
 
     def _needed(self) -> set[int]:
-        told = [(x.step, x.memory) for x in self.state.learners.values()]
-        return retain.needed(self.config.train, told)
+        learners = self.state.learners.items()
+        return retain.needed(self.config, {n: (x.step, x.memory) for n, x in learners})
 
     def _progress(self) -> tuple[int, ...]:
         return tuple(x.step for x in self.state.learners.values())
@@ -345,7 +349,8 @@ class Conductor:
     def _restore_best(self) -> None:
         """Give learners that were stopped early the best weights they had."""
         for name, learner in self.state.learners.items():
-            if not (learner.memory.get("stopped") and self._best_is_result):
+            policy = self.policy(name)
+            if not (learner.memory.get("stopped") and policy.patience and policy.restore_best):
                 continue
             step, loss = learner.memory["best"]
             self.saver.wait()

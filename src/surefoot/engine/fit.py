@@ -193,6 +193,7 @@ class _Probe:
     def answer(self) -> dict[str, Any]:
         """Return pins (all but compile), bytes of activations an example, seconds a step."""
         first = self._first_pins()
+        self._warm_up(first)
         seconds = self._size_up(first)
         activations = self._activations(first)
         pins, seconds = self._race(first, seconds)
@@ -204,6 +205,12 @@ class _Probe:
             "activation_bytes": activations,
             "step_seconds": step,
         }
+
+    def _warm_up(self, pins: Pins) -> None:
+        """Pass one example, unmeasured: the first pass of a process loads libraries."""
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+            self._pass(learner)
 
     def _first_pins(self) -> Pins:
         machine, device = self.config.machine, self.world.device

@@ -25,16 +25,18 @@ class Job:
 
     `learners` by name; one, called `main`, is the usual case of several. Functions look at a
     model in eval mode: an evaluation returns metrics (`val_loss` is the one that "best" means),
-    a sampler text (from a seed), a drawing a picture. `data` says for the record what is learned
-    from; `notes` say it to a person. `files` are small texts kept with the run (a vocabulary), so
-    that the model can be used without its data. `settings` (section.name -> value) are what was
-    substituted while building, such as the text that took the place of one out of reach; a
-    resume repeats them.
+    a sampler text (from a seed), a drawing a picture. `exams` are evaluations that training never
+    makes and `surefoot evaluate` does: those on a test set. `data` says for the record what is
+    learned from; `notes` say it to a person. `files` are small texts kept with the run (a
+    vocabulary), so that the model can be used without its data. `settings` (section.name ->
+    value) are what was substituted while building, such as the text that took the place of one
+    out of reach; a resume repeats them.
     """
 
     source: Source
     learners: dict[str, Learner]
-    evals: dict[str, Evaluation] = field(default_factory=dict)
+    evals: Mapping[str, Evaluation] = field(default_factory=dict)
+    exams: Mapping[str, Evaluation] = field(default_factory=dict)
     samplers: dict[str, Sampler] = field(default_factory=dict)
     pictures: dict[str, Drawing] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)

@@ -6,10 +6,10 @@ in. `accumulate` and `update` are its only methods that change anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ from surefoot.nn.optim import clip_
 from surefoot.nn.optimiser import Optimiser
 from surefoot.schedule import Constant, Schedule
 
-__all__ = ["Learner", "Loss"]
+__all__ = ["Curriculum", "Learner", "Loss"]
 
-LossFunction = Callable[[nn.Module, Batch], "Loss"]
+LossFunction = Callable[..., "Loss"]
 
 
 @dataclass
@@ -36,9 +36,26 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Curriculum(Protocol):
+    """How hard the work is at each step: a function of the step and of what it remembers.
+
+    What it remembers lives in the learner's `memory` (JSON-able), so that it is saved.
+    """
+
+    def level(self, step: int, memory: Mapping[str, Any]) -> float:
+        """Return what the loss function is given as its third argument, `level`."""
+        ...
+
+    def observe(self, step: int, loss: float, memory: dict[str, Any]) -> None:
+        """Take in the loss (a mean over units) of an applied update, the one after `step`."""
+        ...
+
+
 @dataclass(eq=False)
 class Learner:
     """One model in training.
+
+    `loss(model, batch)` gives a Loss, `loss(model, batch, level)` where there is a curriculum.
 
     `step` counts batches consumed, `updates` counts optimiser steps applied (a skipped update
     consumes its batch). `micro` is examples per forward pass, None for the whole batch. `memory`
@@ -52,6 +69,7 @@ class Learner:
     clip: float = 1.0
     limit: int | None = None
     precision: str = "fp32"
+    curriculum: Curriculum | None = None
 
     step: int = 0
     updates: int = 0
@@ -104,9 +122,14 @@ class Learner:
     def accumulate(self, batch: Batch, total: float) -> Loss:
         """Add the gradient of this micro-batch's share of the mean over `total` units."""
         with self._autocast:
-            loss = self.loss(self.model, batch)
+            loss = self.loss(self.model, batch, *self._level())
         loss.sum.backward(self._share_of(total, loss.sum))
         return loss
+
+    def _level(self) -> tuple[float, ...]:
+        if self.curriculum is None:
+            return ()
+        return (self.curriculum.level(self.step, self.memory),)
 
     def _share_of(self, total: float, like: Tensor) -> Tensor:
         """Return f32[] 1 / total times the loss scale; most steps weigh the same."""

@@ -135,6 +135,8 @@ class _Turn:
         if not applied:
             parts = dict.fromkeys(parts, math.nan)
         lr = self._update() if applied else self.learner.rate
+        if applied and self.learner.curriculum is not None:
+            self.learner.curriculum.observe(self.step, loss, self.learner.memory)
         self.learner.zero()
         self.learner.step += 1
         return Reading(loss, norm, lr, self._micro, applied, self.state, parts), weight

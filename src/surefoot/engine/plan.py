@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from surefoot.config.learners import alone, own
 from surefoot.config.schema import RunConfig
 from surefoot.engine.fit import Pins, Plan
 from surefoot.engine.job import Job
@@ -13,7 +14,7 @@ from surefoot.engine.learner import Learner
 from surefoot.engine.state import TrainState
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
 
-__all__ = ["describe", "farewell", "planned_rates", "schedule_for"]
+__all__ = ["describe", "farewell", "planned_rates", "prepare", "schedule_for"]
 
 _SHARES = {"top1": "top-1", "top5": "top-5", "exact": "exact"}  # metrics told at the end
 
@@ -39,6 +40,28 @@ def planned_rates(learner: Learner, points: int = 64) -> list[tuple[int, float]]
     peak, last = float(learner.groups[-1]["peak"]), learner.limit or 1000
     places = sorted({1 + round(i * (last - 1) / (points - 1)) for i in range(points)})
     return [(step, float(f"{peak * learner.schedule(step - 1):.5g}")) for step in places]
+
+
+def prepare(
+    job: Job, config: RunConfig, horizons: Mapping[str, int | None]
+) -> dict[str, int | None]:
+    """Give each learner its schedule and its end; return for how many steps each is planned.
+
+    `horizons` are those that are known from before; other learners plan now.
+    """
+    found: dict[str, int | None] = {}
+    for name, learner in job.learners.items():
+        mine = alone(config, name)
+        limit = mine.limit(len(job.source))
+        planned = mine.schedule.horizon or mine.schedule.decay_steps or limit
+        if "train.max_steps" in own(config, name) and mine.schedule == config.schedule:
+            planned = mine.schedule.decay_steps or limit  # its own end, not that of the others
+        found[name] = horizons.get(name, planned)
+        learner.schedule = schedule_for(mine, found[name])
+        learner.clip = mine.optim.clip
+        learner.limit = limit if learner.limit is None else learner.limit
+        learner.average_with(mine.train.ema)
+    return found
 
 
 def describe(job: Job, pins: Pins, plan: Plan, steps: int | None) -> Iterator[str]:

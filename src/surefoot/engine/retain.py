@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from surefoot.config.schema import Keep, Train
+from surefoot.config.learners import alone
+from surefoot.config.schema import Keep, RunConfig
 from surefoot.config.units import parse_bytes
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError
@@ -67,13 +68,14 @@ def _within(
     return why
 
 
-def needed(policy: Train, learners: Iterable[tuple[int, Mapping[str, Any]]]) -> set[int]:
-    """Return the steps whose checkpoints `learners`, given as (step, memory), may still need.
+def needed(config: RunConfig, learners: Mapping[str, tuple[int, Mapping[str, Any]]]) -> set[int]:
+    """Return the steps whose checkpoints `learners`, name -> (step, memory), may still need.
 
     Those are where a rollback goes, and the best weights when they will be the result.
     """
     steps = set()
-    for step, memory in learners:
+    for name, (step, memory) in learners.items():
+        policy = alone(config, name).train
         if policy.nonfinite == "rollback":
             steps.add(step // policy.rollback_every * policy.rollback_every)
         if policy.patience and policy.restore_best and "best" in memory:
@@ -81,13 +83,13 @@ def needed(policy: Train, learners: Iterable[tuple[int, Mapping[str, Any]]]) -> 
     return steps
 
 
-def pins(store: Store, policy: Train) -> set[int]:
+def pins(store: Store, config: RunConfig) -> set[int]:
     """Return what `needed` says of a run that is not being trained, from its newest checkpoint."""
     for checkpoint in reversed(store.checkpoints()):
         with suppress(CheckpointError):
             if checkpoint.resumable:
-                learners = checkpoint.read().small["learners"].values()
-                return needed(policy, [(x["step"], x["memory"]) for x in learners])
+                learners = checkpoint.read().small["learners"]
+                return needed(config, {n: (x["step"], x["memory"]) for n, x in learners.items()})
     return set()
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 
+from surefoot.config.fields import changed
 from surefoot.config.files import dump
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
@@ -25,7 +27,7 @@ from surefoot.engine.job import Job
 from surefoot.engine.meter import resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import apply, compile_in_place
-from surefoot.engine.plan import describe, farewell, planned_rates, schedule_for
+from surefoot.engine.plan import describe, farewell, planned_rates, prepare
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
 from surefoot.engine.state import TrainState
@@ -96,13 +98,14 @@ def begin(
     job = recipe.build(config, world)
     limit = config.limit(len(job.source))
     horizon = config.schedule.horizon or config.schedule.decay_steps or limit
-    _prepare(job, config, limit, horizon)
+    horizons = prepare(job, config, {})
     pins, plan = fit.choose(config, job, world, limit, cache)
     room_for(runs, plan.disk)
     pinned = {**pins.as_dict(), "horizon": horizon}
     resolved = {k: v for k, v in pinned.items() if k != "why"}
     meta = {
         "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
+        "horizons": horizons,
         "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
         "source": job.source.fingerprint, "settings": job.settings,
         "location": recipe.location or recipe.name,
@@ -136,10 +139,12 @@ def resume(
     *,
     open_sinks: OpenSinks,
     notes: Sequence[str] = (),
+    grown: Mapping[str, Any] = MappingProxyType({}),
 ) -> Result:
     """Go on with a run from its newest sound checkpoint, proving each step that is repeated.
 
-    `config` is the run's own, with changed circumstances at most. Raises RunError when the run
+    `config` is the run's own, with changed circumstances at most, and with what has `grown`: settings
+    that were added to, path -> value. Raises RunError when the run
     is held by another process or its data changed, Unsupported when this machine cannot do what
     was pinned, CheckFailed at the first step whose bits differ.
     """
@@ -155,29 +160,20 @@ def resume(
                 where=str(folder.path), fix="bring the old data back, or start anew with --new",
             )  # fmt: skip
         limit = config.limit(len(job.source))
-        _prepare(job, config, limit, horizon)
+        known = folder.meta.get("horizons") or dict.fromkeys(job.learners, horizon)
+        horizons = prepare(job, config, known)
         for learner in job.learners.values():
             apply(learner, pins)
-        changed = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
-        folder.update(max_steps=limit)
-        return _play(folder, config, job, world, pins, open_sinks, [*notes, *changed])
+        other = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
+        identity = fingerprint(config) if grown else folder.meta["identity"]
+        grown = {**folder.meta.get("grown", {}), **grown}
+        folder.update(max_steps=limit, horizons=horizons, identity=identity, grown=grown)
+        return _play(folder, config, job, world, pins, open_sinks, [*notes, *other])
 
 
 def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:
     """Return `config` with what was substituted when the run in `meta` began."""
-    for path, value in meta.get("settings", {}).items():
-        section, _, name = path.partition(".")
-        changed = getattr(config, section).model_copy(update={name: value})
-        config = config.model_copy(update={section: changed})
-    return config
-
-
-def _prepare(job: Job, config: RunConfig, limit: int | None, horizon: int | None) -> None:
-    for learner in job.learners.values():
-        learner.schedule = schedule_for(config, horizon)
-        learner.clip = config.optim.clip
-        learner.limit = limit if learner.limit is None else learner.limit
-        learner.average_with(config.train.ema)
+    return changed(config, meta.get("settings", {}))
 
 
 def _play(
@@ -347,8 +343,8 @@ def _fail(folder: RunFolder, state: TrainState, saver: Saver, error: BaseExcepti
         ended=now(), step=state.step, errors=[*folder.meta.get("errors", []), entry],
     )  # fmt: skip
     if isinstance(error, CheckFailed) and error.fix is None:
-        changed = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
-        error.fix = "; ".join(changed) or "versions, machine and threads are as they were"
+        other = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
+        error.fix = "; ".join(other) or "versions, machine and threads are as they were"
 
 
 @contextmanager

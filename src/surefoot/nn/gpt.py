@@ -10,7 +10,7 @@ B examples, T tokens, C width, H query heads, K key and value heads, D numbers a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,19 @@ from torch.nn import functional as F
 
 from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
-from surefoot.nn.init import Embedding, Linear, normal_
+from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary, rotate
 from surefoot.ops import ATTENTION, CROSS_ENTROPY
 
-__all__ = ["GPT", "Attention", "Block", "FeedForward", "Past"]
+__all__ = ["GPT", "Attend", "Attention", "Block", "FeedForward", "Past"]
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Attend(Protocol):
+    """A way of `surefoot.ops.attention`."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor: ...
 
 
 class Past:
@@ -51,10 +56,11 @@ class Past:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with fused projections: `qkv` holds q, k and v on top of each other."""
+    """Self-attention with fused projections: `qkv` holds q, k and v on top of each other."""
 
-    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+    def __init__(self, config: GPTConfig, attend: Attend, causal: bool = True) -> None:
         super().__init__()
+        self.causal = causal
         self.heads = config.num_heads
         self.kv_heads = config.num_kv_heads or config.num_heads
         self.width = config.d_model // config.num_heads
@@ -69,9 +75,10 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(self.width, config.norm_eps)
 
     @property
-    def rows(self) -> list[int]:
-        """Heights of q, k and v in `qkv.weight`."""
-        return [h * self.width for h in (self.heads, self.kv_heads, self.kv_heads)]
+    def stacked(self) -> tuple[Tensor, list[int]]:
+        """The fused matrix, and the heights of q, k and v in it."""
+        heads = (self.heads, self.kv_heads, self.kv_heads)
+        return self.qkv.weight, [h * self.width for h in heads]
 
     def forward(self, x: Tensor, turn: Tensor | None, past: Past | None = None) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
@@ -82,7 +89,7 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if past is not None:
             k, v = past.append(k, v)
-        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(self.attend(q, k, v, self.causal).transpose(1, 2).flatten(2))
 
     def _qk_norm(self) -> tuple[Tensor | None, float]:
         """Return the weights of the norms, head by head [H + K, D], and their eps."""
@@ -118,9 +125,9 @@ def _norm(config: GPTConfig) -> nn.Module:
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on a norm of the residual stream."""
 
-    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+    def __init__(self, config: GPTConfig, attend: Attend, causal: bool = True) -> None:
         super().__init__()
-        self.norm1, self.attn = _norm(config), Attention(config, attend)
+        self.norm1, self.attn = _norm(config), Attention(config, attend, causal)
         self.norm2, self.mlp = _norm(config), FeedForward(config)
         self.drop1, self.drop2 = Dropout(config.dropout), Dropout(config.dropout)
 
@@ -165,17 +172,7 @@ class GPT(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
         self.cross_entropy: CrossEntropy = CROSS_ENTROPY.ways["reference"].call
-        self._fill(seed)
-
-    def _fill(self, seed: int) -> None:
-        """N(0, 0.02) for matrices; the gpt2 layout scales residual outputs by 1/sqrt(2L)."""
-        scaled = 0.02 / (2 * self.config.num_layers) ** 0.5
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
-                residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
-                normal_(parameter, scaled if residual else 0.02, seed, name)
-            else:
-                nn.init.constant_(parameter, float("norm" in name and name.endswith("weight")))
+        fill_(self, seed, branches=2 * config.num_layers)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Return what the head reads: [B, T, C], after the last norm."""

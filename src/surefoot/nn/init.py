@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from surefoot.seeds import derive
 
-__all__ = ["Embedding", "Linear", "normal_"]
+__all__ = ["Embedding", "Linear", "fill_", "normal_"]
 
 
 class Linear(nn.Linear):
@@ -35,3 +35,18 @@ def normal_(tensor: Tensor, std: float, seed: int, name: str) -> Tensor:
         return tensor.zero_()
     generator = torch.Generator(tensor.device).manual_seed(derive(seed, "init", name))
     return tensor.normal_(0.0, std, generator=generator)
+
+
+def fill_(model: nn.Module, seed: int, *, branches: int) -> None:
+    """Fill all parameters: matrices from N(0, 0.02), weights of norms with 1, other vectors with 0.
+
+    Matrices that write into the residual stream are scaled by 1/sqrt(branches), the number of
+    branches that add up there, as in GPT-2.
+    """
+    scaled = 0.02 / branches**0.5
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            residual = name.endswith((".out.weight", ".down.weight"))
+            normal_(parameter, scaled if residual else 0.02, seed, name)
+        else:
+            nn.init.constant_(parameter, float("norm" in name and name.endswith("weight")))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.config.schema import Optim
-from surefoot.nn.gpt import Attention
 from surefoot.nn.muon import Muon
 from surefoot.nn.optimiser import AdamW, Optimiser
 
@@ -67,7 +66,8 @@ def build_optimisers(model: nn.Module, optim: Optim) -> list[Optimiser]:
 
 def _stacked(model: nn.Module) -> dict[int, list[int]]:
     """Return the heights of matrices that lie on top of each other, by their parameter's id."""
-    return {id(m.qkv.weight): m.rows for m in model.modules() if isinstance(m, Attention)}
+    found = (getattr(module, "stacked", None) for module in model.modules())
+    return {id(weight): heights for weight, heights in filter(None, found)}
 
 
 def clip_(parameters: Iterable[Tensor], max_norm: float) -> float:

@@ -1,4 +1,4 @@
-"""Causal attention: q [B, H, T, D], k and v [B, K, S, D] -> [B, H, T, D].
+"""Attention: q [B, H, T, D], k and v [B, K, S, D] -> [B, H, T, D], causal unless told otherwise.
 
 B examples, H query heads, K key and value heads (K divides H: grouped queries), T tokens, D
 numbers a head. S = T in training; in generation the query may be the last token of a longer past.
@@ -19,40 +19,42 @@ from surefoot.ops.way import Op, Way
 __all__ = ["ATTENTION"]
 
 
-def _reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(D)) v with everything after a token masked, softmax in fp32."""
+def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """softmax(q k' / sqrt(D)) v, softmax in fp32; causal: everything after a token is masked."""
     if k.size(1) != q.size(1):
         group = q.size(1) // k.size(1)
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = (q @ k.transpose(-2, -1)).float() / math.sqrt(q.size(-1))  # [B, H, T, S]
+    if not causal:
+        return scores.softmax(-1).to(v.dtype) @ v
     new, seen = scores.shape[-2:]
     hidden = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu(1 + seen - new)
     return scores.masked_fill(hidden, -math.inf).softmax(-1).to(v.dtype) @ v
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
     """Torch's fused attention in the precision that it is given."""
     return F.scaled_dot_product_attention(
-        q, k, v, is_causal=q.size(2) > 1, enable_gqa=k.size(1) != q.size(1)
+        q, k, v, is_causal=causal and q.size(2) > 1, enable_gqa=k.size(1) != q.size(1)
     )
 
 
-def _sdpa_fp32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _sdpa_fp32(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
     """Torch's fused attention in fp32, also under autocast.
 
     On processors the bf16 kernel loses badly to the fp32 one for short sequences.
     """
     with torch.autocast(q.device.type, enabled=False):
-        return _sdpa(q.float(), k.float(), v.float()).to(v.dtype)
+        return _sdpa(q.float(), k.float(), v.float(), causal).to(v.dtype)
 
 
-def _matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _matmul(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
     """Two batched products around a softmax, in the precision of the values.
 
     Keeps B x H x T x S probabilities for backward. For contexts of some hundred tokens on a
     processor with bf16 products this is faster than any fused kernel there.
     """
-    found: Tensor = _Matmul.apply(q.to(v.dtype), k.to(v.dtype), v)
+    found: Tensor = _Matmul.apply(q.to(v.dtype), k.to(v.dtype), v, causal)
     return found
 
 
@@ -60,7 +62,7 @@ class _Matmul(torch.autograd.Function):
     """Knows its own gradient, so that no intermediate is copied, kept or scaled twice."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         (examples, heads, new, width), (kv_heads, seen) = q.shape, k.shape[1:3]
         group = heads // kv_heads
         scale = width**-0.5
@@ -68,16 +70,20 @@ class _Matmul(torch.autograd.Function):
             q = q.reshape(examples * kv_heads, group * new, width)
             k = k.reshape(examples * kv_heads, seen, width)
             v = v.reshape(examples * kv_heads, seen, width)
-            # Compiled code makes the mask as it goes; otherwise it is kept from the last time.
-            make = _mask if torch.compiler.is_compiling() else _kept_mask
-            mask = make(new, seen, group, q.dtype, q.device)
-            p = torch.baddbmm(mask, q, k.mT, alpha=scale).softmax(-1)  # [B K, H/K T, S]
+            if causal:
+                # Compiled code makes the mask as it goes; otherwise it is kept from the last time.
+                make = _mask if torch.compiler.is_compiling() else _kept_mask
+                mask = make(new, seen, group, q.dtype, q.device)
+                scores = torch.baddbmm(mask, q, k.mT, alpha=scale)  # [B K, H/K T, S]
+            else:
+                scores = torch.bmm(q * scale, k.mT)
+            p = scores.softmax(-1)
             ctx.save_for_backward(q, k, v, p)
             ctx.shapes = (examples, heads, new, width), (examples, kv_heads, seen, width)
             return torch.bmm(p, v).view(ctx.shapes[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, p = ctx.saved_tensors
         query, key = ctx.shapes
         scale = query[-1] ** -0.5
@@ -85,7 +91,7 @@ class _Matmul(torch.autograd.Function):
         by_scores = torch._softmax_backward_data(torch.bmm(grad, v.mT), p, -1, p.dtype)
         by_q = torch.bmm(by_scores, k).mul_(scale)
         by_k = torch.bmm(by_scores.mT, q).mul_(scale)
-        return by_q.view(query), by_k.view(key), torch.bmm(p.mT, grad).view(key)
+        return by_q.view(query), by_k.view(key), torch.bmm(p.mT, grad).view(key), None
 
 
 def _mask(new: int, seen: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:

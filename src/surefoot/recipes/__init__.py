@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe", "find", "names"]
 
-_SHIPPED = {"charlm": "surefoot.recipes.charlm:recipe"}
+_SHIPPED = {
+    "charlm": "surefoot.recipes.charlm:recipe",
+    "multiply": "surefoot.recipes.multiply:recipe",
+}
 
 
 @dataclass(frozen=True)
