@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     _tolerate(sys.stdout, sys.stderr)
+    _share_cores()
     if not words or words[0] in ("-h", "--help", "help"):
         print(_page())
         return _DONE
@@ -79,6 +80,16 @@ def _dispatch(words: list[str]) -> int:
     module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
     code: int = module.run(verb, rest)
     return code
+
+
+def _share_cores() -> None:
+    """Let threads of matrix products sleep soon instead of spinning; asked for before torch loads.
+
+    With another program on the cores, GNU OpenMP's spinning makes a step up to ten times slower
+    (benchmarks/results.md); it reads this variable once, when the library is loaded.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _page() -> str:

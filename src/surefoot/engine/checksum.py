@@ -7,6 +7,7 @@ of the state before it. The part moves on from step to step; a small model is in
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -27,31 +28,47 @@ def checksum(learner: Learner, step: int) -> Tensor:
     All of the state has been looked at after (parameters / WINDOW) steps. The answer is on the
     learner's device; reading it waits for that.
     """
+    total = sum(map(Tensor.numel, learner.parameters))
+    views = _whole(learner) if total <= WINDOW else _part(learner, step * WINDOW % total, total)
     by_size: dict[int, list[Tensor]] = {}
-    for piece in _pieces(learner, step):
-        by_size.setdefault(piece.element_size(), []).append(piece)
-    found = torch.zeros((), dtype=torch.int64, device=learner.device)
-    for size, pieces in by_size.items():
-        bits = torch.cat([p.view(_INTEGERS[size]) for p in pieces])
-        found += bits.sum(dtype=torch.int64)
-    return found
+    for view in views:
+        by_size.setdefault(view.element_size(), []).append(view)
+    found = [torch.cat(v).sum(dtype=torch.int64) for v in by_size.values()]
+    return found[0] if len(found) == 1 else torch.stack(found).sum()
 
 
-def _pieces(learner: Learner, step: int) -> Iterator[Tensor]:
-    """Yield flat pieces of parameters, and of what the optimisers and the average hold for them."""
-    total = sum(p.numel() for p in learner.parameters)
-    begin = 0 if total <= WINDOW else step * WINDOW % total
+def _whole(learner: Learner) -> list[Tensor]:
+    """Return all of the state as flat bits; views of tensors that are still the same are kept."""
+    named = zip(learner.names, learner.parameters)
+    tensors = [t for name, p in named for t in _belonging(learner, name, p)]
+    known, views = learner.looked_at
+    if len(known) != len(tensors) or not all(map(operator.is_, known, tensors)):
+        views = [_bits(t) for t in tensors]
+        if all(t.is_contiguous() for t in tensors):  # else some are copies
+            learner.looked_at = (tensors, views)
+    return views
+
+
+def _part(learner: Learner, begin: int, total: int) -> list[Tensor]:
+    """Return the bits of WINDOW parameters from `begin` on, around the end, with their own."""
     windows = [(begin, begin + WINDOW), (0, begin + WINDOW - total)]  # the second where it wraps
+    found: list[Tensor] = []
     start = 0
     for name, parameter in zip(learner.names, learner.parameters):
         count = parameter.numel()
-        for low, high in windows if total > WINDOW else windows[:1]:
+        for low, high in windows:
             a, b = max(low - start, 0), min(high - start, count)
             if a < b:
                 for tensor in _belonging(learner, name, parameter):
-                    flat = tensor.detach().reshape(-1)
-                    yield flat[a:b] if tensor.shape == parameter.shape else flat
+                    flat = _bits(tensor)
+                    found.append(flat[a:b] if tensor.shape == parameter.shape else flat)
         start += count
+    return found
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return the bits of each number as a flat integer tensor, a view where memory allows."""
+    return tensor.detach().reshape(-1).view(_INTEGERS[tensor.element_size()])
 
 
 def _belonging(learner: Learner, name: str, parameter: Tensor) -> Iterator[Tensor]:

@@ -33,11 +33,11 @@ from surefoot.nn.dropout import set_keys
 __all__ = ["Pins", "Plan", "choose", "usable_cores"]
 
 _BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
-_PASS = 0.04  # seconds that one trial should take, long enough to be told from noise
+_PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
 _THREADS_MARGIN = 0.8  # more threads suffer more from other programs, so they must gain 20 %
-_COMPILE_COST = 30.0  # seconds to compile a small model on a processor, cold
-_COMPILE_GAIN = 0.10  # share of the step that compiling saves there
+_COMPILE_COST = 25.0  # seconds to compile a small model on a processor, cold
+_COMPILE_GAIN = {"bf16": 0.15, "fp32": 0.05}  # share of the step that compiling saves there
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,9 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
     if pins.device == "mps":
         return _with(pins, "compile", False, "not on MPS")
     total = step * steps if steps is not None else float("inf")
-    saved = total * (_COMPILE_GAIN if pins.device == "cpu" else 0.4)
+    saved = total * (_COMPILE_GAIN.get(pins.precision, 0.0) if pins.device == "cpu" else 0.4)
     pays = saved > 1.5 * _COMPILE_COST
-    reason = (
-        f"would save about {min(saved, 1e6):.0f} s of {min(total, 1e6):.0f} s, costs about 30 s"
-    )
+    reason = f"would save about {min(saved, 1e6):.0f} s of {min(total, 1e6):.0f} s, costs about {_COMPILE_COST:.0f} s"
     return _with(pins, "compile", pays, reason)
 
 
@@ -141,7 +139,7 @@ def _with(pins: Pins, name: str, value: Any, why: str) -> Pins:
 def _question(config: RunConfig, job: Job) -> str:
     facts = [
         torch.__version__, platform.processor() or platform.machine(), os.cpu_count(),
-        usable_cores(), fingerprint(config), job.source.fingerprint, sorted(job.learners), 4,
+        usable_cores(), fingerprint(config), job.source.fingerprint, sorted(job.learners), 5,
     ]  # fmt: skip
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str).encode())
 
@@ -170,12 +168,14 @@ def _remember(cache: Path | None, question: str, answer: Mapping[str, Any]) -> N
 
 
 def usable_cores() -> int:
-    """Return the cores this process may use, at most the physical ones."""
+    """Return the cores this process may use, at most the physical ones and $OMP_NUM_THREADS."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    limit = int(told) if told.isdecimal() else allowed
+    return max(1, min(allowed, limit, psutil.cpu_count(logical=False) or allowed))
 
 
 class _Probe:
@@ -231,7 +231,7 @@ class _Probe:
         )  # fmt: skip
 
     def _size_up(self, pins: Pins) -> float:
-        """Take as many examples as run in 40 ms; return the seconds that they take."""
+        """Take as many examples as run in 30 ms; return the seconds that they take."""
         one = self._seconds(pins)
         self.size = max(1, min(self.config.train.batch_size, round(_PASS / one)))
         return self._seconds(pins) if self.size > 1 else one
@@ -270,6 +270,7 @@ class _Probe:
         if machine.precision == "auto":
             yield "bf16", {"precision": "bf16"}
         if machine.precision in ("auto", "bf16") and free:
+            yield "bf16 with plain attention", {"precision": "bf16", "attention": "matmul"}
             yield "bf16 with fp32 attention", {"precision": "bf16", "attention": "sdpa_fp32"}
         onednn = {
             "precision": "fp32",
@@ -283,15 +284,16 @@ class _Probe:
             yield "the best with the loss in chunks", {"cross_entropy": "chunked"}
 
     def _seconds(self, pins: Pins) -> float:
-        """Return seconds of forward and backward of `size` examples: the best of up to four.
+        """Return seconds of forward and backward of `size` examples: the best of up to three.
 
-        Once a trial has taken 60 ms in all it is not repeated: slow models show the difference
-        at the first pass.
+        The first pass is not counted, for libraries make their kernels in it. Once a trial has
+        taken 45 ms it is not repeated: slow models show the difference at once.
         """
         for learner in self.job.learners.values():
             apply(learner, pins)
+            self._pass(learner)
         best, spent = float("inf"), 0.0
-        for _ in range(4):
+        for _ in range(3):
             begun = self.clock()
             for learner in self.job.learners.values():
                 self._pass(learner)

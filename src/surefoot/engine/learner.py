@@ -79,6 +79,7 @@ class Learner:
     memory: dict[str, Any] = field(default_factory=dict)
     ema: float | None = None
     average: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    looked_at: tuple[list[Tensor], list[Tensor]] = field(default=([], []), repr=False)
 
     def __post_init__(self) -> None:
         trained = dict(self._trained())

@@ -1,0 +1,141 @@
+"""What the whole of Surefoot adds to a step, on a model that costs nothing: 8 numbers to one.
+
+    python benchmarks/overhead.py [--steps 4000] [--rounds 5]
+
+Both sides draw the same batches, clip at 1, apply fused AdamW and read the loss. Surefoot's side
+is `surefoot.train` with its schedule, gate, journal, record of every tenth step, checkpoints,
+evaluation and report; time counts from step 500 to the end, so that nothing periodic is left out.
+Processor time of all threads and children on one thread of arithmetic. Writes overhead.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+import torch
+from torch import nn
+
+import surefoot
+from surefoot import Batch, Job, Loss, Recipe, RunConfig, World
+from surefoot.data.batch import Data
+from surefoot.engine.learner import Learner
+from surefoot.nn.optim import build_optimisers
+
+SKIP = 500
+HERE = Path(__file__).resolve().parent
+LAST_ENTRY: list[float] = []
+
+
+class Table:
+    """A thousand rows of a linear function."""
+
+    fingerprint = "table"
+
+    def __init__(self) -> None:
+        self.x = np.random.default_rng(0).standard_normal((1000, 8)).astype("float32")
+        self.y = self.x.sum(1, keepdims=True)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Any, epoch: Any, key: int) -> Batch:
+        """Return rows `index`."""
+        return Batch({"x": self.x[index], "y": self.y[index]}, len(index))
+
+
+def squared(model: nn.Module, batch: Batch) -> Loss:
+    """Squared error, summed."""
+    return Loss(((model(batch.fields["x"]) - batch.fields["y"]) ** 2).sum())
+
+
+def build(config: RunConfig, world: World) -> Job:
+    """Return one linear model and its table."""
+    table = Table()
+    model = nn.Linear(8, 1)
+    torch.nn.init.zeros_(model.weight)
+    rows = Batch({"x": torch.from_numpy(table.x), "y": torch.from_numpy(table.y)}, 1000)
+    return Job(
+        source=table,
+        learners={"main": Learner(model, squared, build_optimisers(model, config.optim))},
+        evals={"table": lambda m: {"val_loss": float(squared(m, rows).sum) / 1000}},
+    )
+
+
+def ours(count: int) -> float:
+    """Return processor seconds a step of `surefoot.train`."""
+    stamps: list[float] = []
+    update = Learner.update
+
+    def stamped(learner: Learner) -> float:
+        if learner.step == SKIP:
+            stamps.append(_spent())
+        return update(learner)
+
+    Learner.update = stamped  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Recipe("linear", "8 numbers to one", RunConfig, build)
+            surefoot.train(
+                recipe, runs=folder, quiet=True, batch_size=16, max_steps=count,
+                threads=1, validate_every=1000, **{"optim.kind": "adamw"},
+            )  # fmt: skip
+            return (_spent() - stamps[0]) / (count - SKIP)
+    finally:
+        Learner.update = update  # type: ignore[method-assign]
+
+
+def bare(count: int) -> float:
+    """Return processor seconds a step of a loop written by hand."""
+    data, world = Data(Table(), 1, 16), World(torch.device("cpu"))
+    model = nn.Linear(8, 1)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+    begun = 0.0
+    for step in range(count):
+        if step == SKIP:
+            begun = _spent()
+        batch = world.to(data.source.batch(*data.address(step), 0))
+        loss = squared(model, batch).sum / batch.weight
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        loss.item()
+    return (_spent() - begun) / (count - SKIP)
+
+
+def _spent() -> float:
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    page = machine.heading("What Surefoot adds to a step", "benchmarks/overhead.py")
+    pairs = [(ours(asked.steps) * 1e3, bare(asked.steps) * 1e3) for _ in range(asked.rounds)]
+    mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    page += [
+        __doc__.split("\n\n")[2].replace(" Writes overhead.md.", ""), "",
+        "| | ms a step |", "|---|---|",
+        f"| Surefoot, everything on | {mine:.3f} |",
+        f"| bare loop | {theirs:.3f} |",
+        f"| difference | {mine - theirs:+.3f} |", "",
+    ]  # fmt: skip
+    print("\n".join(page))
+    (HERE / "overhead.md").write_text("\n".join(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
