@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,12 +35,15 @@ class Tally:
 
     def __init__(self, condition: str) -> None:
         self.counts = _TALLY.setdefault(condition, Counter())
+        self.begun = time.monotonic()
 
     def check(self, found: list[tuple[Any, str | None]]) -> None:
         """`found` pairs each trial with what is wrong with it, or None."""
         bad = [(case, wrong) for case, wrong in found if wrong]
         self.counts["trials"] += len(found)
         self.counts["failures"] += len(bad)
+        self.counts["seconds"] += round(time.monotonic() - self.begun)
+        self.begun = time.monotonic()
         lines = "\n\n".join(f"{case}: {wrong}" for case, wrong in bad[:5])
         assert not bad, f"{len(bad)} of {len(found)} trials failed\n{lines}"
 
@@ -52,13 +56,14 @@ def tally(request: pytest.FixtureRequest) -> Tally:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table of trials after a sweep."""
+    """Print the table of trials after a sweep, ready for a page of the documents."""
     if config.option.markexpr != "slow" or not _TALLY:
         return
-    terminalreporter.write_sep("=", "conditions, trials, failures")
-    width = max(map(len, _TALLY))
-    for condition, counts in _TALLY.items():
-        line = f"{condition:<{width}}  {counts['trials']:>7}  {counts['failures']:>7}"
-        terminalreporter.write_line(line)
+    columns = ("trials", "failures", "seconds")
     total = sum((counts for counts in _TALLY.values()), Counter())
-    terminalreporter.write_line(f"{'all':<{width}}  {total['trials']:>7}  {total['failures']:>7}")
+    write = terminalreporter.write_line
+    terminalreporter.write_sep("=", "what was tried")
+    write(f"| condition | {' | '.join(columns)} |")
+    write(f"|---|{'---:|' * len(columns)}")
+    for condition, counts in (*_TALLY.items(), ("**all**", total)):
+        write(f"| {condition} | {' | '.join(f'{counts[c]:,}' for c in columns)} |")

@@ -96,6 +96,12 @@ def _nan_in_loss(fault: Fault, accumulate: Any, learner: Any, batch: Any, total:
         learner.loss = loss
 
 
+def _spike(fault: Fault, accumulate: Any, learner: Any, batch: Any, total: float) -> Loss:
+    fields = dict(batch.fields)
+    fields["y"] = fields["y"] + 100.0
+    return accumulate(learner, Batch(fields, batch.weight), total)
+
+
 def _inf_in_gradient(fault: Fault, accumulate: Any, learner: Any, batch: Any, total: float) -> Loss:
     found = accumulate(learner, batch, total)
     learner.parameters[-1].grad.view(-1)[0] = float("inf")
@@ -148,6 +154,7 @@ def _full_in_evaluation(fault: Fault) -> None:
 
 _MAKERS: dict[str, Callable[[Fault], None]] = {
     "data": lambda f: _in_accumulate(f, _nan_in_data),
+    "spike": lambda f: _in_accumulate(f, _spike),
     "loss": lambda f: _in_accumulate(f, _nan_in_loss),
     "gradient": lambda f: _in_accumulate(f, _inf_in_gradient),
     "forward": lambda f: _in_accumulate(f, _full_in_forward),

@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,32 @@ from typing import Any
 import mischief
 import torch
 from harness import leftovers, traces, unsound
+from trials import CONDITIONS, RECIPES
 
 import surefoot.engine
-import surefoot.recipes.charlm
-from surefoot import api
+from surefoot import api, recipes
 from surefoot.engine.codec import digest
 from surefoot.engine.saver import Saver
 from surefoot.engine.store import Store, seal
 from surefoot.errors import CheckpointError, SurefootError
 
-__all__ = ["TEXT", "fill_disk", "mutant", "read_mutants", "settle_down", "train"]
+__all__ = ["fill_disk", "mutant", "read_mutants", "settle_down", "train"]
 
 TOY = Path(__file__).with_name("toy.py")
-TEXT = Path(__file__).parents[1] / "fixtures" / "shakespeare.txt"
 
 
 def settle_down(home: Path) -> None:
     """Play once, so that no trial pays for late imports and first calls; leave no thread behind."""
     torch.set_num_threads(1)
-    surefoot.recipes.charlm.SAMPLE_TOKENS = 30
-    text = {"data.path": str(TEXT), "max_steps": 1, "warmup_steps": 0, "threads": 1}
-    train("charlm", str(home / "warm charlm"), {"preset": "tiny", **text}, wait_for_saves=False)
-    train("toy", str(home / "warm toy"), {}, wait_for_saves=False)
+    short = {"train.max_steps": 1, "schedule.warmup_steps": 0}
+    for name in RECIPES:
+        module: Any = sys.modules[recipes.find(name).build.__module__]
+        if hasattr(module, "SAMPLE_TOKENS"):
+            module.SAMPLE_TOKENS = 30
+    for name in ("plain", *RECIPES):
+        condition = CONDITIONS[name]
+        settings = dict(condition.settings) | short
+        train(condition.recipe, str(home / name), settings, wait_for_saves=False)
     shutil.rmtree(home)
 
 

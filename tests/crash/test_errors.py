@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness import unsound
-from trials import CONDITIONS, DONE, differences, go_on, spread, undisturbed
+from trials import CONDITIONS, DONE, RECIPES, differences, go_on, spread, undisturbed
 
 REFUSALS = {"full": errno.ENOSPC, "broken": errno.EIO, "forbidden": errno.EACCES}
 # Every way to end that the command line documents, but not 1, which is a bug, nor 5.
@@ -46,7 +46,7 @@ def test_refused_some_calls(stage: Any, tally: Any, refusal: str, for_good: bool
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "two learners", "charlm"])
+@pytest.mark.parametrize("name", ["plain", "two learners", *RECIPES])
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_refused_every_call(

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from trials import CONDITIONS, differences, go_on, killed_at, spread, undisturbed
+from trials import CONDITIONS, RECIPES, differences, go_on, killed_at, spread, undisturbed
 
 QUICK = {"plain": 40, "charlm": 12}  # calls tried of each run in the quick suite; others 8
 
@@ -122,5 +122,5 @@ def test_killed_at_random_times(stage: Any, tally: Any, name: str) -> None:
         return delay, wrong or differences(expected, runs / "trial")
 
     draw = random.Random(5)
-    longest = 1.0 if name == "charlm" else 0.12
+    longest = 1.0 if name in RECIPES else 0.12
     tally.check(stage.each(trial, [draw.uniform(0.001, longest) for _ in range(200)]))

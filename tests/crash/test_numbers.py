@@ -38,9 +38,9 @@ def twin(zygote: Zygote, runs: Path, **more: Any) -> tuple[Outcome, dict[str, An
     return outcome, traces(aside / "trial") if outcome.code == DONE else None
 
 
-def nan_trial(policy: str) -> Any:
+def nan_trial(policy: str, **more: Any) -> Any:
     """A trial: NaN at a step, once or always; killed soon after; the same as without the kill."""
-    settings = POLICIES[policy] | {"train.nonfinite_limit": 3}
+    settings = POLICIES[policy] | {"train.nonfinite_limit": 3} | more
 
     def trial(zygote: Zygote, runs: Path, case: Any) -> tuple[Any, str | None]:
         where, step, times = case
@@ -53,6 +53,8 @@ def nan_trial(policy: str) -> Any:
             return case, "something that is no number was saved"
         if expected is None or "Diverged" in outcome.error:
             return case, None if "examples" in outcome.error else f"no culprit: {outcome.error}"
+        if not any(row["kind"] == "event" for row in expected["metrics"]):
+            return case, "nobody noticed"
         TOY.play(zygote, runs, faults=faults, settings=settings, kill_at=step + 1)
         again = faults if times == -1 else []
         wrong = go_on(lambda runs: TOY.play(zygote, runs, faults=again, settings=settings), runs)
@@ -74,6 +76,13 @@ def test_nan_at_some_steps(stage: Any, tally: Any, policy: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nan_at_every_step(stage: Any, tally: Any, policy: str) -> None:
     tally.check(stage.each(nan_trial(policy), cases(range(LAST - 1))))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_loss_that_spikes(stage: Any, tally: Any, policy: str) -> None:
+    """Like a number that is none, as soon as there are losses to compare it with."""
+    spikes = [("spike", step, times) for step in (8, 10) for times in (1, -1)]
+    tally.check(stage.each(nan_trial(policy, **{"train.spike_factor": 20.0}), spikes))
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])

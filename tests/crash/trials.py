@@ -11,7 +11,19 @@ from typing import Any
 
 from harness import KILL, Outcome, Stage, Zygote, leftovers, traces
 
-__all__ = ["CONDITIONS", "DONE", "Condition", "differences", "go_on", "spread", "undisturbed"]
+from surefoot.config.schema import largest_divisor
+from surefoot.recipes import find, names
+
+__all__ = [
+    "CONDITIONS",
+    "DONE",
+    "RECIPES",
+    "Condition",
+    "differences",
+    "go_on",
+    "spread",
+    "undisturbed",
+]
 
 DONE = 0
 FINISHED = 2  # the same command after the end: "run trial is already done"
@@ -53,18 +65,35 @@ CONDITIONS = {
     "prefetch": _toy(machine__prefetch_threads=2),
     "never saved": _toy(cadence__save_every=0),
     "mirror": _toy(keep__mirror="{runs}/mirror"),
-    "charlm": Condition(
-        "charlm",
-        (
-            ("preset", "tiny"), ("data.path", TEXT), ("max_steps", 10), ("warmup_steps", 2),
-            ("validate_every", 4), ("sample_every", 5), ("save_every", 3), ("log_every", 2),
-            ("device", "cpu"), ("precision", "fp32"), ("threads", 1), ("matmul", "default"),
-            ("compile", "off"), ("micro_batch_size", 4), ("prefetch_threads", 0),
-            ("attention", "sdpa"), ("model.dropout", 0.1), ("model.context", 16),
-            ("track.report", False),
-        ),
-    ),
 }  # fmt: skip
+
+
+def shipped(name: str) -> Condition:
+    """Return a recipe's tiny preset, cut short, with every choice made, and dropout where it has it.
+
+    A recipe that reads text reads the one of the tests.
+    """
+    recipe = find(name)
+    sections = recipe.config.model_fields
+    tiny = recipe.presets["tiny"]
+    batch = tiny.get("train", {}).get("batch_size") or recipe.config().train.batch_size
+    settings = {
+        "preset": "tiny", "train.max_steps": 10, "schedule.warmup_steps": 2,
+        "cadence.validate_every": 4, "cadence.sample_every": 5, "cadence.save_every": 3,
+        "cadence.log_every": 2, "machine.device": "cpu", "machine.precision": "fp32",
+        "machine.threads": 1, "machine.matmul": "default", "machine.compile": "off",
+        "machine.micro_batch_size": largest_divisor(batch, max(1, batch // 2)),
+        "machine.prefetch_threads": 0, "ops.attention": "sdpa", "track.report": False,
+    }  # fmt: skip
+    for path, value in (("data.path", TEXT), ("model.dropout", 0.1), ("model.context", 16)):
+        section, _, field = path.partition(".")
+        if section in sections and field in sections[section].annotation.model_fields:
+            settings[path] = value
+    return Condition(name, tuple(settings.items()))
+
+
+RECIPES = tuple(names())
+CONDITIONS |= {name: shipped(name) for name in RECIPES}
 
 
 @cache

@@ -24,6 +24,7 @@ BASE = {
     "machine.precision": "fp32", "machine.threads": 1, "machine.matmul": "default",
     "machine.compile": "off",
     "machine.device": "cpu", "machine.prefetch_threads": 0, "ops.attention": "sdpa",
+    "ops.cross_entropy": "reference", "machine.micro_batch_size": 4,
     "cadence.log_every": 1, "cadence.validate_every": 2, "cadence.sample_every": 0,
     "cadence.save_every": 1, "keep.best": 0, "track.tensorboard": False, "track.report": False,
 }  # fmt: skip
@@ -95,7 +96,7 @@ CASES = [
     Case("machine.precision", "bf16"),
     Case("machine.threads", 2, "pins"),
     Case("machine.matmul", "onednn", "pins"),
-    Case("machine.micro_batch_size", 4, "pins"),
+    Case("machine.micro_batch_size", 2, "pins"),
     Case("machine.prefetch_threads", 2, "pins"),
     Case("ops.attention", "reference", "pins"),
     Case("ops.cross_entropy", "chunked", "pins"),
@@ -115,7 +116,7 @@ LENGTHS = {"train.max_steps"}  # circumstances of how far a run goes
 ELSEWHERE = {
     "data.corpus", "data.path", "data.val_batch", "train.epochs", "train.steps_per_epoch",
     "train.nonfinite", "train.nonfinite_limit", "train.rollback_every", "train.rollback_factor",
-    "machine.device", "machine.compile", "keep.mirror",
+    "train.spike_factor",    "machine.device", "machine.compile", "keep.mirror",
 }  # fmt: skip
 
 

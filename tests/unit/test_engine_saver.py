@@ -13,7 +13,7 @@ import torch
 from surefoot.config.schema import Keep
 from surefoot.engine import saver as module
 from surefoot.engine.saver import Pace, Saver
-from surefoot.engine.state import TrainState
+from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Store
 from surefoot.errors import OutOfResources
 
@@ -44,19 +44,41 @@ def test_auto_pace_spends_one_percent(cost: float, interval: float) -> None:
     assert Pace("auto", cost=cost).interval == interval
 
 
-def test_a_save_is_a_copy_of_its_moment(saver: Saver, state: TrainState) -> None:
-    gate = threading.Event()
-    saver._before_commit = gate.wait  # the write begins after training has gone on
+def test_a_save_is_a_copy_of_its_moment(
+    saver: Saver, state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, take = threading.Event(), saver._snapshot.take
+    copies: list[Payload] = []
+
+    def take_late(payload: Payload) -> Payload:
+        gate.wait()
+        copies.append(take(payload))
+        return copies[0]
+
+    monkeypatch.setattr(saver._snapshot, "take", take_late)
     learner = state.learners["main"]
+    learner.model.register_buffer("seen", torch.zeros(1))
     before = learner.parameters[0].detach().clone()
     learner.memory["best"] = [1, 2.0]
     saver.save(state, places={})
-    with torch.no_grad():
-        learner.parameters[0].add_(1.0)
     learner.memory["best"][1] = 3.0
-    gate.set()
+    learner.model.seen += 1  # as a forward pass does
+    for parameter in learner.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    hold = learner.before_change
+
+    def change() -> None:
+        assert not copies
+        gate.set()
+        hold()
+        assert copies, "the update did not wait for the copy"
+
+    learner.before_change = change
+    learner.update()
     saver.finish()
+    assert not torch.equal(learner.parameters[0], before) and saver.stall > 0.0
     payload = saver.store.checkpoints()[0].read()
+    assert payload.tensors["main.model.safetensors"]["seen"] == 0
     assert torch.equal(payload.tensors["main.model.safetensors"]["0.weight"], before)
     assert payload.small["learners"]["main"]["memory"] == {"best": [1, 2.0]}
     assert saver.pace.cost < 5.0 and saver.stall < 5.0

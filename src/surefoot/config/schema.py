@@ -84,9 +84,14 @@ class Train(Section):
         True, "When stopped early, end with the best weights seen and not the last."
     )
     nonfinite: Literal["skip", "rollback", "stop"] = knob(
-        "skip", "What to do when a loss or gradient is NaN or infinite; weights are never touched."
+        "skip",
+        "What to do when a loss or gradient is NaN, infinite, or a spike (see spike_factor); "
+        "weights are never touched.",
     )
-    nonfinite_limit: int = knob(10, "Stop after this many non-finite steps in a row.", ge=1)
+    nonfinite_limit: int = knob(10, "Stop after this many such steps in a row.", ge=1)
+    spike_factor: float | None = knob(
+        None, "A loss so many times the median of the last 64 is a spike; 2 to 4 is usual.", gt=1
+    )
     rollback_every: int = knob(
         100, "With nonfinite=rollback: return to the newest multiple of this step.", ge=1
     )

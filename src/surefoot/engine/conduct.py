@@ -147,7 +147,7 @@ class Conductor:
         return "" if len(self.state.learners) == 1 else f"{learner}: "
 
     def _mind(self, report: Report, name: str) -> bool:
-        """Count non-finite steps, and roll back where that is the policy; return whether it was."""
+        """Count skipped updates, and roll back where that is the policy; return whether it was."""
         learner, policy = self.state.learners[name], self.config.train
         skipped = any(h.learner == name and h.event is Event.SKIP for h in report.happenings)
         learner.memory["bad_steps"] = learner.memory.get("bad_steps", 0) + 1 if skipped else 0
@@ -157,7 +157,7 @@ class Conductor:
         return True
 
     def _stop_if_lost(self, report: Report) -> None:
-        """Save and give up after too many non-finite steps, with a whole record of this one."""
+        """Save and give up after too many skipped updates, with a whole record of this one."""
         policy = self.config.train
         limit = 1 if policy.nonfinite == "stop" else policy.nonfinite_limit
         for name, reading in report.readings.items():
@@ -165,8 +165,10 @@ class Conductor:
             if bad < limit:
                 continue
             self._save_last()
+            numbers = math.isfinite(reading.loss) and math.isfinite(reading.grad_norm)
+            kind = "spiking" if numbers else "non-finite"
             raise Diverged(
-                f"{bad} non-finite step{'s' * (bad > 1)} in a row: "
+                f"{bad} {kind} step{'s' * (bad > 1)} in a row: "
                 f"loss {reading.loss}, gradient norm {reading.grad_norm}",
                 where=f"step {report.step}, learner {name}, {self._examples(report.step)}",
                 fix="a lower optim.lr or optim.muon_lr, or --train.nonfinite rollback",
@@ -186,7 +188,7 @@ class Conductor:
         if found is None or count >= self.config.train.nonfinite_limit:
             what = f"rolled back {count} times" if found else f"no checkpoint of step {target}"
             raise Diverged(
-                f"non-finite again: {what}",
+                f"non-finite or a spike again: {what}",
                 where=f"step {step}, learner {name}, {self._examples(step)}",
                 fix="a lower optim.lr",
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,8 @@ from surefoot.schedule import Constant, Schedule
 __all__ = ["Curriculum", "Learner", "Loss"]
 
 LossFunction = Callable[..., "Loss"]
+
+_RECENT, _ENOUGH = 64, 8  # losses that are remembered, and how many it takes to call one a spike
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Learner:
     limit: int | None = None
     precision: str = "fp32"
     curriculum: Curriculum | None = None
+    spike_factor: float | None = None
 
     step: int = 0
     updates: int = 0
@@ -77,6 +81,7 @@ class Learner:
     lr_factor: float = 1.0
     loss_scale: float = 1.0
     memory: dict[str, Any] = field(default_factory=dict)
+    before_change: Callable[[], object] = lambda: None  # waits for whoever still copies the state
     ema: float | None = None
     average: dict[str, Tensor] = field(default_factory=dict, repr=False)
     looked_at: tuple[list[Tensor], list[Tensor]] = field(default=([], []), repr=False)
@@ -147,6 +152,7 @@ class Learner:
 
     def update(self) -> float:
         """Apply the gradients with the schedule's rate; return the rate of the first group."""
+        self.before_change()
         multiplier = self._multiplier()
         for group in self.groups:
             group["lr"] = group["peak"] * multiplier
@@ -179,6 +185,23 @@ class Learner:
             self.loss_scale, good = min(2.0**24, self.loss_scale * 2), 0
         self.memory["good_steps"] = good
 
+    def usual_loss(self) -> float | None:
+        """Return the median of the last losses; None without `spike_factor` or with too few."""
+        recent = self.memory.get("losses", ())
+        return median(recent) if len(recent) >= _ENOUGH else None
+
+    def spikes(self, loss: float) -> bool:
+        """Whether a finite `loss` is so far above the usual that its update must not happen."""
+        usual = self.usual_loss()
+        return usual is not None and loss > (self.spike_factor or 1.0) * usual > 0
+
+    def remember(self, loss: float) -> None:
+        """Let the loss of this step, whose update was applied, decide about later ones."""
+        if self.curriculum is not None:
+            self.curriculum.observe(self.step, loss, self.memory)
+        if self.spike_factor is not None:
+            self.memory["losses"] = [*self.memory.get("losses", ()), loss][-_RECENT:]
+
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
         """Lend the model for looking: eval mode, no gradients, averaged weights if there are any.
@@ -210,5 +233,6 @@ class Learner:
 
     @torch.no_grad()
     def _write(self, values: dict[str, Tensor]) -> None:
+        self.before_change()
         for name, parameter in self._trained():
             parameter.copy_(values[name])

@@ -45,7 +45,7 @@ _REPEATED = "repeated from the journal"
 class Reading:
     """What one learner's step gave. `loss` and `grad_norm` are float32 values, per unit of weight.
 
-    `applied` is False when the update was skipped (non-finite, or repeated from the journal).
+    `applied` is False when the update was skipped (non-finite, a spike, or repeated from the journal).
     `state` is the checksum of a part of the learner before the step.
     """
 
@@ -135,8 +135,8 @@ class _Turn:
         if not applied:
             parts = dict.fromkeys(parts, math.nan)
         lr = self._update() if applied else self.learner.rate
-        if applied and self.learner.curriculum is not None:
-            self.learner.curriculum.observe(self.step, loss, self.learner.memory)
+        if applied:
+            self.learner.remember(loss)
         self.learner.zero()
         self.learner.step += 1
         return Reading(loss, norm, lr, self._micro, applied, self.state, parts), weight
@@ -209,15 +209,18 @@ class _Turn:
     def _gate(self, loss: float, norm: float) -> bool:
         """Decide whether the update is applied. Nothing non-finite ever reaches a parameter."""
         told = any(record.code == Event.SKIP for record in self.told)
-        finite = math.isfinite(loss) and math.isfinite(norm) and not told
+        finite = math.isfinite(loss) and math.isfinite(norm)
         if self.learner.precision == "fp16":
             self.learner.rescale(overflowed=not finite)
             if not (finite or told) and self.learner.loss_scale > 1.0 and math.isfinite(loss):
                 return False
-        if not finite:
-            why, detail = f"loss {loss}, gradient norm {norm}", _REPEATED if told else ""
-            self.happenings.append(Happening(self.name, Event.SKIP, loss, why, norm, detail))
-        return finite
+        if finite and not told and not self.learner.spikes(loss):
+            return True
+        why, detail = f"loss {loss}, gradient norm {norm}", _REPEATED if told else ""
+        if finite and self.learner.spikes(loss):
+            why = f"loss {loss:.4f} spikes above the usual {self.learner.usual_loss():.4f}"
+        self.happenings.append(Happening(self.name, Event.SKIP, loss, why, norm, detail))
+        return False
 
     def _update(self) -> float:
         try:

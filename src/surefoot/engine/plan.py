@@ -59,6 +59,7 @@ def prepare(
         found[name] = horizons.get(name, planned)
         learner.schedule = schedule_for(mine, found[name])
         learner.clip = mine.optim.clip
+        learner.spike_factor = mine.train.spike_factor
         learner.limit = limit if learner.limit is None else learner.limit
         learner.average_with(mine.train.ema)
     return found

@@ -1,6 +1,6 @@
-"""Save in the background: training waits only for a host copy of the state.
+"""Save in the background: the state is copied while the next gradient is computed.
 
-At most one save is in flight. A save that fails is reported, older checkpoints stay whole, and it
+The next update waits until the copy is made; the copy is written beside training. At most one save is in flight. A save that fails is reported, older checkpoints stay whole, and it
 is tried again; it never ends training.
 """
 
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from surefoot.config.schema import Keep
@@ -91,21 +92,39 @@ class Saver:
         begun = time.monotonic()
         self.wait()
         self._retry_at = None
-        payload = self._snapshot.take(state.payload())
+        copied = threading.Event()
         self._thread = threading.Thread(
             target=self._write,
-            args=(state.step, payload, metric, facts, self.pinned),
+            args=(state.step, state.still(), copied, metric, facts, self.pinned),
             name="surefoot-save",
         )
         self._thread.start()
+        for learner in state.learners.values():
+            learner.before_change = partial(self._hold, copied)
         self.pace.last_time = time.monotonic()
         self.stall += self.pace.last_time - begun
 
+    def _hold(self, copied: threading.Event) -> None:
+        if not copied.is_set():
+            begun = time.monotonic()
+            copied.wait()
+            self.stall += time.monotonic() - begun
+
     def _write(
-        self, step: int, payload: Payload, metric: float | None, facts: Any, pinned: Collection[int]
+        self,
+        step: int,
+        state: Payload,
+        copied: threading.Event,
+        metric: float | None,
+        facts: Any,
+        pinned: Collection[int],
     ) -> None:
         begun = time.monotonic()
         try:
+            try:
+                payload = self._snapshot.take(state)
+            finally:
+                copied.set()
             self._check_room(payload)
             self._before_commit()
             self.store.save(step, payload, metric=metric, **facts)

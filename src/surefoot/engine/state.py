@@ -66,6 +66,17 @@ class TrainState:
             small["learners"][name] = {field: getattr(learner, field) for field in SMALL}
         return Payload(tensors, small)
 
+    def still(self) -> Payload:
+        """Return a payload that nothing but the next update changes (see `Learner.before_change`).
+
+        What else changes is copied: small state, and buffers, which a forward pass may write.
+        """
+        payload = self.payload()
+        for name, learner in self.learners.items():
+            kept = payload.tensors[f"{name}.model.safetensors"]
+            kept |= {n: b.clone() for n, b in learner.model.named_buffers() if n in kept}
+        return Payload(payload.tensors, _plain(payload.small))
+
     def restore(self, payload: Payload) -> None:
         """Write a checkpoint's contents into the learners, in place.
 
@@ -102,7 +113,7 @@ def _files(name: str, learner: Learner) -> list[str]:
 class Snapshot:
     """Host copies of a payload in buffers that are reused from save to save.
 
-    The copy is the only part of a save that training waits for.
+    The next update, and nothing before it, waits for the copy.
     """
 
     def __init__(self) -> None:
