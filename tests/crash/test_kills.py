@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from trials import CONDITIONS, RECIPES, differences, go_on, killed_at, spread, undisturbed
 
-QUICK = {"plain": 40, "charlm": 12}  # calls tried of each run in the quick suite; others 8
+QUICK = {"plain": 40, "charlm": 12}  # calls tried of each run in the quick suite; others 6
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_killed_before_some_calls(stage: Any, tally: Any, name: str) -> None:
     calls, expected = undisturbed(stage, name)
     trial = killed_at(CONDITIONS[name], expected)
-    tally.check(stage.each(trial, spread(calls, QUICK.get(name, 8))))
+    tally.check(stage.each(trial, spread(calls, QUICK.get(name, 6))))
 
 
 @pytest.mark.slow
@@ -41,7 +41,8 @@ def test_killed_while_recovering(stage: Any, tally: Any) -> None:
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_killed_while_recovering_often(stage: Any, tally: Any, name: str) -> None:
     calls, expected = undisturbed(stage, name)
-    tally.check(stage.each(killed_at(CONDITIONS[name], expected), recoveries(calls, 100)))
+    count = 100 if name == "plain" else 20
+    tally.check(stage.each(killed_at(CONDITIONS[name], expected), recoveries(calls, count)))
 
 
 def test_killed_ten_times_in_a_row(stage: Any, tally: Any) -> None:
@@ -123,4 +124,5 @@ def test_killed_at_random_times(stage: Any, tally: Any, name: str) -> None:
 
     draw = random.Random(5)
     longest = 1.0 if name in RECIPES else 0.12
-    tally.check(stage.each(trial, [draw.uniform(0.001, longest) for _ in range(200)]))
+    count = 200 if name == "plain" else 30
+    tally.check(stage.each(trial, [draw.uniform(0.001, longest) for _ in range(count)]))
