@@ -230,11 +230,22 @@ def _keep_sizes(
     kept: Stored, given: Mapping[str, Given], strict: bool
 ) -> tuple[dict[str, Given], list[str]]:
     """Drop model sizes from `given`: the checkpoint's count; say so."""
-    sizes = [path for path in given if path.startswith("model.")]
-    if strict or not sizes:
+    if strict:
         return dict(given), []
-    text = f"model sizes are the checkpoint's; not changed: {', '.join(sizes)}"
-    return {path: g for path, g in given.items() if path not in sizes}, [text]
+    kept_, told = {}, []
+    for path, wanted in given.items():
+        value = wanted.value
+        if path.startswith("model."):
+            told.append(f"{path} {identity.identity(kept.config)[path]} and not {value}")
+        elif isinstance(value, dict):  # settings of one learner
+            sizes = [p for p in value if p.startswith("model.")]
+            told += [f"{path}.{p} and not {value[p]}" for p in sizes]
+            rest = {p: v for p, v in value.items() if p not in sizes}
+            kept_[path] = replace(wanted, value=rest)
+        else:
+            kept_[path] = wanted
+    text = f"model sizes are the checkpoint's: {'; '.join(told)} (--strict refuses)"
+    return kept_, [text] if told else []
 
 
 def go_on(

@@ -68,6 +68,19 @@ CONDITIONS = {
 }  # fmt: skip
 
 
+HARDER = {  # set where a recipe has it
+    "data.path": TEXT,
+    "model.dropout": 0.1,
+    "model.context": 16,
+    "learners.simple": {"train.max_steps": 7},  # the others go on without it
+    "curriculum.forcing": "linear",
+    "curriculum.fall_steps": 5,
+    "curriculum.start_step": "stable",
+    "curriculum.stable_window": 1,
+    "curriculum.stable_tolerance": 9.0,
+}
+
+
 def shipped(name: str) -> Condition:
     """Return a recipe's tiny preset, cut short, with every choice made, and dropout where it has it.
 
@@ -85,7 +98,7 @@ def shipped(name: str) -> Condition:
         "machine.micro_batch_size": largest_divisor(batch, max(1, batch // 2)),
         "machine.prefetch_threads": 0, "ops.attention": "sdpa", "track.report": False,
     }  # fmt: skip
-    for path, value in (("data.path", TEXT), ("model.dropout", 0.1), ("model.context", 16)):
+    for path, value in HARDER.items():
         section, _, field = path.partition(".")
         if section in sections and field in sections[section].annotation.model_fields:
             settings[path] = value

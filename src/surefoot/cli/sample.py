@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from surefoot.errors import SurefootError
+
+if TYPE_CHECKING:
+    from surefoot.engine import Speaker
 
 __all__ = ["run"]
 
@@ -56,6 +60,7 @@ def _sample(argv: list[str]) -> int:
     own.add_argument("--top-p", type=_share, help="choose among the likeliest that sum to P")
     own.add_argument("--seed", type=int, default=0, help="the same seed writes the same (0)")
     own.add_argument("--learner", help="which model, where a run has several")
+    own.add_argument("--ask", metavar="Q", help='a question, like "12 x 34", to every model')
     options = own.parse_args(argv)
     from surefoot import api
     from surefoot.engine import Request
@@ -63,9 +68,10 @@ def _sample(argv: list[str]) -> int:
     speaker, step = api.load(
         options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device
     )
+    if options.ask is not None:
+        return _ask(options, speaker, step)
     learner = options.learner or next(iter(speaker.models))
-    if learner not in speaker.models:
-        raise SurefootError(f"no learner {learner}", fix=f"one of {', '.join(speaker.models)}")
+    _known([learner], speaker)
     request = Request(
         options.prompt, options.tokens, options.temperature, options.top_k, options.top_p,
         options.seed,
@@ -86,6 +92,31 @@ def _sample(argv: list[str]) -> int:
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _ask(options: argparse.Namespace, speaker: Speaker, step: int) -> int:
+    """Put one question to one learner, or to all."""
+    from surefoot.engine import Answerer
+
+    if not isinstance(speaker, Answerer) or "ask" not in speaker.questions:
+        raise SurefootError("this recipe answers no questions", fix="--prompt TEXT lets it write")
+    names = [options.learner] if options.learner else list(speaker.models)
+    _known(names, speaker)
+    found = {name: dict(speaker.questions["ask"](name, options.ask)) for name in names}
+    if options.json:
+        print(json.dumps({"step": step, "ask": options.ask, "answers": found}))
+        return 0
+    print(f"checkpoint of step {step}", file=sys.stderr)
+    for name, facts in found.items():
+        label = f"{name:<8} " if len(speaker.models) > 1 else ""
+        print(f"{label}{options.ask} = {facts['text']}")
+    return 0
+
+
+def _known(names: list[str], speaker: Speaker) -> None:
+    for name in names:
+        if name not in speaker.models:
+            raise SurefootError(f"no learner {name}", fix=f"one of {', '.join(speaker.models)}")
 
 
 def _evaluate(argv: list[str]) -> int:

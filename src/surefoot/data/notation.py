@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +96,9 @@ class Form:
         value = np.where(live, said, 0) * 10 ** np.minimum(power, 17)
         return np.where(wrong, -1, value.sum(1))
 
-    def text(self, tokens: Int) -> str:
-        """Return tokens [n] as they stand."""
+    @staticmethod
+    def text(tokens: Iterable[int]) -> str:
+        """Return tokens as they stand."""
         return "".join(ALPHABET[t] if 0 <= t < len(ALPHABET) else "?" for t in tokens)
 
     def batch(self, a: Int, b: Int) -> Batch:

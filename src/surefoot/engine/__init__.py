@@ -11,7 +11,7 @@ from surefoot.engine.learner import Learner, Loss
 from surefoot.engine.loop import Reading, Report, steps
 from surefoot.engine.run import Result, begin, resume
 from surefoot.engine.sample import generate
-from surefoot.engine.speak import Request, Speaker, TextSpeaker
+from surefoot.engine.speak import Answerer, Request, Speaker, TextSpeaker
 from surefoot.engine.state import TrainState
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.engine.validate import (
@@ -23,6 +23,7 @@ from surefoot.engine.validate import (
 from surefoot.engine.world import World, open_world
 
 __all__ = [
+    "Answerer",
     "Checkpoint",
     "Drawing",
     "Job",

@@ -298,7 +298,8 @@ class Conductor:
             key = derive(self.config.train.seed, "picture", step, title)
             try:
                 picture = look_at(self.state.learners[name], key, drawing)
-                self.record.picture(step, name, title, picture)
+                if picture is not None:  # a model may have nothing to show there
+                    self.record.picture(step, name, title, picture)
             except Exception as error:  # the numbers do not depend on it, so training goes on
                 text = f"no picture {title!r}: {type(error).__name__}: {error}"
                 self.record.note(self._prefix(name) + text, "warning")

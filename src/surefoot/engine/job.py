@@ -16,7 +16,7 @@ __all__ = ["Drawing", "Evaluation", "Job", "Sampler"]
 
 Evaluation = Callable[[nn.Module], Mapping[str, float]]
 Sampler = Callable[[nn.Module, int], str]
-Drawing = Callable[[nn.Module], Picture]
+Drawing = Callable[[nn.Module], Picture | None]
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Job:
 
     `learners` by name; one, called `main`, is the usual case of several. Functions look at a
     model in eval mode: an evaluation returns metrics (`val_loss` is the one that "best" means),
-    a sampler text (from a seed), a drawing a picture. `exams` are evaluations that training never
+    a sampler text (from a seed), a drawing a picture or None. `exams` are evaluations that training never
     makes and `surefoot evaluate` does: those on a test set. `data` says for the record what is
     learned from; `notes` say it to a person. `files` are small texts kept with the run (a
     vocabulary), so that the model can be used without its data. `settings` (section.name ->
@@ -38,7 +38,7 @@ class Job:
     evals: Mapping[str, Evaluation] = field(default_factory=dict)
     exams: Mapping[str, Evaluation] = field(default_factory=dict)
     samplers: dict[str, Sampler] = field(default_factory=dict)
-    pictures: dict[str, Drawing] = field(default_factory=dict)
+    pictures: Mapping[str, Drawing] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)

@@ -29,6 +29,14 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
         except (OSError, CheckpointError):
             if attempt == 2 or checkpoint.path.exists():
                 raise
+    absent = [name for name in models if f"{name}.model.safetensors" not in tensors]
+    if absent:
+        there = sorted(f.partition(".")[0] for f in tensors if f.endswith(".model.safetensors"))
+        raise RunError(
+            f"the checkpoint of step {checkpoint.step} holds {', '.join(there)} "
+            f"and not {', '.join(absent)}",
+            where=str(folder.path), fix="--checkpoint last, or an older version of the run",
+        )  # fmt: skip
     for name, model in models.items():
         averaged = tensors.get(f"{name}.ema.safetensors", {})
         restore_weights(model, tensors[f"{name}.model.safetensors"] | averaged)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from surefoot.data.tokenizer import Tokenizer
 from surefoot.engine.sample import generate
 
-__all__ = ["Request", "Speaker", "TextSpeaker"]
+__all__ = ["Answerer", "Request", "Speaker", "TextSpeaker"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,23 @@ class Speaker(Protocol):
         """Yield pieces of text, the prompt not included.
 
         Raises DataError when the prompt cannot be read with the model's vocabulary.
+        """
+        ...
+
+
+Answer = Callable[[str, str], Mapping[str, Any]]
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """A speaker that also answers questions: `surefoot sample RUN --ask Q`."""
+
+    @property
+    def questions(self) -> Mapping[str, Answer]:
+        """Return, for each kind of question (`ask`), what answers it.
+
+        That takes a learner and the question, and returns facts as plain values, with `text` for
+        a person. It raises DataError for a question that cannot be read.
         """
         ...
 
