@@ -20,7 +20,7 @@ BUDGET = {
     "track": 3400,
     "ops": 600,
     "nn": 850,
-    "engine": 3450,
+    "engine": 3850,
     "recipes": 850,
     "cli": 1850,
 }

@@ -22,6 +22,7 @@ from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
 
 if TYPE_CHECKING:
     from surefoot.engine import Result, Speaker
+    from surefoot.engine.debug import Replay
     from surefoot.track.record import Sink
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Stored",
     "again",
     "branch",
+    "debug",
     "evaluate",
     "fork",
     "load",
@@ -360,7 +362,7 @@ def evaluate(
     """Measure a run's models on its held-out data; return the step and metrics by learner."""
     from surefoot.engine import open_world
     from surefoot.engine.load import fill
-    from surefoot.engine.run import repeated
+    from surefoot.engine.rebuild import repeated
 
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
@@ -372,6 +374,18 @@ def evaluate(
             exams = (job.exams or job.evals).values()
             scores[name] = {k: v for exam in exams for k, v in exam(model).items()}
     return step, scores
+
+
+def debug(run: str | Path, step: int, *, runs: Path | str | None = None) -> Replay:
+    """Compute one step of a run again, from the nearest checkpoint, and return what is inside it.
+
+    Activations, gradients and updates by layer, the examples with their losses, and where a
+    value that is not finite arises. Changes nothing of the run. Raises RunError.
+    """
+    from surefoot.engine.debug import replay
+
+    kept = stored(find(runs_dir(runs), str(run)))
+    return replay(kept.recipe, kept.folder, kept.config, step)
 
 
 def fork(

@@ -38,6 +38,7 @@ class Trace:
 
     numbers: list[tuple[Any, ...]]
     rows: list[tuple[str, int]]
+    columns: set[str]
     pins: Mapping[str, Any]
     checkpoints: list[tuple[int, bool]]
     files: set[str]
@@ -111,6 +112,8 @@ CASES = [
     Case("track.tensorboard", True, "files"),
     Case("track.report", True, "files"),
     Case("track.tags", "wide,first", "tags"),
+    Case("track.profile", True, "files", {"train.max_steps": 6}),
+    Case("track.update_ratio", True, "columns"),
 ]
 LENGTHS = {"train.max_steps"}  # circumstances of how far a run goes
 ELSEWHERE = {
@@ -151,7 +154,7 @@ def trace(folder: Path) -> Trace:
     samples = folder / "samples.jsonl"
     written = samples.read_text(encoding="utf-8") if samples.exists() else ""
     return Trace(
-        numbers, [(row["kind"], row["step"]) for row in rows], pins,
+        numbers, [(row["kind"], row["step"]) for row in rows], set().union(*rows), pins,
         [(m["step"], "slim" in m) for m in kept], {p.name for p in folder.iterdir()},
         meta["tags"], len(written.splitlines()), (last / "main.model.safetensors").read_bytes(),
     )  # fmt: skip

@@ -47,6 +47,11 @@ def _train(argv: list[str]) -> int:
     from surefoot.track.folder import runs_dir
 
     resolved = api.settle(recipe, options.preset, options.config, given, problems)
+    if options.debug_step is not None:
+        from surefoot.cli.debug import newest, show_step
+
+        folder = newest(runs_dir(options.runs), recipe, resolved.config, options.name)
+        return show_step(folder, options.debug_step, options.json)
     if options.restarts is not None:
         runs = runs_dir(options.runs)
         return _supervised(
@@ -98,6 +103,10 @@ def _resume(argv: list[str]) -> int:
     if options.restarts is not None:
         return _supervised("resume", argv, options, kept.folder.reload)
     console = _console(options)
+    if options.debug_step is not None:
+        from surefoot.cli.debug import show_step
+
+        return show_step(kept.folder, options.debug_step, options.json)
     if options.fork:
         runs = runs_dir(options.runs)
         return _report(
@@ -112,6 +121,10 @@ def _shared(own: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--restarts", type=int, metavar="N", help="Start again after a crash, N times."
     )
+    own.add_argument(
+        "--debug-step", type=int, metavar="N",
+        help="Do not train: compute step N of the run again and look inside.",
+    )  # fmt: skip
     own.add_argument("--quiet", action="store_true", help="Show nothing while training.")
 
 

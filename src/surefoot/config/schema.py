@@ -224,6 +224,12 @@ class Track(Section):
     tensorboard: bool = circumstance(True, "Write TensorBoard events to tb/.")
     report: bool = circumstance(True, "Write report.html and plots/.")
     tags: tuple[str, ...] = circumstance((), "Words to find the run by.")
+    profile: bool = circumstance(
+        False, "Profile five of the first steps: where the time goes, and a trace for Perfetto."
+    )
+    update_ratio: bool = circumstance(
+        False, "Also log how far updates move the weights, relative to their size, by layer."
+    )
 
 
 class RunConfig(Section):

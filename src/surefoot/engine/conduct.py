@@ -16,9 +16,10 @@ from surefoot.config.schema import RunConfig, Train
 from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
-from surefoot.engine.look import look_at
+from surefoot.engine.look import draw, look_at
 from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.meter import Meter, Timed, sparse
+from surefoot.engine.ratio import watch_updates
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
 from surefoot.engine.state import Payload, TrainState
@@ -55,6 +56,7 @@ class Conductor:
     facts: Mapping[str, Any]
     meter: Meter = field(default_factory=Meter)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
     _warned: bool = False
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
@@ -69,6 +71,8 @@ class Conductor:
             self.saver.tidy(self._needed())
         else:
             self._save()
+        every = self.config.cadence.log_every if self.config.track.update_ratio else 0
+        self._ratios = {n: watch_updates(x, every) for n, x in self.state.learners.items() if every}
         while not self.state.finished:
             try:
                 for report in self._steps():
@@ -85,7 +89,13 @@ class Conductor:
 
     def _steps(self) -> Iterator[Report]:
         data = Timed(self.data, self.meter.data)
-        return steps(self.state, data, self.config.train.seed, self.world, self.tape.told)
+        reports = steps(self.state, data, self.config.train.seed, self.world, self.tape.told)
+        if not self.config.track.profile:
+            return reports
+        from surefoot.engine.profile import profiled
+
+        folder = self.record.path / "profile"
+        return profiled(reports, self.state.learners, self.meter, folder, self.record.note)
 
     def _after(self, report: Report) -> bool:
         """Do what is due after a step; return whether the loop must begin anew."""
@@ -137,6 +147,9 @@ class Conductor:
         }[happening.event]
         why = ": ".join(filter(None, (happening.why, happening.detail)))
         text = f"step {report.step}: {words} ({why})"
+        if happening.event is Event.SKIP and not happening.detail:
+            name = self.record.path.name
+            text += f"; look inside: surefoot resume {name} --debug-step {report.step}"
         self.record.note(self._prefix(happening.learner) + text, "warning")
         self.record.row(
             "event", report.step, happening.learner,
@@ -171,7 +184,8 @@ class Conductor:
                 f"{bad} {kind} step{'s' * (bad > 1)} in a row: "
                 f"loss {reading.loss}, gradient norm {reading.grad_norm}",
                 where=f"step {report.step}, learner {name}, {self._examples(report.step)}",
-                fix="a lower optim.lr or optim.muon_lr, or --train.nonfinite rollback",
+                fix="a lower optim.lr or optim.muon_lr, or --train.nonfinite rollback; what is in it: "
+                f"surefoot resume {self.record.path.name} --debug-step {report.step}",
             )
 
     def _examples(self, step: int) -> str:
@@ -230,6 +244,7 @@ class Conductor:
             self.record.row(
                 "train", report.step, name, loss=reading.loss, lr=reading.lr,
                 grad_norm=reading.grad_norm, tokens_per_s=round(rate, 1), **parts,
+                **(self._ratios.get(name, {}) if reading.applied else {}),
             )  # fmt: skip
 
     def _measure(self, step: int) -> None:
@@ -247,7 +262,7 @@ class Conductor:
             if _due(report.step, every) or ended:
                 improved |= self.evaluate(name, report.step)
             if ended or (_due(report.step, every) and sparse(report.step // every, 5)):
-                self.draw(name, report.step)
+                draw(self.job, name, report.step, self.config, self.record)
             if _due(report.step, cadence.sample_every) or (ended and cadence.sample_every):
                 self.sample(name, report.step)
         return improved
@@ -291,18 +306,6 @@ class Conductor:
             key = derive(self.config.train.seed, "sample", step, prompt)
             text = look_at(self.state.learners[name], key, partial(_write, sampler, seed))
             self.record.sample(step, name, prompt, text)
-
-    def draw(self, name: str, step: int) -> None:
-        """Put the recipe's pictures into the record; one that fails is told and left out."""
-        for title, drawing in self.job.pictures.items() if self.config.track.report else ():
-            key = derive(self.config.train.seed, "picture", step, title)
-            try:
-                picture = look_at(self.state.learners[name], key, drawing)
-                if picture is not None:  # a model may have nothing to show there
-                    self.record.picture(step, name, title, picture)
-            except Exception as error:  # the numbers do not depend on it, so training goes on
-                text = f"no picture {title!r}: {type(error).__name__}: {error}"
-                self.record.note(self._prefix(name) + text, "warning")
 
     def _save_if_due(self, step: int, improved: bool, rolled: bool) -> None:
         complaint = self.saver.complaint()

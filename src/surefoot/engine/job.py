@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from surefoot.data.batch import Source
+from surefoot.data.batch import Batch, Source
 from surefoot.engine.learner import Learner
 from surefoot.track.picture import Picture
 
@@ -30,7 +30,7 @@ class Job:
     learned from; `notes` say it to a person. `files` are small texts kept with the run (a
     vocabulary), so that the model can be used without its data. `settings` (section.name ->
     value) are what was substituted while building, such as the text that took the place of one
-    out of reach; a resume repeats them.
+    out of reach; a resume repeats them. `show` writes a batch of one example for a person.
     """
 
     source: Source
@@ -43,3 +43,14 @@ class Job:
     notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    show: Callable[[Batch], str] | None = None
+
+    def tell(self, batch: Batch) -> str:
+        """Return a batch of one example as `show` writes it; else its fields, by shape and range."""
+        if self.show is not None:
+            return self.show(batch)
+        parts = []
+        for name, value in batch.fields.items():
+            span = f" {value.min():.4g} to {value.max():.4g}" if value.size else ""
+            parts.append(f"{name} {list(value.shape[1:])}{span}")
+        return ", ".join(parts)

@@ -117,7 +117,7 @@ class Learner:
         self.precision = precision
         if precision == "fp16" and self.loss_scale == 1.0:
             self.loss_scale = 2.0**14
-        self._autocast = self._make_autocast()
+        self.autocast = self._make_autocast()
 
     def _make_autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -127,12 +127,13 @@ class Learner:
 
     def accumulate(self, batch: Batch, total: float) -> Loss:
         """Add the gradient of this micro-batch's share of the mean over `total` units."""
-        with self._autocast:
-            loss = self.loss(self.model, batch, *self._level())
+        with self.autocast:
+            loss = self.loss(self.model, batch, *self.level())
         loss.sum.backward(self._share_of(total, loss.sum))
         return loss
 
-    def _level(self) -> tuple[float, ...]:
+    def level(self) -> tuple[float, ...]:
+        """Return what the loss is called with besides: the level of the curriculum, if any."""
         if self.curriculum is None:
             return ()
         return (self.curriculum.level(self.step, self.memory),)
@@ -213,7 +214,7 @@ class Learner:
         try:
             if swapped:
                 self._write(self.average)
-            with torch.no_grad(), self._autocast:
+            with torch.no_grad(), self.autocast:
                 yield self.model
         finally:
             if swapped:

@@ -7,12 +7,16 @@ from typing import TypeVar
 
 from torch import nn
 
+from surefoot.config.schema import RunConfig
 from surefoot.engine import faults
+from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.random import rekey
 from surefoot.errors import OutOfResources
+from surefoot.seeds import derive
+from surefoot.track.record import Record
 
-__all__ = ["look_at"]
+__all__ = ["draw", "look_at"]
 
 T = TypeVar("T")
 
@@ -40,3 +44,16 @@ def look_at(learner: Learner, key: int, look: Callable[[nn.Module], T]) -> T:
                     fix="a smaller batch to evaluate (data.val_batch), then: surefoot resume",
                 ) from None
     raise AssertionError("unreachable")
+
+
+def draw(job: Job, name: str, step: int, config: RunConfig, record: Record) -> None:
+    """Put the recipe's pictures of a learner into the record; one that fails is told and left out."""
+    for title, drawing in job.pictures.items() if config.track.report else ():
+        key = derive(config.train.seed, "picture", step, title)
+        try:
+            picture = look_at(job.learners[name], key, drawing)
+            if picture is not None:  # a model may have nothing to show there
+                record.picture(step, name, title, picture)
+        except Exception as error:  # the numbers do not depend on it, so training goes on
+            text = f"no picture {title!r} of {name}: {type(error).__name__}: {error}"
+            record.note(text, "warning")

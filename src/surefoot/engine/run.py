@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 
-from surefoot.config.fields import changed
 from surefoot.config.files import dump
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
@@ -26,21 +25,22 @@ from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
 from surefoot.engine.meter import resident
 from surefoot.engine.mirror import Mirror
-from surefoot.engine.place import apply, compile_in_place
+from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import describe, farewell, planned_rates, prepare
+from surefoot.engine.rebuild import Buildable, rebuild
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
 from surefoot.engine.state import TrainState
 from surefoot.engine.store import Store
 from surefoot.engine.tape import Tape
 from surefoot.engine.world import World, open_world
-from surefoot.errors import CheckFailed, RunError, Stopped, SurefootError
+from surefoot.errors import CheckFailed, Stopped, SurefootError
 from surefoot.track.folder import RunFolder, now
 from surefoot.track.machine import describe_machine, git_state
 from surefoot.track.record import Record, Sink
 from surefoot.version import __version__
 
-__all__ = ["Result", "begin", "repeated", "resume"]
+__all__ = ["Result", "begin", "resume"]
 
 
 class OpenSinks(Protocol):
@@ -51,17 +51,6 @@ class OpenSinks(Protocol):
     ) -> Sequence[Sink]:
         """`total` is the step to stop at, `best` the best loss so far, `first` where we go on."""
         ...
-
-
-class Buildable(Protocol):
-    """What is needed of a recipe here; recipes live upstairs."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def location(self) -> str: ...
-    @property
-    def build(self) -> Callable[[Any, World], Job]: ...
 
 
 @dataclass(frozen=True)
@@ -149,31 +138,13 @@ def resume(
     was pinned, CheckFailed at the first step whose bits differ.
     """
     with folder.lock(), refusals():
-        pinned = dict(folder.reload().meta["pinned"])
-        horizon = pinned.pop("horizon")
-        pins = fit.Pins(**pinned)
-        world = open_world(pins.device)
-        job = recipe.build(repeated(config, folder.meta), world)
-        if job.source.fingerprint != folder.meta["source"]:
-            raise RunError(
-                "the data changed since this run began, so it cannot go on exactly",
-                where=str(folder.path), fix="bring the old data back, or start anew with --new",
-            )  # fmt: skip
-        limit = config.limit(len(job.source))
-        known = folder.meta.get("horizons") or dict.fromkeys(job.learners, horizon)
-        horizons = prepare(job, config, known)
-        for learner in job.learners.values():
-            apply(learner, pins)
+        job, world, pins, horizons = rebuild(recipe, folder.reload(), config)
         other = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
         identity = fingerprint(config) if grown else folder.meta["identity"]
         grown = {**folder.meta.get("grown", {}), **grown}
+        limit = config.limit(len(job.source))
         folder.update(max_steps=limit, horizons=horizons, identity=identity, grown=grown)
         return _play(folder, config, job, world, pins, open_sinks, [*notes, *other])
-
-
-def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:
-    """Return `config` with what was substituted when the run in `meta` began."""
-    return changed(config, meta.get("settings", {}))
 
 
 def _play(

@@ -83,6 +83,7 @@ def build(config: CharConfig, world: World) -> Job:
         notes=[f"data   {text.describe_line()}", *text.notes],
         files={"vocabulary.json": text.tokenizer.to_json()},
         settings={} if config.data.path else {"data.corpus": text.name},
+        show=partial(show, tokenizer=text.tokenizer),
     )
 
 
@@ -153,6 +154,13 @@ def pictures(text: Text, config: CharConfig, world: World) -> Iterator[tuple[str
 
 def _name(symbol: str) -> str:
     return {" ": "␣", "\n": "⏎", "\t": "⇥"}.get(symbol, symbol)
+
+
+def show(batch: Batch, *, tokenizer: Tokenizer) -> str:
+    """Return a window, and after the arrow the last character to predict."""
+    window, last = batch.fields["x"][0], batch.fields["y"][0, -1:]
+    given, wanted = tokenizer.decode(window), tokenizer.decode(last)
+    return "".join(map(_name, given)).replace("␣", " ") + " → " + _name(wanted)
 
 
 def write(model: nn.Module, seed: int, *, tokenizer: Tokenizer) -> str:

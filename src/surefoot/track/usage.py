@@ -82,12 +82,12 @@ def _memory(rows: list[Row], meta: Mapping[str, Any]) -> Figure:
 def _planned_memory(meta: Mapping[str, Any], *, on_device: bool) -> float | None:
     """Return the bytes that were planned, with the program itself where that counts."""
     plan, segments = meta.get("plan"), meta.get("segments")
-    last = segments[-1] if isinstance(segments, list) and segments else None
     wanted = real(plan.get("memory")) if isinstance(plan, Mapping) else None
-    program = real(last.get("memory")) if isinstance(last, Mapping) else None
     if wanted is None or on_device:
         return wanted
-    return None if program is None else program + wanted
+    begun = segments if isinstance(segments, list) else []
+    programs = [real(part.get("memory")) or 0.0 for part in begun if isinstance(part, Mapping)]
+    return max(programs, default=0.0) + wanted if any(programs) else None
 
 
 def _column(rows: list[Row], key: str) -> list[float]:

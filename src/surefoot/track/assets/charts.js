@@ -142,6 +142,7 @@ class Chart {
     if (low == null) return [0, 1];
     const rule = this.figure.rule;
     const top = rule && rule < 2 * high ? Math.max(high, rule) : high;
+    if (rule && rule > low / 2) low = Math.min(low, rule);
     const gap = (top - low || Math.abs(top) || 1) * 0.06;
     return [low >= 0 && low < (top - low) * 0.2 ? 0 : low - gap, top + gap];
   }

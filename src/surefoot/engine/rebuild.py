@@ -1,0 +1,62 @@
+"""Put the parts of a run together, as they were when it began."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from surefoot.config.fields import changed
+from surefoot.config.schema import RunConfig
+from surefoot.engine.fit import Pins
+from surefoot.engine.job import Job
+from surefoot.engine.place import apply
+from surefoot.engine.plan import prepare
+from surefoot.engine.world import World, open_world
+from surefoot.errors import RunError
+from surefoot.track.folder import RunFolder
+
+__all__ = ["Buildable", "rebuild", "repeated"]
+
+Horizons = Mapping[str, int | None]  # steps that the schedule of each learner is planned for
+
+
+class Buildable(Protocol):
+    """What is needed of a recipe here; recipes live upstairs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def location(self) -> str: ...
+    @property
+    def build(self) -> Callable[[Any, World], Job]: ...
+
+
+def rebuild(
+    recipe: Buildable, folder: RunFolder, config: RunConfig
+) -> tuple[Job, World, Pins, Horizons]:
+    """Return the parts of an existing run, with its pins applied, and its horizons.
+
+    Weights are those of step 0.
+
+    Raises RunError when the data changed, Unsupported when this machine cannot do what was pinned.
+    """
+    pinned = dict(folder.meta["pinned"])
+    horizon = pinned.pop("horizon")
+    pins = Pins(**pinned)
+    world = open_world(pins.device)
+    job = recipe.build(repeated(config, folder.meta), world)
+    if job.source.fingerprint != folder.meta["source"]:
+        raise RunError(
+            "the data changed since this run began, so it cannot go on exactly",
+            where=str(folder.path), fix="bring the old data back, or start anew with --new",
+        )  # fmt: skip
+    known = folder.meta.get("horizons") or dict.fromkeys(job.learners, horizon)
+    horizons = prepare(job, config, known)
+    for learner in job.learners.values():
+        apply(learner, pins)
+    return job, world, pins, horizons
+
+
+def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:
+    """Return `config` with what was substituted when the run in `meta` began."""
+    return changed(config, meta.get("settings", {}))
