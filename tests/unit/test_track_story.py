@@ -65,15 +65,25 @@ def test_the_state_of_a_repository(tmp_path: Path, monkeypatch: Any) -> None:
     for key in [key for key in os.environ if key.startswith("GIT_")]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    assert git_state(tmp_path) is None
+    assert git_state(tmp_path) == (None, "")
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     (tmp_path / "x").write_text("1")
     for words in (["init", "-q"], ["add", "x"], [*identity, "commit", "-qm", "one"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
-    clean = git_state(tmp_path)
-    assert clean is not None and len(clean["commit"]) == 40 and clean["dirty"] is False
-    (tmp_path / "x").write_text("2")
-    assert git_state(tmp_path) == {**clean, "dirty": True}
+    (tmp_path / "runs" / "1").mkdir(parents=True)
+    (tmp_path / "runs" / "1" / "log.txt").touch()
+    clean, diff = git_state(tmp_path, tmp_path / "runs")
+    assert clean is not None and len(clean["commit"]) == 40 and clean["dirty"] is False and not diff
+    (tmp_path / "x").write_bytes(b"2\n \xff\n\n")
+    (tmp_path / "new").touch()
+    dirty, diff = git_state(tmp_path, tmp_path / "runs")
+    assert dirty is not None and dirty["dirty"] and dirty["kept"] and dirty["diff"]
+    assert (dirty["changed"], dirty["untracked"]) == (["x"], ["new"])
+    assert diff.startswith("diff --git a/x b/x") and diff.endswith("+\n")
+    (tmp_path / "x").write_text("2\n" * 600_000)
+    huge, diff = git_state(tmp_path)
+    assert huge is not None and huge["kept"] is False and huge["diff"] and diff == ""
+    assert huge["untracked"] == ["new", "runs/1/log.txt"]
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("git", 5)])
@@ -82,4 +92,4 @@ def test_a_machine_without_git(tmp_path: Path, monkeypatch: Any, error: Exceptio
         raise error
 
     monkeypatch.setattr(place.subprocess, "run", fail)
-    assert git_state(tmp_path) is None
+    assert git_state(tmp_path) == (None, "")

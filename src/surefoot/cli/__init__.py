@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("use", "sample", "measure a model on held-out data"),
     "runs": ("look", "runs", "list runs"),
     "show": ("look", "runs", "show one run"),
+    "compare": ("look", "compare", "compare runs: what differs, and what came of it"),
     "du": ("tidy", "tidy", "say what takes how much disk"),
     "prune": ("tidy", "tidy", "move runs that nobody needs to a trash, or bring them back"),
     "keep": ("tidy", "tidy", "keep a run whatever prune is asked for"),

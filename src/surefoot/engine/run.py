@@ -92,6 +92,7 @@ def begin(
     room_for(runs, plan.disk)
     pinned = {**pins.as_dict(), "horizon": horizon}
     resolved = {k: v for k, v in pinned.items() if k != "why"}
+    git, diff = git_state(Path.cwd(), runs)
     meta = {
         "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
         "horizons": horizons,
@@ -99,11 +100,13 @@ def begin(
         "source": job.source.fingerprint, "settings": job.settings,
         "location": recipe.location or recipe.name,
         "plan": asdict(plan),
-        "machine": describe_machine(), "git": git_state(Path.cwd()), "tags": config.track.tags,
+        "machine": describe_machine(), "git": git, "tags": config.track.tags,
         "versions": versions(), **(facts or {}),
     }  # fmt: skip
     files = {
         "config.yaml": dump(config, dict(sources or {}), resolved, recipe.name, preset),
+        **({"code.diff": diff} if diff else {}),
+        **_source_of(recipe.location),
         **job.files,
     }
     if parent is not None:
@@ -119,6 +122,13 @@ def begin(
         return _play(
             folder, config, job, world, pins, open_sinks, list(describe(job, pins, plan, limit))
         )
+
+
+def _source_of(location: str) -> dict[str, str]:
+    """Return the text of a recipe that is a file of its own, to be kept with the run."""
+    if not location.endswith(".py"):
+        return {}
+    return {"recipe.py": Path(location).read_text(encoding="utf-8", errors="replace")}
 
 
 def resume(

@@ -40,7 +40,7 @@ class Curve:
     name: str
     learner: str
     role: Role
-    steps: list[int]
+    steps: list[int] | list[float]
     values: list[float | None]
     smooth: list[float | None] = field(default_factory=list)
     odd: list[tuple[int, str]] = field(default_factory=list)

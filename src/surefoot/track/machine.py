@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -12,6 +13,9 @@ from typing import Any
 import psutil
 
 __all__ = ["describe_machine", "git_state"]
+
+DIFF = 1_000_000  # characters of a diff that is kept beside the run
+FILES = 20  # names of files
 
 
 def describe_machine() -> dict[str, Any]:
@@ -26,12 +30,31 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def git_state(path: Path) -> dict[str, Any] | None:
-    """Return {"commit": hash, "dirty": bool} of the repository around `path`; None outside one."""
-    commit = _git(path, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {"commit": commit, "dirty": bool(_git(path, "status", "--porcelain"))}
+def git_state(path: Path, runs: Path | None = None) -> tuple[dict[str, Any] | None, str]:
+    """Return what git knows of the code around `path`, and the diff against the commit.
+
+    The first has `commit`, `dirty`, `changed` and `untracked` (names of files, at most so many;
+    those in `runs` do not count), `diff` (a hash of its text) and `kept`: whether the text is
+    returned, which it is not when it is too long. None outside of a repository.
+    """
+    found = (_git(path, "rev-parse", "HEAD", "--show-toplevel") or "").split("\n")
+    if len(found) < 2:
+        return None, ""
+    commit, root = found[0], Path(found[1])
+    changed = (_git(root, "diff", "HEAD", "--name-only") or "").splitlines()
+    others = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    if runs is not None:
+        others = [name for name in others if runs.resolve() not in (root / name).resolve().parents]
+    diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff") or "" if changed else ""
+    kept = len(diff) <= DIFF
+    return {
+        "commit": commit,
+        "dirty": bool(changed or others),
+        "changed": changed[:FILES],
+        "untracked": others[:FILES],
+        "diff": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None,
+        "kept": bool(diff) and kept,
+    }, diff if kept else ""
 
 
 def _cores() -> int:
@@ -41,8 +64,9 @@ def _cores() -> int:
 
 
 def _cpu() -> str:
+    name: str | None
     if sys.platform == "darwin":
-        name = _run(["sysctl", "-n", "machdep.cpu.brand_string"])
+        name = (_run(["sysctl", "-n", "machdep.cpu.brand_string"]) or "").strip()
     else:
         name = _cpuinfo()
     return name or platform.processor() or platform.machine()
@@ -67,7 +91,15 @@ def _git(path: Path, *words: str) -> str | None:
 def _run(command: list[str]) -> str | None:
     """Return what a program printed; None: it is not there, failed or took too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=5,
+            check=False,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

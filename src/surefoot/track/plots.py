@@ -11,7 +11,7 @@ from typing import Any
 from surefoot.track.figures import Curve, Figure, Mark
 from surefoot.track.text import bytes_text, clock
 
-__all__ = ["draw", "draw_picture", "write_plots"]
+__all__ = ["draw", "draw_picture", "sheet", "write_plots"]
 
 INK, GRID = "#3d4450", "#e6e8ec"
 HUES = ("#2f6fed", "#e8710a", "#0f9d74", "#a142c9", "#c5221f", "#5f7d95", "#b8860b", "#00897b")
@@ -57,25 +57,47 @@ def draw(figure: Figure, marks: Sequence[Mark] = ()) -> Any:
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(8, 4.2), layout="constrained")
-    axes = canvas.add_subplot()
+    _panel(canvas.add_subplot(), figure, marks)
+    return canvas
+
+
+def sheet(figures: Sequence[Figure]) -> Any:
+    """Return a matplotlib Figure with all of them, two in a row."""
+    from matplotlib.figure import Figure as Canvas
+
+    rows = -(-len(figures) // 2)
+    canvas = Canvas(figsize=(13, 3.8 * rows), layout="constrained")
+    for place, figure in enumerate(figures, 1):
+        _panel(canvas.add_subplot(rows, min(2, len(figures)), place), figure, ())
+    return canvas
+
+
+def _panel(axes: Any, figure: Figure, marks: Sequence[Mark]) -> None:
     learners = list(dict.fromkeys(curve.learner for curve in figure.curves))
+    names = {(curve.role, curve.name) for curve in figure.curves}
+    scale, along = _scale(figure)
+    told: set[str] = set()  # curves of several seeds have one name
     for curve in _stacked(axes, figure):
         hue = _hue(figure, curve.learner, curve.role, curve.name, learners)
         width, dot = (1.8, "o") if curve.role == "val" else (1.1, None)
         dash = (0, (2, 2)) if curve.role == "plan" else "-"
         values = [float("nan") if value is None else value for value in curve.values]
         name = curve.name if len(learners) == 1 else f"{curve.learner}, {curve.name}"
+        name = curve.learner if len(learners) > 1 and len(names) == 1 else name
+        name = "" if name in told else name
+        told.add(name)
+        places = [step / scale for step in curve.steps]
         if curve.smooth:
             means = [float("nan") if value is None else value for value in curve.smooth]
-            axes.plot(curve.steps, means, color=hue, label=name, linewidth=1.8, zorder=2.5)
+            axes.plot(places, means, color=hue, label=name, linewidth=1.8, zorder=2.5)
             name, width = "", 0.5
         axes.plot(
-            curve.steps, values, color=hue, label=name, linewidth=width, marker=dot, markersize=3.2,
+            places, values, color=hue, label=name, linewidth=width, marker=dot, markersize=3.2,
             linestyle=dash,
         )  # fmt: skip
     _annotate(axes, figure, marks)
     axes.set_title(figure.title, loc="left", color=INK, fontsize=12, fontweight="bold")
-    axes.set_xlabel("step", color=INK)
+    axes.set_xlabel(along, color=INK)
     _label_values(axes, figure.unit)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -84,7 +106,14 @@ def draw(figure: Figure, marks: Sequence[Mark] = ()) -> Any:
         side.set_visible(False)
     if len(figure.curves) > 1 or figure.best:
         axes.legend(frameon=False, labelcolor=INK)
-    return canvas
+
+
+def _scale(figure: Figure) -> tuple[float, str]:
+    """Return what to divide places on the x axis by, and what they are then."""
+    if figure.x != "seconds":
+        return 1.0, figure.x
+    end = max((curve.steps[-1] for curve in figure.curves if curve.steps), default=0)
+    return (3600.0, "hours") if end > 7200 else (60.0, "minutes") if end > 120 else (1.0, "seconds")
 
 
 def _stacked(axes: Any, figure: Figure) -> Sequence[Curve]:
@@ -117,7 +146,7 @@ def _annotate(axes: Any, figure: Figure, marks: Sequence[Mark]) -> None:
     if figure.best:
         label = f"best {figure.best.value:.4g} at step {figure.best.step}"
         axes.scatter(
-            [figure.best.step], [figure.best.value],
+            [figure.best.step / _scale(figure)[0]], [figure.best.value],
             s=80, facecolors="none", edgecolors=INK, label=label, zorder=3,
         )  # fmt: skip
 

@@ -6,12 +6,10 @@ alone; a training run has that done by a child process of low priority.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,16 @@ from typing import Any
 from surefoot.track.figures import Figure, figures, marks
 from surefoot.track.folder import RunFolder, write_atomic
 from surefoot.track.gallery import gallery
+from surefoot.track.page import asset, figure_values, pack, render
 from surefoot.track.reading import History, read_history, read_rows
 from surefoot.track.record import Row, Sink
 from surefoot.track.settings import read_settings, value_of
 from surefoot.track.story import Story, facts, tell
 from surefoot.track.text import clean
 from surefoot.track.usage import planned, shares, usage
-from surefoot.version import __version__
 
 __all__ = ["ReportSink", "refresh"]
 
-ASSETS = Path(__file__).with_name("assets")
 SAMPLES, SAMPLE_SIZE, ALL_SAMPLES = 40, 1500, 60_000  # of a prompt; characters of one, of all
 EVENTS = 60  # newest shown
 REPORT_EVERY = 5.0  # seconds between reports while the run goes on
@@ -58,7 +55,7 @@ def refresh(folder: Path, pictures: bool = True) -> Path:
         from surefoot.track.plots import write_plots
 
         write_plots(plots, drawn, marks(history, run.meta), shown)
-    packed = _pack(document)
+    packed = pack(document)
     write_atomic(plots / "data.js", f"surefoot({packed})\n")
     names = sorted(path.name for path in plots.glob("[!.]*.png"))
     page = _page(run, story, settings, text, packed, names)
@@ -150,21 +147,13 @@ def _document(
         },
         "alert": story.alert,
         "tiles": story.tiles,
-        "figures": [_figure(figure) for figure in drawn],
+        "figures": [figure_values(figure) for figure in drawn],
         "marks": [asdict(mark) for mark in noted],
         "samples": samples,
         "pictures": pictures,
         "time": shares(history),
         "events": story.events(noted)[-EVENTS:],
     }
-
-
-def _figure(figure: Figure) -> dict[str, Any]:
-    made = asdict(figure)
-    for curve in made["curves"]:
-        for key in ("values", "smooth"):
-            curve[key] = [None if v is None else float(f"{v:.4g}") for v in curve[key]]
-    return made
 
 
 def _samples(path: Path) -> list[dict[str, Any]]:
@@ -195,14 +184,6 @@ def _few(rows: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
     ]
 
 
-def _pack(document: Mapping[str, Any]) -> str:
-    """Return JSON that is safe inside a script element, whatever a model wrote."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
-
-
 def _page(
     run: RunFolder,
     story: Story,
@@ -211,16 +192,8 @@ def _page(
     packed: str,
     pictures: list[str],
 ) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         name=run.name,
         subtitle=story.subtitle,
         settings=settings,
@@ -228,20 +201,10 @@ def _page(
         config_text=text,
         facts=facts(run),
         pictures=pictures,
-        version=__version__,
         data=packed,
-        licence=_asset("uplot.LICENSE.txt"),
-        uplot_css=_asset("uplot.css"),
-        uplot_js=_asset("uplot.js"),
-        css=_asset("report.css"),
-        charts_js=_asset("charts.js"),
-        pictures_js=_asset("pictures.js"),
-        js=_asset("report.js"),
+        pictures_js=asset("pictures.js"),
+        js=asset("report.js"),
     )
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
 
 
 def _read_text(path: Path) -> str:

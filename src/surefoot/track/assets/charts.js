@@ -36,8 +36,9 @@ const SPANS = [1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 2
 /* A place on the x axis: a step, seconds as h:mm:ss, or a number of tokens. */
 function along(value, x) {
   if (x === "seconds") {
+    value = Math.round(value);
     const pad = n => String(n).padStart(2, "0"), h = Math.floor(value / 3600), m = Math.floor(value / 60) % 60;
-    return (h ? h + ":" + pad(m) : m) + ":" + pad(Math.round(value) % 60);
+    return (h ? h + ":" + pad(m) : m) + ":" + pad(value % 60);
   }
   for (const [name, power] of [["G", 1e9], ["M", 1e6], ["k", 1e4]])
     if (value >= power) return +(value / (name === "k" ? 1e3 : power)).toFixed(1) + name;
@@ -90,7 +91,7 @@ class Chart {
     for (const curve of this.figure.curves) {
       const several = learners.length > 1;
       const hue = color("--c" + (several ? learners.indexOf(curve.learner) : names.indexOf(curve.role + curve.name)) % 8);
-      const label = several ? curve.learner + ", " + curve.name : curve.name;
+      const label = !several ? curve.name : names.length === 1 ? curve.learner : curve.learner + ", " + curve.name;
       const noisy = curve.smooth.length > 0;
       if (this.figure.stack) {  // each is drawn over those that it lies upon: the lowest comes last
         below = curve.values.map((v, i) => v + (below ? below[i] : 0));
@@ -102,7 +103,7 @@ class Chart {
         continue;
       }
       if (!noisy || this.raw.checked)
-        found.push({ curve, values: curve.values, label, hue: noisy ? hue + "66" : hue, width: noisy ? 1 : 1.8, legend: !noisy, dash: several && curve.role === "val" ? [6, 4] : undefined });
+        found.push({ curve, values: curve.values, label, hue: noisy ? hue + "66" : hue, width: noisy ? 1 : 1.8, legend: !noisy, dash: several && names.length > 1 && curve.role === "val" ? [6, 4] : undefined });
       if (noisy) found.push({ curve, values: curve.smooth, label: label + ", smoothed", hue, width: 2, legend: true });
     }
     return found;
@@ -202,8 +203,10 @@ class Chart {
   tell(u) {
     const steps = u.data[0], index = u.cursor.idx ?? steps.length - 1;
     this.legend.textContent = "";
+    const told = new Set();  // curves of several seeds have one name
     this.shown.forEach((line, place) => {
-      if (!line.legend) return;
+      if (!line.legend || told.has(line.label)) return;
+      told.add(line.label);
       const values = line.own || u.data[place + 1];
       let i = index;
       while (i > 0 && values[i] == null) i--;
