@@ -17,7 +17,7 @@ BUDGET = {
     "(top)": 500,
     "config": 2250,
     "data": 1700,
-    "track": 3400,
+    "track": 4100,
     "ops": 600,
     "nn": 850,
     "engine": 3850,
