@@ -315,14 +315,14 @@ class _Sinks:
         found: list[Sink] = []
         if self.console is not None:
             found.append(self.console.open(total, best))
+        if self.config.track.report:  # before TensorBoard, which shows its pictures at the end
+            from surefoot.track.report import ReportSink
+
+            found.append(ReportSink(path))
         if self.config.track.tensorboard:
             from surefoot.track.tensorboard import TensorBoard
 
             found.append(TensorBoard(path / "tb", segment, first))
-        if self.config.track.report:
-            from surefoot.track.report import ReportSink
-
-            found.append(ReportSink(path))
         for sink in found[:1]:
             for note in self.notes:
                 sink.note(note, "info")

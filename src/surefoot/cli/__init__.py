@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "runs": ("look", "runs", "list runs"),
     "show": ("look", "runs", "show one run"),
     "compare": ("look", "compare", "compare runs: what differs, and what came of it"),
+    "tb": ("look", "tb", "start TensorBoard on runs, or write their events anew"),
     "du": ("tidy", "tidy", "say what takes how much disk"),
     "prune": ("tidy", "tidy", "move runs that nobody needs to a trash, or bring them back"),
     "keep": ("tidy", "tidy", "keep a run whatever prune is asked for"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from surefoot.track.reading import History, Row, column, squeeze
 from surefoot.track.text import real
 
-__all__ = ["Best", "Curve", "Figure", "Mark", "best_of", "figures", "marks"]
+__all__ = ["Best", "Curve", "Figure", "Mark", "best_of", "figures", "marks", "reason"]
 
 POINTS = 2000  # at most, of one curve
 ALL_POINTS = 7000  # of all curves that follow the training steps
@@ -115,7 +115,7 @@ def marks(history: History, meta: Mapping[str, Any]) -> list[Mark]:
     for place, segment in enumerate(segments if isinstance(segments, list) else []):
         if place and isinstance(segment, Mapping):
             step = int(segment.get("step") or 0)
-            found.append(Mark(step, "resumed", _why(segment)))
+            found.append(Mark(step, "resumed", reason(segment)))
     for row in history.events:
         words = [f"{key} {value}" for key, value in row.items() if key not in _PLACE | {"event"}]
         text = str(row.get("why") or ", ".join(words))
@@ -123,7 +123,8 @@ def marks(history: History, meta: Mapping[str, Any]) -> list[Mark]:
     return sorted(found, key=lambda mark: mark.step)
 
 
-def _why(segment: Mapping[str, Any]) -> str:
+def reason(segment: Mapping[str, Any]) -> str:
+    """Return why the process of a segment went on, in a sentence."""
     ended = {
         "running": "the process before ended without a word (killed, or the machine stopped)",
         "stopped": "after it was stopped",

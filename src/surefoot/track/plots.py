@@ -11,7 +11,7 @@ from typing import Any
 from surefoot.track.figures import Curve, Figure, Mark
 from surefoot.track.text import bytes_text, clock
 
-__all__ = ["draw", "draw_picture", "sheet", "write_plots"]
+__all__ = ["DPI", "draw", "draw_picture", "sheet", "write_plots"]
 
 INK, GRID = "#3d4450", "#e6e8ec"
 HUES = ("#2f6fed", "#e8710a", "#0f9d74", "#a142c9", "#c5221f", "#5f7d95", "#b8860b", "#00897b")
