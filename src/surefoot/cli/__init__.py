@@ -23,6 +23,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("use", "sample", "measure a model on held-out data"),
     "runs": ("look", "runs", "list runs"),
     "show": ("look", "runs", "show one run"),
+    "top": ("look", "watch", "watch a run: curves, pace, memory, the last sample"),
+    "tail": ("look", "watch", "print the last rows and notes of a run"),
     "compare": ("look", "compare", "compare runs: what differs, and what came of it"),
     "tb": ("look", "tb", "start TensorBoard on runs, or write their events anew"),
     "du": ("tidy", "tidy", "say what takes how much disk"),

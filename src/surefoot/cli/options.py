@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
+from json import dumps
 from typing import Any
 
 from surefoot.config.units import parse_bytes, parse_seconds
@@ -13,13 +13,14 @@ from surefoot.track.choose import STATES, Choice, parse_bound
 __all__ = ["choice", "filters", "parser", "print_json", "read"]
 
 
-def parser(verb: str, description: str) -> argparse.ArgumentParser:
-    """Return the parser of a verb about runs, with `--runs` and `--json`."""
+def parser(verb: str, description: str, json: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of a verb about runs, with `--runs` and, where it has one, `--json`."""
     own = argparse.ArgumentParser(
         prog=f"surefoot {verb}", description=description, allow_abbrev=False
     )
     own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
-    own.add_argument("--json", action="store_true", help="print one JSON document")
+    if json:
+        own.add_argument("--json", action="store_true", help="print one JSON document")
     return own
 
 
@@ -63,4 +64,4 @@ def choice(options: argparse.Namespace, ages: bool = True) -> Choice:
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    print(dumps(value, ensure_ascii=False, indent=2, default=str))

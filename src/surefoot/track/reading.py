@@ -19,6 +19,8 @@ __all__ = [
     "History",
     "Row",
     "column",
+    "lines_back",
+    "read_back",
     "read_history",
     "read_last",
     "read_rows",
@@ -75,12 +77,26 @@ def read_rows(path: Path, damage: Damage | None = None) -> Iterator[Row]:
 
 def read_last(path: Path, wanted: Callable[[Row], bool] | None = None) -> Row | None:
     """Return the last whole row (that is `wanted`) without reading all of the file, or None."""
+    return next((row for row in read_back(path) if wanted is None or wanted(row)), None)
+
+
+def read_back(path: Path) -> Iterator[Row]:
+    """Yield the whole rows of a JSON-lines file from the last to the first, reading as few."""
+    for line in lines_back(path):
+        row = _parse(line, 0, None)
+        if row is not None:
+            yield row
+
+
+def lines_back(path: Path, end: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of a file (of its first `end` bytes) from the last to the first."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return None
+        return
     with file:
         position = file.seek(0, os.SEEK_END)
+        position = position if end is None else min(end, position)
         rest = b""  # the beginning of what was read: a line whose beginning is further up
         while position > 0:
             start = max(0, position - BLOCK)
@@ -89,11 +105,7 @@ def read_last(path: Path, wanted: Callable[[Row], bool] | None = None) -> Row | 
             cut = block.find(b"\n") + 1 or len(block)
             rest, whole = (block[:cut], block[cut:]) if start else (b"", block)
             position = start
-            for line in reversed(whole.splitlines(keepends=True)):
-                row = _parse(line, 0, None)
-                if row is not None and (wanted is None or wanted(row)):
-                    return row
-    return None
+            yield from reversed(whole.splitlines(keepends=True))
 
 
 @dataclass
