@@ -30,7 +30,7 @@ run: setup  ## Train the character model on Shakespeare (about two minutes)
 	@$(BIN)/surefoot train charlm --new
 
 test: setup-dev  ## Run the test suite (under three minutes)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4
 
 check: setup-dev  ## Lint, types, import floors, size budget, duplicate code
 	@$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every page of results says first: the command, the date and the machine."""
+"""What every page of results says: the command, the date and the machine, and which goals are met."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import torch
 
-__all__ = ["heading"]
+__all__ = ["goal", "heading", "write"]
 
 _PEERS = ("transformers", "accelerate", "lightning")
 
 
-def heading(title: str, command: str) -> list[str]:
-    """Return the first lines of a page of results."""
+def heading(title: str, command: str, about: str) -> list[str]:
+    """Return the first lines of a page of results; `about` is the program's own description."""
     found = [f"{p} {importlib.metadata.version(p)}" for p in _PEERS if _installed(p)]
     words = " ".join([f"python {command}", *sys.argv[1:]])
     return [
@@ -30,7 +30,25 @@ def heading(title: str, command: str) -> list[str]:
         f"start {os.getloadavg()[0]:.1f} (above the number of cores, other programs took part and "
         "only processor time and ratios say something).",
         "",
+        about.split("\n\n", 2)[2].rpartition(" Writes")[0],
+        "",
     ]
+
+
+def goal(what: str, measured: float, bound: float, least: bool = True, unit: str = "x") -> str:
+    """Return a line that says whether `measured` reaches `bound`, and if not, by how much."""
+    sign, met = ("at least", measured >= bound) if least else ("at most", measured <= bound)
+    verdict = "met" if met else f"**missed by {abs(bound - measured):.3g} {unit}**"
+    return f"- goal: {what}, {sign} {bound:g} {unit}; measured {measured:.3g} {unit}: {verdict}"
+
+
+def write(name: str, page: list[str]) -> None:
+    """Print a page of results and keep it as benchmarks/results/NAME.md."""
+    text = "\n".join(page).rstrip() + "\n"
+    folder = Path(__file__).resolve().parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 def _installed(package: str) -> bool:

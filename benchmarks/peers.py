@@ -5,7 +5,7 @@
 Every side runs in a process of its own, side after side and round after round; the medians of a
 step's processor time (on one thread) and of its time on the wall count. A side that is not
 installed is named as skipped. nanoGPT has no package: give the folder of a checkout of it; its
-loop is repeated here as its README documents it for processors. Writes benchmarks/peers.md.
+loop is repeated here as its README documents it for processors. Writes benchmarks/results/peers.md.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ SIZES = {  # layers, heads, width, context, batch, steps to measure, steps to wa
     "laptop": (4, 4, 128, 64, 12, 60, 15),
     "full": (6, 6, 384, 256, 12, 6, 3),
 }
+GOALS = {  # speed over the best setting of each peer
+    "laptop": {"nanoGPT": 3.0, "transformers Trainer, bf16": 3.0, "Lightning": 2.0, "bare": 0.99},
+    "full": {"nanoGPT": 3.0, "transformers Trainer, bf16": 1.8, "Lightning": 1.4, "bare": 0.99},
+}
 VOCABULARY = 65
-HERE = Path(__file__).resolve().parent
 
 
 class Stamps:
@@ -285,7 +288,8 @@ def measure(size: str, rounds: int, tokens: Path) -> list[str]:
     }
     _, _, _, context, batch, *_ = SIZES[size]
     base = min((m["cpu"] for s, m in medians.items() if s.startswith("nanoGPT")), default=None)
-    rows = []
+    rows = ["| | processor ms a step | wall ms | tokens per processor second | x nanoGPT |"]
+    rows.append("|---|---|---|---|---|")
     for side in SIDES:
         if side not in medians:
             rows.append(f"| {side} | skipped: {why[side]} | | | |")
@@ -293,7 +297,18 @@ def measure(size: str, rounds: int, tokens: Path) -> list[str]:
         cpu, wall = medians[side]["cpu"], medians[side]["wall"]
         ratio = f"{base / cpu:.2f}" if base else ""
         rows.append(f"| {side} | {cpu:.1f} | {wall:.1f} | {batch * context / cpu:.1f}k | {ratio} |")
-    return rows
+    return [*rows, "", *judge(size, {side: m["cpu"] for side, m in medians.items()})]
+
+
+def judge(size: str, cpu: dict[str, float]) -> list[str]:
+    """Return which goals the classic recipe, the model that all sides share, reaches."""
+    ours = min(cpu[s] for s in cpu if s.startswith("Surefoot, classic"))
+    found = []
+    for peer, bound in GOALS[size].items():
+        theirs = [cpu[s] for s in cpu if s.startswith(peer)]
+        if theirs:
+            found.append(machine.goal(f"speed against {peer}", min(theirs) / ours, bound))
+    return found
 
 
 def main() -> None:
@@ -310,8 +325,7 @@ def main() -> None:
     if asked.nanogpt:
         os.environ["NANOGPT"] = str(Path(asked.nanogpt).resolve())
     os.environ["OMP_NUM_THREADS"] = "1"
-    page = machine.heading("Training speed against other trainers", "benchmarks/peers.py")
-    page += [__doc__.split("\n\n")[2].replace(" Writes benchmarks/peers.md.", ""), ""]
+    page = machine.heading("Training speed against other trainers", "benchmarks/peers.py", __doc__)
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder) / "tokens.npy"
         np.save(tokens, np.random.default_rng(0).integers(0, VOCABULARY, 1_000_000, "uint8"))
@@ -320,12 +334,10 @@ def main() -> None:
             page += [
                 f"## {size}: {layers} layers, {heads} heads, {width} wide, {batch} x {context}",
                 "",
-                "| | processor ms a step | wall ms | tokens per processor second | x nanoGPT |",
-                "|---|---|---|---|---|",
                 *measure(size, asked.rounds, tokens),
                 "",
             ]
-    (HERE / "peers.md").write_text("\n".join(page), encoding="utf-8")
+    machine.write("peers", page)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,6 @@ class Learner:
         self.groups = [group for opt in self.optimisers for group in opt.param_groups]
         for group in self.groups:
             group.setdefault("peak", group["lr"])
-        self._share = (0.0, torch.zeros(()))
         self.set_precision(self.precision)
 
     def average_with(self, decay: float | None) -> None:
@@ -129,7 +128,8 @@ class Learner:
         """Add the gradient of this micro-batch's share of the mean over `total` units."""
         with self.autocast:
             loss = self.loss(self.model, batch, *self.level())
-        loss.sum.backward(self._share_of(total, loss.sum))
+        # A gradient handed to backward would be checked by torch's compiler, and so load it.
+        (loss.sum * (self.loss_scale / total)).backward()
         return loss
 
     def level(self) -> tuple[float, ...]:
@@ -137,13 +137,6 @@ class Learner:
         if self.curriculum is None:
             return ()
         return (self.curriculum.level(self.step, self.memory),)
-
-    def _share_of(self, total: float, like: Tensor) -> Tensor:
-        """Return f32[] 1 / total times the loss scale; most steps weigh the same."""
-        share = self.loss_scale / total
-        if self._share[0] != share or self._share[1].device != like.device:
-            self._share = (share, torch.tensor(share, dtype=like.dtype, device=like.device))
-        return self._share[1]
 
     def gradient_norm(self) -> float:
         """Undo the loss scale, clip, and return the norm before clipping."""
