@@ -143,7 +143,7 @@ def train_parts(row: Mapping[str, Any]) -> list[str]:
     if loss is not None:
         parts.append(f"loss {number(loss)}")
     if lr is not None:
-        parts.append(f"lr {short_exponent(f'{lr:.1e}')}")
+        parts.append(f"lr {short_exponent(f'{lr:.1e}') if lr else 0}")
     speed = rate(row)
     return [*parts, speed] if speed else parts
 
