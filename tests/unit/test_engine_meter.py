@@ -43,7 +43,7 @@ def test_each_second_is_counted_once(clock: Clock) -> None:
     for step in range(1, 4):
         assert data.batch(step).weight == step
         clock.now += 5
-        meter.count(10)
+        meter.count(10, {"main": 5.0})
     with meter.evaluate:
         clock.now += 7
     with contextlib.suppress(OSError), meter.save:
@@ -59,6 +59,14 @@ def test_each_second_is_counted_once(clock: Clock) -> None:
     clock.now += 3
     again: dict[str, Any] = meter.system(torch.device("cpu"))
     assert (again["steps"], again["data_s"], again["compute_s"]) == (0, 0.0, 3.0)
+
+
+def test_the_turns_of_several_learners_are_counted_apart() -> None:
+    meter = Meter()
+    meter.count(10, {"a": 1.0, "b": 2.0})
+    meter.count(10, {"b": 2.5})
+    assert meter.system(torch.device("cpu"))["turns_s"] == {"a": 1.0, "b": 4.5}
+    assert meter.system(torch.device("cpu"))["turns_s"] == {"a": 0.0, "b": 0.0}
 
 
 def test_kept_numbers_thin_out() -> None:

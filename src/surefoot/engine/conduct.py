@@ -99,7 +99,7 @@ class Conductor:
 
     def _after(self, report: Report) -> bool:
         """Do what is due after a step; return whether the loop must begin anew."""
-        self.meter.count(report.weight)
+        self.meter.count(report.weight, {n: r.seconds for n, r in report.readings.items()})
         with self.meter.record:
             self._journal(report)
         for happening in report.happenings:

@@ -7,6 +7,7 @@ those, and may be twenty lines of a user's own (`examples/own_loop.py`): the pro
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -46,7 +47,8 @@ class Reading:
     """What one learner's step gave. `loss` and `grad_norm` are float32 values, per unit of weight.
 
     `applied` is False when the update was skipped (non-finite, a spike, or repeated from the journal).
-    `state` is the checksum of a part of the learner before the step.
+    `state` is the checksum of a part of the learner before the step. `seconds` is how long it
+    took, which is no part of the numbers.
     """
 
     loss: float
@@ -56,6 +58,7 @@ class Reading:
     applied: bool
     state: int = 0
     parts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class _Turn:
         self.happenings: list[Happening] = []
 
     def take(self) -> tuple[Reading, int]:
+        begun = time.perf_counter()
         for record in self.told:
             if record.code == Event.MICRO:
                 self._shrink(int(record.value), _REPEATED)
@@ -139,7 +143,9 @@ class _Turn:
             self.learner.remember(loss)
         self.learner.zero()
         self.learner.step += 1
-        return Reading(loss, norm, lr, self._micro, applied, self.state, parts), weight
+        spent = time.perf_counter() - begun
+        found = Reading(loss, norm, lr, self._micro, applied, self.state, parts, spent)
+        return found, weight
 
     @property
     def _micro(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -58,9 +59,12 @@ class Meter:
         self._told = time.perf_counter()
         self._rated = (self._told, 0.0)
         self._last = dict.fromkeys(_FIELDS, 0.0)
+        self._turns: dict[str, float] = {}
 
-    def count(self, weight: int) -> None:
-        """Count a step of so many units of loss."""
+    def count(self, weight: int, turns: Mapping[str, float]) -> None:
+        """Count a step of so many units of loss, and the seconds that each learner took for it."""
+        for name, seconds in turns.items():
+            self._turns[name] = self._turns.get(name, 0.0) + seconds
         self._weight += weight
         self._steps += 1
 
@@ -78,7 +82,10 @@ class Meter:
         spent = {name: getattr(self, name).seconds for name in _FIELDS}
         since = {f"{name}_s": round(spent[name] - self._last[name], 6) for name in _FIELDS}
         rest = max(0.0, moment - self._told - sum(since.values()))
-        found = {"steps": self._steps, "compute_s": round(rest, 6), **since}
+        found: dict[str, Any] = {"steps": self._steps, "compute_s": round(rest, 6), **since}
+        if len(self._turns) > 1:
+            found["turns_s"] = {name: round(s, 6) for name, s in self._turns.items()}
+            self._turns = dict.fromkeys(self._turns, 0.0)
         self._told, self._last, self._steps = moment, spent, 0
         return {**found, "memory_bytes": resident(), **_device_memory(device)}
 

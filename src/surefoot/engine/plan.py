@@ -14,7 +14,7 @@ from surefoot.engine.learner import Learner
 from surefoot.engine.state import TrainState
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
 
-__all__ = ["describe", "farewell", "planned_rates", "prepare", "schedule_for"]
+__all__ = ["describe", "farewell", "planned_rates", "prepare", "schedule_for", "work"]
 
 _SHARES = {"top1": "top-1", "top5": "top-5", "exact": "exact"}  # metrics told at the end
 
@@ -40,6 +40,12 @@ def planned_rates(learner: Learner, points: int = 64) -> list[tuple[int, float]]
     peak, last = float(learner.groups[-1]["peak"]), learner.limit or 1000
     places = sorted({1 + round(i * (last - 1) / (points - 1)) for i in range(points)})
     return [(step, float(f"{peak * learner.schedule(step - 1):.5g}")) for step in places]
+
+
+def work(job: Job, batch_size: int) -> dict[str, int]:
+    """Return floating-point operations a step of each learner whose model counts them."""
+    counted = {n: getattr(x.model, "flops", None) for n, x in job.learners.items()}
+    return {name: count() * batch_size for name, count in counted.items() if count is not None}
 
 
 def prepare(

@@ -26,7 +26,7 @@ from surefoot.engine.job import Job
 from surefoot.engine.meter import resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import compile_in_place
-from surefoot.engine.plan import describe, farewell, planned_rates, prepare
+from surefoot.engine.plan import describe, farewell, planned_rates, prepare, work
 from surefoot.engine.rebuild import Buildable, rebuild
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
@@ -192,7 +192,7 @@ def _play(
         for warning in found.notes(segment, record, tape):
             record.note(warning)
         tape.begin(found.step)
-        _sign(folder, found.step, job)
+        _sign(folder, found.step, job, config)
         return _train(folder, config, job, world, pins, state, record, tape, store, mirror)
     finally:
         tape.close()
@@ -297,7 +297,7 @@ def _best_loss(state: TrainState) -> float | None:
     return min(found, default=None)
 
 
-def _sign(folder: RunFolder, step: int, job: Job) -> None:
+def _sign(folder: RunFolder, step: int, job: Job, config: RunConfig) -> None:
     """Write into run.json that this process trains the run now, and with which rates.
 
     `memory` is what it holds besides the weights: the program itself and the data.
@@ -311,6 +311,7 @@ def _sign(folder: RunFolder, step: int, job: Job) -> None:
         status="running", started=folder.meta.get("started") or now(), ended=None,
         segments=[*folder.meta["segments"], segment],
         rates={name: planned_rates(learner) for name, learner in job.learners.items()},
+        flops=work(job, config.train.batch_size),
     )  # fmt: skip
 
 

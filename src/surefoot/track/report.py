@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from surefoot.track.effort import effort
 from surefoot.track.figures import Figure, figures, marks
 from surefoot.track.folder import RunFolder, write_atomic
 from surefoot.track.gallery import gallery
@@ -45,7 +46,7 @@ def refresh(folder: Path, pictures: bool = True) -> Path:
     history = read_history(folder / "metrics.jsonl")
     drawn = figures(history, _clip(value_of(settings, "optim.clip")))
     drawn = [planned(figure, run.meta) if figure.id == "lr" else figure for figure in drawn]
-    drawn += usage(history, run.meta)
+    drawn += effort(history, run.meta) + usage(history, run.meta)
     story = tell(run, history)
     samples, shown = _samples(folder / "samples.jsonl"), gallery(folder / "pictures.jsonl")
     document = _document(run, history, drawn, story, samples, shown)

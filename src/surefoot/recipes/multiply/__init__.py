@@ -144,7 +144,7 @@ def loss(model: nn.Module, batch: Batch, level: float = 1.0, *, criterion: Any) 
         inputs = torch.cat((inputs[:, :1], torch.where(kept, inputs[:, 1:], said)), 1)
     found = criterion(model(fields["question"], inputs), fields["targets"])
     count = (fields["targets"] != -100).sum(1)
-    parts = {"digits": found.hits, "exact": (found.right * count).sum()}
+    parts = {"token_accuracy": found.hits, "sequence_accuracy": (found.right * count).sum()}
     if "noise" in fields:
         parts["teacher_forcing"] = found.hits.new_tensor(level * batch.weight)
     return Loss(found.loss, parts)
@@ -216,7 +216,7 @@ recipe = Recipe(
         },
         "laptop": {
             "data": {"num_problems": 1_000_000, "replacement": True},
-            "train": {"batch_size": 128, "max_steps": 1500},
+            "train": {"batch_size": 128, "max_steps": 1200},
         },
         "full": {
             "data": {
@@ -225,7 +225,7 @@ recipe = Recipe(
                 "num_problems": 1_000_000,
                 "replacement": True,
             },
-            "train": {"batch_size": 128, "max_steps": 5000},
+            "train": {"batch_size": 128, "max_steps": 4000},
         },
     },
 )

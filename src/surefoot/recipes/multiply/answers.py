@@ -84,13 +84,13 @@ class Exam:
     def scores(self, model: nn.Module) -> dict[str, float]:
         """Return `val_loss` (of the right answers, nats a token) and what is right by itself.
 
-        `digits` is the share of right tokens, `exact` that of right answers.
+        `token_accuracy` is the share of right tokens, `exact` that of right answers.
         """
         sheet = self.sit(model)
         hits = (sheet.said == sheet.targets).sum()  # a target that does not count equals nothing
         return {
             "val_loss": sheet.nats / sheet.tokens,
-            "digits": float(hits / sheet.tokens),
+            "token_accuracy": float(hits / sheet.tokens),
             "exact": float(self.right(sheet).mean()),
         }
 
