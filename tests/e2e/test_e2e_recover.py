@@ -74,7 +74,7 @@ def test_a_supervised_run_starts_again_after_a_crash(
     assert "exit code -9; restart 1 of 3 in 0 s" in said.err
     found = re.search(r"going on from checkpoint of step ([24]);", said.out)
     assert found is not None  # the save of step 4 may not have ended
-    assert f"resume proven over {5 - int(found[1])} steps" in said.out
+    assert f"resume proven over {5 - int(found[1])} step" in said.out
     meta = json.loads((runs / "mine" / "run.json").read_text())
     assert meta["status"] == "done" and meta["step"] == 8
     assert [(entry["step"], entry["exit"]) for entry in meta["restarts"]] == [(5, -9)]
@@ -96,7 +96,7 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_little(surefoot: Any, runs: Path
     assert json.loads((runs / "mine" / "run.json").read_text())["status"] == "stopped"
     said = surefoot("resume", "mine").ok()
     assert "going on from checkpoint of step 2" in said.out
-    assert "resume proven over 1 steps" in said.out
+    assert "resume proven over 1 step" in said.out
 
 
 def test_without_any_checkpoint_everything_is_computed_and_compared(
@@ -108,7 +108,7 @@ def test_without_any_checkpoint_everything_is_computed_and_compared(
     shutil.rmtree(runs / "mine" / "checkpoints")
     said = surefoot("resume", "mine", "--max-steps", 7).ok()
     assert "going on from the beginning" in said.out
-    assert "resume proven over 6 steps" in said.out
+    assert "resume proven over 6 step" in said.out
     assert newest.read_bytes() == before
 
 

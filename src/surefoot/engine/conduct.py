@@ -58,6 +58,7 @@ class Conductor:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
     _warned: bool = False
+    _comparing: bool = False  # with what the journal holds of steps that are computed again
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
 
@@ -66,6 +67,7 @@ class Conductor:
 
         Raises Diverged, OutOfResources or CheckFailed, after saving what can be saved.
         """
+        self._comparing = not self.tape.caught_up
         if any(c.resumable for c in self.saver.store.checkpoints()):
             self._saved = self._progress()
             self.saver.tidy(self._needed())
@@ -131,9 +133,18 @@ class Conductor:
                     loss=reading.loss, norm=reading.grad_norm, state=reading.state,
                 ),
             )  # fmt: skip
+        if self._comparing and self.tape.caught_up:
+            self.tell_proof()
         if self.tape.journal.behind and not self._warned:
             self._warned = True
             self.record.note("the disk refuses the journal; its records wait in memory", "warning")
+
+    def tell_proof(self) -> None:
+        """Say once over how many steps this resume is proven."""
+        proven = self.tape.proven
+        if self._comparing and proven:
+            self.record.note(f"resume proven over {proven} step{'s' * (proven > 1)}")
+        self._comparing = False
 
     def _journal_event(self, step: int, what: Happening) -> None:
         left = self.tape.event(what.learner, step, what.event, what.value, what.norm)

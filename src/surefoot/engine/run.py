@@ -218,7 +218,7 @@ def _train(
 
     saver = Saver(store, config.keep, config.cadence.save_every, before_commit, mirror)
     facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
-    ahead, begun = tape.ahead, time.monotonic()
+    begun = time.monotonic()
     with watching() as interrupts, _batches(data, pins) as batches:
         conductor = Conductor(
             job, config, world, batches, data.digest, state, record, tape, saver, interrupts, facts
@@ -228,9 +228,7 @@ def _train(
         except BaseException as error:
             _fail(folder, state, saver, error)
             raise
-    proven = f"resume proven over {tape.proven} steps" if ahead and tape.proven else None
-    if proven:
-        record.note(proven)
+    conductor.tell_proof()
     status = "done" if ended == "done" else "stopped"
     best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
     folder.update(status=status, ended=now(), step=state.step, best=best)

@@ -124,6 +124,12 @@ class Tape:
         return max(counts)
 
     @property
+    def caught_up(self) -> bool:
+        """Whether no step lies ahead any more."""
+        reels = self._reels.values()
+        return not any(r.kind is Kind.STEP for reel in reels for _, r in reel.ahead)
+
+    @property
     def proven(self) -> int:
         """Steps compared so far, all equal; of several learners, those of the one with most."""
         return self._before + max((reel.proven for reel in self._reels.values()), default=0)
