@@ -160,6 +160,7 @@ def write(run: RunFolder, steps: int, segment: int = 0, first: int = 0) -> None:
                 record.row("eval", step, val_loss=4 / step + 1.1, top1=0.4, top5=0.8)
                 text = f"thou art step {step} of all" + (HARM if step > 100 else "")
                 record.sample(step, "main", "ROMEO:", text)
+                record.note(f"at {step}: {HARM}", "warning" if step == 100 else "info")
                 spent = {"compute_s": 2.0, "data_s": 0.5, "memory_bytes": 3e8 + 1e6 * step}
                 record.row("system", step, steps=50, **spent)
                 for picture in pictures(step):
@@ -250,6 +251,14 @@ def test_pictures_slide_and_tell_values(run: RunFolder, browser: Browser) -> Non
     assert "column" in browser.value(said)
     split = "[...document.querySelectorAll('#spent .legend span')].map(s => s.textContent)"
     assert browser.value(split) == ["compute 80 % 0:12", "data 20 % 0:03"]
+    assert browser.complaints() == []
+
+
+def test_the_log_is_there_when_asked_for(run: RunFolder, browser: Browser) -> None:
+    browser.open(refresh(run.path, pictures=False))
+    browser.value("document.querySelector('#log summary').click()")
+    rows = "[...document.querySelectorAll('#log tr')].map(r => r.children[1].textContent)"
+    assert browser.value(rows) == ["", "warning", "", "", "", ""]
     assert browser.complaints() == []
 
 

@@ -13,7 +13,7 @@ import torch
 from surefoot.data.batch import Batch
 from surefoot.engine.loop import Batches
 
-__all__ = ["Meter", "Span", "Timed", "resident", "sparse"]
+__all__ = ["Meter", "Span", "Timed", "gpu", "resident", "sparse"]
 
 _FIELDS = ("data", "evaluate", "save", "record")  # what is left of the time is computing
 
@@ -105,6 +105,14 @@ def sparse(count: int, digits: int) -> bool:
 def resident() -> int:
     """Return the bytes of memory that this process holds."""
     return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def gpu(device: torch.device) -> dict[str, Any]:
+    """Return the name and the bytes of memory of a CUDA device; nothing for another."""
+    if device.type != "cuda":
+        return {}
+    found = torch.cuda.get_device_properties(device)
+    return {"gpu": found.name, "gpu_memory": found.total_memory}
 
 
 def _device_memory(device: torch.device) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from surefoot.config.files import dump
@@ -23,7 +24,7 @@ from surefoot.engine.conduct import Conductor
 from surefoot.engine.disk import refusals, room_for, synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
-from surefoot.engine.meter import resident
+from surefoot.engine.meter import gpu, resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import describe, farewell, planned_rates, prepare, work
@@ -100,7 +101,8 @@ def begin(
         "source": job.source.fingerprint, "settings": job.settings,
         "location": recipe.location or recipe.name,
         "plan": asdict(plan),
-        "machine": describe_machine(), "git": git, "tags": config.track.tags,
+        "machine": {**describe_machine(), **gpu(world.device)}, "git": git,
+        "tags": config.track.tags,
         "versions": versions(), **(facts or {}),
     }  # fmt: skip
     files = {
@@ -348,6 +350,7 @@ def versions() -> dict[str, str]:
     return {
         "surefoot": __version__,
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "python": platform.python_version(),
     }
 

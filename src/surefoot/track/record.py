@@ -99,7 +99,7 @@ class Record:
 
     def _open(self, learners: Mapping[str, int] | None) -> None:
         with contextlib.ExitStack() as opened:
-            self._log = Log(self.path / "log.txt")
+            self._log = Log(self.path / "log.txt", self.segment)
             opened.callback(self._log.close)
             self._files = []
             for name in ("metrics", "samples", "system", "pictures"):
@@ -129,11 +129,11 @@ class Record:
         self._put("picture", self._pictures, row)
 
     def note(self, text: str, level: Level = "info") -> None:
-        """Write a sentence to `log.txt` and show it."""
+        """Write a sentence to `log.txt` and show it; a warning is shown once."""
         with self._lock:
-            self._log.write(text, level)
-            for sink in self._sinks:
-                self._show(sink, "note", text, level)
+            if self._log.write(text, level):
+                for sink in self._sinks:
+                    self._show(sink, "note", text, level)
 
     def rewind(self, step: int, learners: Mapping[str, int] | None = None) -> int:
         """Move rows and samples of later steps aside; return how many rows there were.

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from surefoot.track.effort import effort
 from surefoot.track.figures import Figure, figures, marks
 from surefoot.track.folder import RunFolder, write_atomic
 from surefoot.track.gallery import gallery
+from surefoot.track.log import read_log
 from surefoot.track.page import asset, figure_values, pack, render
 from surefoot.track.reading import History, read_history, read_rows
 from surefoot.track.record import Row, Sink
@@ -30,6 +32,7 @@ __all__ = ["ReportSink", "refresh"]
 
 SAMPLES, SAMPLE_SIZE, ALL_SAMPLES = 40, 1500, 60_000  # of a prompt; characters of one, of all
 EVENTS = 60  # newest shown
+SAID, TEXT = 80, 300  # newest entries of the log, characters of one
 REPORT_EVERY = 5.0  # seconds between reports while the run goes on
 PICTURES_EVERY = 60.0  # seconds between pictures while the run goes on
 PATIENCE = 120.0  # seconds that the last report may take
@@ -154,6 +157,7 @@ def _document(
         "pictures": pictures,
         "time": shares(history),
         "events": story.events(noted)[-EVENTS:],
+        "log": _log(run.path / "log.txt"),
     }
 
 
@@ -168,6 +172,13 @@ def _samples(path: Path) -> list[dict[str, Any]]:
         {"title": _title(learner, prompt), "prompt": clean(prompt), "items": _few(rows, room)}
         for (learner, prompt), rows in groups.items()
     ]
+
+
+def _log(path: Path) -> list[tuple[str, str, str]]:
+    """Return (time, level where it matters, text) of the newest entries."""
+    newest = deque(read_log(path), maxlen=SAID)
+    levels = {"info": ""}
+    return [(e.time, levels.get(e.level, e.level), clean(e.text)[:TEXT]) for e in newest]
 
 
 def _title(learner: str, prompt: str) -> str:

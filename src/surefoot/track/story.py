@@ -86,8 +86,8 @@ def facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
         "identity": meta.get("identity"),
     }
     machine = _mapping(meta.get("machine"))
-    if "memory" in machine:
-        machine["memory"] = bytes_text(real(machine["memory"]) or 0.0)
+    for name in {"memory", "gpu_memory"} & machine.keys():
+        machine[name] = bytes_text(real(machine[name]) or 0.0)
     tables = [
         ("Data", _mapping(meta.get("data"))),
         ("Machine", machine),

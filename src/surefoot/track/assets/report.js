@@ -67,13 +67,13 @@
     }
   }
 
-  function drawEvents() {
-    $("events").hidden = !doc.events.length;
-    const table = $("events").querySelector("table");
+  function drawRows(id, rows) {
+    $(id).hidden = !rows.length;
+    const table = $(id).querySelector("table");
     table.textContent = "";
-    for (const event of doc.events) {
+    for (const cells of rows) {
       const row = add(table, "tr");
-      for (const cell of event) add(row, "td", cell);
+      for (const cell of cells) add(row, "td", cell);
     }
   }
 
@@ -83,7 +83,8 @@
     drawCharts();
     drawPictures();
     drawSamples();
-    drawEvents();
+    drawRows("events", doc.events);
+    drawRows("log", doc.log);
   }
 
   $("slider").oninput = e => move(+e.target.value);
