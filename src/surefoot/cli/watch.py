@@ -14,6 +14,7 @@ from surefoot.cli.options import parser
 from surefoot.errors import ConfigError, RunError
 from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
 from surefoot.track.follow import Follower, rows_of
+from surefoot.track.log import parse_entry
 from surefoot.track.reading import Row, lines_back, read_back
 from surefoot.track.text import clean, eval_parts, real, sample_lines, train_parts
 
@@ -142,13 +143,11 @@ def _told(rows: Iterable[Row]) -> Iterator[Line]:
 def _logged(lines: Iterable[bytes]) -> Iterator[Line]:
     """Yield the lines of log.txt; those without a time of their own belong to the one before."""
     for line in lines:
-        text = line.decode("utf-8", "replace").rstrip()
-        try:
-            moment = time.mktime(time.strptime(text[:19], "%Y-%m-%d %H:%M:%S"))
-        except ValueError:
+        entry = parse_entry(line.decode("utf-8", "replace"))
+        if entry is None:
             continue
-        level, _, words = text[20:].partition(" ")
-        said = f"{level}: {words.strip()}" if level != "info" else words.strip()
+        moment = time.mktime(time.strptime(entry.time, "%Y-%m-%d %H:%M:%S"))
+        said = entry.text if entry.level == "info" else f"{entry.level}: {entry.text}"
         yield moment + 0.999, clean(f"{_clock(moment)}  {said}", sys.stdout.encoding)
 
 

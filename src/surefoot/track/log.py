@@ -17,7 +17,7 @@ from pathlib import Path
 
 from surefoot.track.text import clean
 
-__all__ = ["Entry", "Log", "read_log"]
+__all__ = ["Entry", "Log", "parse_entry", "read_log"]
 
 LIMIT = 1_000_000  # bytes of one file
 OLD = 3  # files kept besides: log.1.txt (newest) to log.3.txt
@@ -81,6 +81,16 @@ class Log:
         self._file = self.path.open("ab", buffering=0)
 
 
+def parse_entry(line: str) -> Entry | None:
+    """Return the entry that a line begins; None: it goes on with the one before, or is torn.
+
+    >>> parse_entry("2026-11-21 03:40:05 info     2  going on\\n")
+    Entry(time='2026-11-21 03:40:05', level='info', segment=2, text='going on')
+    """
+    match = _LINE.fullmatch(line.rstrip("\n"))
+    return Entry(match[1], match[2], int(match[3]), match[4]) if match else None
+
+
 def read_log(path: Path) -> Iterator[Entry]:
     """Yield the entries of a `log.txt` and its older files, oldest first; torn lines are left out."""
     entry: Entry | None = None
@@ -91,10 +101,10 @@ def read_log(path: Path) -> Iterator[Entry]:
             file.open(encoding="utf-8", errors="replace") as f,
         ):
             for line in f:
-                if match := _LINE.fullmatch(line.rstrip("\n")):
+                if found := parse_entry(line):
                     if entry is not None:
                         yield entry
-                    entry = Entry(match[1], match[2], int(match[3]), match[4])
+                    entry = found
                 elif entry is not None and line.startswith(INDENT):
                     text = f"{entry.text}\n{line[len(INDENT) :].rstrip()}"
                     entry = Entry(entry.time, entry.level, entry.segment, text)
