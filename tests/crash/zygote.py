@@ -49,6 +49,7 @@ def _child(library: Any, plays: Any, request: dict[str, Any]) -> None:
     if request["arm"]:
         folder, k, fault = request["arm"]
         library.crash_arm(os.fsencode(folder), k, fault)
+    os.chdir(Path(request["answer"]).parent)  # outside of any repository, whose diff a run keeps
     code = 0
     try:
         answer = getattr(plays, request["play"])(**request["arguments"])

@@ -24,7 +24,7 @@ from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
 from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Checkpoint
-from surefoot.engine.tape import Tape
+from surefoot.engine.witness import Witness
 from surefoot.engine.world import World
 from surefoot.errors import Diverged, OutOfResources
 from surefoot.seeds import derive
@@ -47,18 +47,15 @@ class Conductor:
     config: RunConfig
     world: World
     data: Batches
-    digest: Any  # step -> 64 bits that name its examples
     state: TrainState
     record: Record
-    tape: Tape
+    witness: Witness
     saver: Saver
     interrupts: Interrupts
     facts: Mapping[str, Any]
     meter: Meter = field(default_factory=Meter)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
-    _warned: bool = False
-    _comparing: bool = False  # with what the journal holds of steps that are computed again
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
 
@@ -67,7 +64,6 @@ class Conductor:
 
         Raises Diverged, OutOfResources or CheckFailed, after saving what can be saved.
         """
-        self._comparing = not self.tape.caught_up
         if any(c.resumable for c in self.saver.store.checkpoints()):
             self._saved = self._progress()
             self.saver.tidy(self._needed())
@@ -91,7 +87,9 @@ class Conductor:
 
     def _steps(self) -> Iterator[Report]:
         data = Timed(self.data, self.meter.data)
-        reports = steps(self.state, data, self.config.train.seed, self.world, self.tape.told)
+        reports = steps(
+            self.state, data, self.config.train.seed, self.world, self.witness.tape.told
+        )
         if not self.config.track.profile:
             return reports
         from surefoot.engine.profile import profiled
@@ -103,7 +101,7 @@ class Conductor:
         """Do what is due after a step; return whether the loop must begin anew."""
         self.meter.count(report.weight, {n: r.seconds for n, r in report.readings.items()})
         with self.meter.record:
-            self._journal(report)
+            self.witness.write(report)
         for happening in report.happenings:
             self._tell(report, happening)
         kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
@@ -119,37 +117,6 @@ class Conductor:
             self._save_if_due(report.step, improved, rolled)
         self._measure(report.step)
         return rolled or self.interrupts.received is not None
-
-    def _journal(self, report: Report) -> None:
-        digest = self.digest(report.step - 1)
-        for name, reading in report.readings.items():
-            for happening in report.happenings:
-                if happening.learner == name:
-                    self._journal_event(report.step, happening)
-            self.tape.step(
-                name,
-                self.tape.record(
-                    name, report.step, micro=reading.micro, digest=digest, seed=report.seed,
-                    loss=reading.loss, norm=reading.grad_norm, state=reading.state,
-                ),
-            )  # fmt: skip
-        if self._comparing and self.tape.caught_up:
-            self.tell_proof()
-        if self.tape.journal.behind and not self._warned:
-            self._warned = True
-            self.record.note("the disk refuses the journal; its records wait in memory", "warning")
-
-    def tell_proof(self) -> None:
-        """Say once over how many steps this resume is proven."""
-        proven = self.tape.proven
-        if self._comparing and proven:
-            self.record.note(f"resume proven over {proven} step{'s' * (proven > 1)}")
-        self._comparing = False
-
-    def _journal_event(self, step: int, what: Happening) -> None:
-        left = self.tape.event(what.learner, step, what.event, what.value, what.norm)
-        if left:
-            self.record.note(f"step {step}: {left}", "warning")
 
     def _tell(self, report: Report, happening: Happening) -> None:
         words = {
@@ -217,7 +184,7 @@ class Conductor:
                 where=f"step {step}, learner {name}, {self._examples(step)}",
                 fix="a lower optim.lr",
             )
-        self.tape.event(name, step, Event.ROLLBACK, float(target))
+        self.witness.tape.event(name, step, Event.ROLLBACK, float(target))
         checkpoint, payload = found
         self._forget_after(checkpoint)
         payload.small["learners"] = {name: payload.small["learners"][name]}
@@ -338,7 +305,10 @@ class Conductor:
         self._saved = self._progress()
         self.saver.pinned = self._needed()
         self.saver.save(
-            self.state, metric=min(lately, default=None), places=self.tape.places(), **self.facts
+            self.state,
+            metric=min(lately, default=None),
+            places=self.witness.tape.places(),
+            **self.facts,
         )
 
     @property
@@ -396,7 +366,7 @@ class Conductor:
                 fix="a smaller model, or another machine",
             )
         self.state.restore(payload)
-        self.tape.rewind(checkpoint.manifest["places"])
+        self.witness.tape.rewind(checkpoint.manifest["places"])
         self.record.rewind(checkpoint.step, self._steps_of())
         self._failed[failure.learner] = failure.step
         self.record.note(

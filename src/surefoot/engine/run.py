@@ -34,6 +34,7 @@ from surefoot.engine.signals import watching
 from surefoot.engine.state import TrainState
 from surefoot.engine.store import Store
 from surefoot.engine.tape import Tape
+from surefoot.engine.witness import Witness
 from surefoot.engine.world import World, open_world
 from surefoot.errors import CheckFailed, Stopped, SurefootError
 from surefoot.track.folder import RunFolder, now
@@ -221,16 +222,17 @@ def _train(
     saver = Saver(store, config.keep, config.cadence.save_every, before_commit, mirror)
     facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
     begun = time.monotonic()
+    witness = Witness(tape, record, data.digest)
     with watching() as interrupts, _batches(data, pins) as batches:
         conductor = Conductor(
-            job, config, world, batches, data.digest, state, record, tape, saver, interrupts, facts
+            job, config, world, batches, state, record, witness, saver, interrupts, facts
         )
         try:
             ended = conductor.run()
         except BaseException as error:
             _fail(folder, state, saver, error)
             raise
-    conductor.tell_proof()
+    witness.tell()
     status = "done" if ended == "done" else "stopped"
     best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
     folder.update(status=status, ended=now(), step=state.step, best=best)
