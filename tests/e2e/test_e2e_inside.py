@@ -69,12 +69,12 @@ def test_looking_changes_no_bit(surefoot: Any, runs: Path) -> None:
     assert seen == record(runs / "plain")
     assert all(set(found) == set(ratios[0]) for found in ratios)
     assert "update_ratio/blocks.0" in ratios[0] and 1e-6 < ratios[-1]["update_ratio/blocks.0"] < 1
-    table = (runs / "seen" / "profile" / "steps-6-10.txt").read_text(encoding="utf-8")
+    table = (runs / "seen" / "profile" / "steps-11-12.txt").read_text(encoding="utf-8")
     assert table in answer.out
     shares = re.findall(r"^  (\w+) +[\d.]+ ms +([\d.]+) %$", table, re.MULTILINE)
     assert {"forward", "backward", "optimiser", "clip", "data", "rest"} <= {n for n, _ in shares}
     assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=1)
-    with gzip.open(runs / "seen" / "profile" / "steps-6-10.json.gz") as file:
+    with gzip.open(runs / "seen" / "profile" / "steps-11-12.json.gz") as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert {"forward", "optimiser", "aten::mm", "[memory]"} <= names
 

@@ -112,7 +112,7 @@ CASES = [
     Case("track.tensorboard", True, "files"),
     Case("track.report", True, "files"),
     Case("track.tags", "wide,first", "tags"),
-    Case("track.profile", True, "files", {"train.max_steps": 6}),
+    Case("track.profile", True, "files", {"train.max_steps": 11}),
     Case("track.update_ratio", True, "columns"),
 ]
 LENGTHS = {"train.max_steps"}  # circumstances of how far a run goes

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
-
-from torch import nn
 
 from surefoot.config.learners import alone
 from surefoot.config.schema import RunConfig, Train
 from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
-from surefoot.engine.look import draw, look_at
+from surefoot.engine.look import draw, look_at, sample
 from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.meter import Meter, Timed, sparse
 from surefoot.engine.ratio import watch_updates
@@ -242,7 +239,7 @@ class Conductor:
             if ended or (_due(report.step, every) and sparse(report.step // every, 5)):
                 draw(self.job, name, report.step, self.config, self.record)
             if _due(report.step, cadence.sample_every) or (ended and cadence.sample_every):
-                self.sample(name, report.step)
+                sample(self.job, name, report.step, self.config, self.record)
         return improved
 
     def policy(self, name: str) -> Train:
@@ -276,14 +273,6 @@ class Conductor:
             text = f"step {step}: no improvement in {policy.patience} evaluations; stopping"
             self.record.note(self._prefix(name) + text)
         return improved
-
-    def sample(self, name: str, step: int) -> None:
-        """Let one learner write, and put it into the record."""
-        seed = derive(self.config.train.seed, "sample")
-        for prompt, sampler in self.job.samplers.items():
-            key = derive(self.config.train.seed, "sample", step, prompt)
-            text = look_at(self.state.learners[name], key, partial(_write, sampler, seed))
-            self.record.sample(step, name, prompt, text)
 
     def _save_if_due(self, step: int, improved: bool, rolled: bool) -> None:
         complaint = self.saver.complaint()
@@ -373,7 +362,3 @@ class Conductor:
             f"step {failure.step}: out of memory in the optimiser; again from step {checkpoint.step}",
             "warning",
         )
-
-
-def _write(sampler: Callable[[nn.Module, int], str], seed: int, model: nn.Module) -> str:
-    return sampler(model, seed)

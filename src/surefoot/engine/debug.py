@@ -100,9 +100,11 @@ def replay(recipe: Buildable, folder: RunFolder, config: RunConfig, step: int) -
     Raises RunError when the run has not got there or cannot be rebuilt.
     """
     reached = int(folder.meta.get("step") or 0)
-    job, world, *_ = rebuild(recipe, folder, config)
+    job, world, pins, _ = rebuild(recipe, folder, config)
     state = TrainState(job.learners)
     found = Replay(step, 0)
+    if pins.compile:
+        found.findings.append("the run is compiled and this replay is not: last bits may differ")
     with tempfile.TemporaryDirectory() as aside:
         tape = _go_back(folder, state, step, Path(aside), found)
         reached = max(reached, state.step + tape.ahead)

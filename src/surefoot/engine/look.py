@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from torch import nn
 
 from surefoot.config.schema import RunConfig
 from surefoot.engine import faults
-from surefoot.engine.job import Job
+from surefoot.engine.job import Job, Sampler
 from surefoot.engine.learner import Learner
 from surefoot.engine.random import rekey
 from surefoot.errors import OutOfResources
 from surefoot.seeds import derive
 from surefoot.track.record import Record
 
-__all__ = ["draw", "look_at"]
+__all__ = ["draw", "look_at", "sample"]
 
 T = TypeVar("T")
 
@@ -57,3 +58,16 @@ def draw(job: Job, name: str, step: int, config: RunConfig, record: Record) -> N
         except Exception as error:  # the numbers do not depend on it, so training goes on
             text = f"no picture {title!r} of {name}: {type(error).__name__}: {error}"
             record.note(text, "warning")
+
+
+def sample(job: Job, name: str, step: int, config: RunConfig, record: Record) -> None:
+    """Let a learner write, from the same seed each time, and put it into the record."""
+    seed = derive(config.train.seed, "sample")
+    for prompt, sampler in job.samplers.items():
+        key = derive(config.train.seed, "sample", step, prompt)
+        text = look_at(job.learners[name], key, partial(_write, sampler, seed))
+        record.sample(step, name, prompt, text)
+
+
+def _write(sampler: Sampler, seed: int, model: nn.Module) -> str:
+    return sampler(model, seed)

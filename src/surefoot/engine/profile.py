@@ -22,7 +22,7 @@ from surefoot.engine.meter import Meter, Span
 
 __all__ = ["profiled"]
 
-WARMUP, STEPS = 5, 5  # steps that pass before, and those that are profiled
+WARMUP, STEPS = 10, 5  # steps that pass before (the first row of the record, too), those profiled
 OPERATIONS = 20  # in the table
 _PHASES = {"loss": "forward", "gradient_norm": "clip", "update": "optimiser"}
 
