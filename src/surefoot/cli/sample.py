@@ -132,7 +132,13 @@ def _evaluate(argv: list[str]) -> int:
         return 0
     print(f"checkpoint of step {step}")
     for learner, found in scores.items():
+        interval = [found.pop(key) for key in ("exact_low", "exact_high", "asked") if key in found]
         for name, value in found.items():
             label = name if len(scores) == 1 else f"{learner}.{name}"
-            print(f"  {label:<20} {value:.4f}")
+            print(f"  {label:<24} {value:.4f}{_interval(*interval) if name == 'exact' else ''}")
     return 0
+
+
+def _interval(low: float = 0.0, high: float = 1.0, asked: float = 0.0) -> str:
+    """Return how far a share is known, where it was said of how many."""
+    return f"  ({low:.4f} to {high:.4f} with 95 %, of {asked:,.0f})" if asked else ""

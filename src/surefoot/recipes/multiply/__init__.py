@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from surefoot.config.learners import alone
 from surefoot.config.model import EncoderDecoderConfig
@@ -64,11 +64,14 @@ def parts(config: MultiplyConfig) -> tuple[Split, Form]:
 
 
 def problems(config: MultiplyConfig, split: Split, form: Form) -> Problems:
-    """Return the training problems; noise comes with them where teachers fall silent."""
+    """Return the training problems; noise comes with them where teachers may fall silent.
+
+    They do not depend on who is active, so that a learner can be added.
+    """
     from surefoot.data.arithmetic import Problems
 
     data = config.data
-    noise = any(forced(alone(config, n).curriculum) for n in config.learners.active)
+    noise = any(forced(alone(config, name).curriculum) for name in get_args(Name))
     return Problems(
         split, form, data.num_problems, data.replacement, data.operand_order, noise=noise
     )
