@@ -90,14 +90,17 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path) -> None:
 def flags_of(verb: str) -> set[str]:
     """Every flag that a verb takes, settings included."""
     from surefoot.config.fields import leaves, short_names
-    from surefoot.recipes import find
+    from surefoot.config.learners import overlays
+    from surefoot.recipes import find, names
 
     page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     section = page.partition(f"## surefoot {verb}\n")[2].partition("\n## ")[0]
     found = set(re.findall(r"--[a-z][a-z-]*", section))
     if verb in ("train", "resume"):
-        config = find("charlm").config
-        found |= {f"--{path.replace('_', '-')}" for path in [*leaves(config), *short_names(config)]}
+        for config in (find(name).config for name in names()):
+            settings = [*leaves(config), *short_names(config)]
+            settings += [f"{path}.{s}" for path in overlays(config).values() for s in settings]
+            found |= {f"--{path.replace('_', '-')}" for path in settings}
     return found
 
 
