@@ -119,6 +119,8 @@ def _usage(leaf: Leaf, schema: type[RunConfig]) -> str:
 def _placeholder(leaf: Leaf) -> str:
     if leaf.listing:
         return "A,B"
+    if leaf.overlay:
+        return "VALUE"
     words = ["N" if int in leaf.kinds else "X" if float in leaf.kinds else ""]
     words += ["TEXT" if str in leaf.kinds and int not in leaf.kinds else ""]
     words += ["PATH" if leaf.textual and str not in leaf.kinds else ""]

@@ -31,6 +31,8 @@ def shown(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={shown(v)}" for name, v in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ",".join(shown(v) for v in value) or "empty"
     return str(value)

@@ -282,7 +282,7 @@ def short_names(schema: type[BaseModel]) -> dict[str, str]:
     return {
         leaf.name: path
         for path, leaf in leaves(schema).items()
-        if count[leaf.name] == 1 and leaf.name not in taken
+        if count[leaf.name] == 1 and leaf.name not in taken and not leaf.overlay
     }
 
 

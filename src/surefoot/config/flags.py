@@ -75,7 +75,7 @@ def flags(schema: type[BaseModel]) -> dict[str, Flag]:
     table: dict[str, Flag] = {}
     for path, leaf in leaves(schema).items():
         for name in (path, short.get(path)):
-            if name is None:
+            if name is None or leaf.overlay:
                 continue
             table[f"--{_hyphens(name)}"] = Flag(leaf)
             if leaf.boolean:
@@ -87,6 +87,8 @@ def flags(schema: type[BaseModel]) -> dict[str, Flag]:
 
 def spelling(path: str, schema: type[BaseModel]) -> str:
     """Return the shortest flag of a setting: `--d-model`, but `--optim.kind`."""
+    if leaves(schema)[path].overlay:
+        return f"--{_hyphens(path)}.SETTING"
     name = path.rpartition(".")[2]
     return f"--{_hyphens(name if short_names(schema).get(name) == path else path)}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +18,7 @@ from surefoot.engine.meter import Meter, Timed, sparse
 from surefoot.engine.ratio import watch_updates
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
-from surefoot.engine.state import Payload, TrainState
-from surefoot.engine.store import Checkpoint
+from surefoot.engine.state import TrainState
 from surefoot.engine.witness import Witness
 from surefoot.engine.world import World
 from surefoot.errors import Diverged, OutOfResources
@@ -173,7 +171,7 @@ class Conductor:
         factor = learner.lr_factor * self.config.train.rollback_factor
         count = learner.memory.get("rollbacks", 0)
         self.saver.wait()
-        found = self._checkpoint_of(name, target)
+        found = self.saver.checkpoint_of(name, target)
         if found is None or count >= self.config.train.nonfinite_limit:
             what = f"rolled back {count} times" if found else f"no checkpoint of step {target}"
             raise Diverged(
@@ -183,7 +181,7 @@ class Conductor:
             )
         self.witness.tape.event(name, step, Event.ROLLBACK, float(target))
         checkpoint, payload = found
-        self._forget_after(checkpoint)
+        self.saver.forget_after(checkpoint)
         payload.small["learners"] = {name: payload.small["learners"][name]}
         self.state.restore(payload)
         learner.lr_factor, learner.memory["rollbacks"] = factor, count + 1
@@ -192,22 +190,6 @@ class Conductor:
         self.record.note(self._prefix(name) + text, "warning")
         # At the step after, because a resume from `target` itself meets and writes it again.
         self.record.row("event", target + 1, name, event="rollback", value=float(step), why=text)
-
-    def _checkpoint_of(self, name: str, step: int) -> tuple[Checkpoint, Payload] | None:
-        """Return the newest checkpoint that holds this learner at `step`, and its contents."""
-        for checkpoint in reversed(self.saver.store.checkpoints()):
-            if checkpoint.step == step:
-                payload = checkpoint.read()
-                if payload.small["learners"][name]["step"] == step:
-                    return checkpoint, payload
-        return None
-
-    def _forget_after(self, checkpoint: Checkpoint) -> None:
-        """Remove the checkpoints of what is undone; one that stays is only an old branch."""
-        for later in self.saver.store.checkpoints():
-            if later.sequence > checkpoint.sequence:
-                with suppress(OSError):
-                    self.saver.store.remove(later)
 
     def _steps_of(self) -> dict[str, int]:
         return {name: learner.step for name, learner in self.state.learners.items()}
@@ -330,7 +312,7 @@ class Conductor:
                 continue
             step, loss = learner.memory["best"]
             self.saver.wait()
-            found = self._checkpoint_of(name, step)
+            found = self.saver.checkpoint_of(name, step)
             if found is None:
                 text = f"the checkpoint of step {step} is gone; the last weights are the result"
                 self.record.note(self._prefix(name) + text, "warning")

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from surefoot.config.units import parse_seconds
 from surefoot.engine import retain
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.state import Payload, Snapshot, TrainState
-from surefoot.engine.store import Store
+from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import OutOfResources
 
 __all__ = ["Pace", "Saver"]
@@ -175,6 +176,22 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def checkpoint_of(self, name: str, step: int) -> tuple[Checkpoint, Payload] | None:
+        """Return the newest checkpoint that holds this learner at `step`, and its contents."""
+        for checkpoint in reversed(self.store.checkpoints()):
+            if checkpoint.step == step:
+                payload = checkpoint.read()
+                if payload.small["learners"].get(name, {}).get("step") == step:
+                    return checkpoint, payload
+        return None
+
+    def forget_after(self, checkpoint: Checkpoint) -> None:
+        """Remove the checkpoints of what is undone; one that stays is only an old branch."""
+        for later in self.store.checkpoints():
+            if later.sequence > checkpoint.sequence:
+                with suppress(OSError):
+                    self.store.remove(later)
 
     def complaint(self) -> str | None:
         """Return what went wrong since the last call, in words for the log."""

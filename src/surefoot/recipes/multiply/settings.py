@@ -95,7 +95,7 @@ class Learners(Section):
         ("simple", "latent"), "Which of simple, latent, decoder; a resume may add.", min_length=1
     )
     match_params: bool = knob(
-        False, "Widen the feed-forward parts until all are as large as the larger of the first two."
+        False, "Widen the feed-forward parts until all are as large as the larger of two."
     )
     simple: dict[str, Any] = knob({}, "Encoder-decoder: settings of its own.")
     latent: dict[str, Any] = knob({}, "With latents in between: settings of its own.")
