@@ -1,9 +1,10 @@
 """Does memory grow with the corpus? Encodes ever larger texts and draws batches from them.
 
-    python benchmarks/memory_big_corpus.py [--sizes 10 100 1000] [--batches 20000]
+    python benchmarks/memory.py [--sizes 10 100 1000] [--batches 20000]
 
 Each size (in MB) runs in a process of its own, in a temporary folder that is removed at the end.
-Prints resident memory: before anything, at the peak of encoding, at the peak of drawing.
+Resident memory: before anything, at the peak of encoding, at the peak of drawing. Writes
+benchmarks/results/memory.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import machine
 import numpy as np
 import psutil
 
@@ -98,8 +100,13 @@ def main() -> None:
         path, cache = map(Path, asked.child)
         print(json.dumps(measure(path, cache, asked.batches)))
         return
-    print(f"{asked.batches} batches of {BATCH} x {CONTEXT} characters; resident memory in MB")
-    print("text MB   before  encoding  drawing   encode s  load s  batch us")
+    page = machine.heading("Memory and the size of the text", "benchmarks/memory.py", __doc__)
+    page += [
+        f"{asked.batches} batches of {BATCH} x {CONTEXT} characters.", "",
+        "| text, MB | before, MB | encoding | drawing | encode, s | load, s | a batch, us |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    drawn = []
     for size in asked.sizes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.txt"
@@ -107,10 +114,14 @@ def main() -> None:
             command = [sys.executable, __file__, "--batches", str(asked.batches)]
             command += ["--child", str(path), str(Path(folder) / "cache")]
             row = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-        print(
-            f"{size:7}  {row['before']:7.0f}  {row['encoding']:8.0f}  {row['drawing']:7.0f}"
-            f"  {row['encode_s']:9.2f}  {row['load_s']:6.2f}  {row['batch_us']:8.0f}"
+        drawn.append(row["drawing"])
+        page.append(
+            f"| {size} | {row['before']:.0f} | {row['encoding']:.0f} | {row['drawing']:.0f} "
+            f"| {row['encode_s']:.2f} | {row['load_s']:.2f} | {row['batch_us']:.0f} |"
         )
+    growth = drawn[-1] - drawn[0]
+    goal = machine.goal("more memory for the largest text", growth, 100, least=False, unit="MB")
+    machine.write("memory", [*page, "", goal])
 
 
 if __name__ == "__main__":
