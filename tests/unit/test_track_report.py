@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from surefoot.errors import RunError
 from surefoot.track import report as room
 from surefoot.track.folder import RunFolder
-from surefoot.track.picture import Grid
+from surefoot.track.picture import Bars, Grid, Points
 from surefoot.track.record import Record
 from surefoot.track.report import ReportSink, refresh
 from surefoot.track.settings import read_settings, value_of
@@ -84,6 +85,45 @@ def test_twenty_thousand_steps_fit_into_300_kilobytes(tmp_path: Path) -> None:
     loss = data(page)["figures"][0]["curves"][0]
     assert 1000 < len(loss["steps"]) <= 2000
     assert loss["steps"][0] == 1 and loss["steps"][-1] == 20_000
+
+
+def test_two_learners_with_all_there_is_fit_as_well(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "multiply", None, {"config.yaml": CONFIG}, {})
+    with Record(run.path) as record:
+        for step in range(10, 20_001, 10):
+            for who in ("simple", "latent"):
+                values = {"loss": 3 / step + step % 7, "lr": 1 / step, "grad_norm": step % 11}
+                record.row(
+                    "train", step, who, **values, tokens_per_s=1e5 + step % 97, part=step % 13
+                )
+                if step % 250 == 0:
+                    record.row("eval", step, who, val_loss=3 / step, top1=0.5, top5=0.6)
+                    record.sample(step, who, "x", "words " * 300)
+                    values = [[i * j / 7 + step for i in range(40)] for j in range(40)]
+                    record.picture(step, who, "m", Grid("m", ["r"] * 40, ["c"] * 40, values))
+            record.note("said " * 100)
+    assert refresh(run.path, pictures=False).stat().st_size <= 300_000
+
+
+def test_values_that_are_not_finite_are_no_obstacle(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "charlm", None, {}, {})
+    bad, names = [math.nan, math.inf], ["a", "b"]
+    with Record(run.path) as record:
+        for step in (10, 20):
+            record.row("train", step, loss=math.nan, lr=math.inf, grad_norm=-math.inf)
+            record.row("system", step, compute_s=math.nan, memory_bytes=math.inf)
+            record.row("eval", step, val_loss=math.nan, top1=math.inf)
+            record.picture(step, "main", "bars", Bars("t", names, bad))
+            record.picture(step, "main", "no bars", Bars("t", [], []))
+            record.picture(step, "main", "grid", Grid("t", names, names, [bad, bad]))
+            record.picture(step, "main", "no grid", Grid("t", [], [], []))
+            record.picture(step, "main", "points", Points("t", bad, bad))
+    with (run.path / "pictures.jsonl").open("a") as file:
+        file.write('{"kind": "bars", "name": "odd", "labels": [[]], "values": [{}]}\n')
+    found = data(refresh(run.path))
+    assert found["figures"][0]["curves"][0]["values"] == [None, None]
+    assert (run.path / "plots" / "picture-no-grid.png").exists()
+    assert not (run.path / "plots" / "picture-odd.png").exists()
 
 
 def test_the_page_asks_for_nothing(tmp_path: Path) -> None:

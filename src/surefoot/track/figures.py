@@ -13,7 +13,7 @@ from surefoot.track.text import real
 __all__ = ["Best", "Curve", "Figure", "Mark", "best_of", "figures", "marks", "reason"]
 
 POINTS = 2000  # at most, of one curve
-ALL_POINTS = 7000  # of all curves that follow the training steps
+ALL_POINTS = 5500  # of all curves that follow the training steps
 SMOOTHED = ("loss", "grad_norm", "tokens_per_s")
 NOISY = 120  # values from which on a training curve gets a moving average
 ODD = 50  # values that are not finite, shown one by one

@@ -34,7 +34,9 @@ def write_plots(
         written.append(_save(draw(figure, marks), folder, figure.id))
     for shown in pictures:
         newest = [(who["learner"], who["frames"][-1]) for who in shown["learners"]]
-        if newest[0][1]["kind"] != "table":
+        if newest[0][1]["kind"] == "table":
+            continue
+        with contextlib.suppress(TypeError, ValueError, IndexError):  # a file may hold anything
             written.append(_save(draw_picture(newest), folder, f"picture-{shown['name']}"))
     return written
 
@@ -181,6 +183,8 @@ def _draw_bars(axes: Any, picture: Mapping[str, Any]) -> None:
 
 def _draw_grid(axes: Any, picture: Mapping[str, Any]) -> None:
     values = [[float("nan") if v is None else v for v in row] for row in picture["values"]]
+    if not any(values):
+        return
     low, high = picture.get("low"), picture.get("high")
     image = axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
     axes.figure.colorbar(image, label=picture.get("unit", "")).outline.set_visible(False)
@@ -202,7 +206,7 @@ _KINDS = {"bars": _draw_bars, "grid": _draw_grid, "points": _draw_points}
 
 def _name_places(ticks: Any, names: Sequence[Any], most: int) -> None:
     """Name at most so many places."""
-    every = -(-len(names) // most)
+    every = max(1, -(-len(names) // most))
     # A dollar sign would begin mathematics.
     ticks(range(0, len(names), every), [str(n).replace("$", r"\$") for n in names[::every]])
 

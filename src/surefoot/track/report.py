@@ -32,7 +32,7 @@ __all__ = ["ReportSink", "refresh"]
 
 SAMPLES, SAMPLE_SIZE, ALL_SAMPLES = 40, 1500, 60_000  # of a prompt; characters of one, of all
 EVENTS = 60  # newest shown
-SAID, TEXT = 80, 300  # newest entries of the log, characters of one
+SAID, TEXT = 60, 200  # newest entries of the log, characters of one
 REPORT_EVERY = 5.0  # seconds between reports while the run goes on
 PICTURES_EVERY = 60.0  # seconds between pictures while the run goes on
 PATIENCE = 120.0  # seconds that the last report may take

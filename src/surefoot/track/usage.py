@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
@@ -47,7 +48,8 @@ def planned(figure: Figure, meta: Mapping[str, Any]) -> Figure:
             continue
         pairs = [p for p in points if isinstance(p, list) and len(p) == 2 and real(p[0])]
         steps = [int(pair[0]) for pair in pairs]
-        found.append(Curve("planned", learner, "plan", steps, [real(pair[1]) for pair in pairs]))
+        values = [real(pair[1]) for pair in pairs]
+        found.append(Curve("planned", learner, "plan", steps, values))
     used = [replace(curve, name="used") for curve in figure.curves]
     return replace(figure, curves=[*used, *found])
 
@@ -67,9 +69,10 @@ def _time(rows: list[Row]) -> Figure:
 def _memory(rows: list[Row], meta: Mapping[str, Any]) -> Figure:
     curves, most = [], {}
     for key, name in _MEMORY.items():
-        steps, values = column(rows, key)
-        if steps:
-            curves.append(Curve(name, "main", "train", steps, [*values]))
+        pairs = [pair for pair in zip(*column(rows, key)) if math.isfinite(pair[1])]
+        if pairs:
+            values = [value for _, value in pairs]
+            curves.append(Curve(name, "main", "train", [step for step, _ in pairs], [*values]))
             most[key] = max(values)
     key = "gpu_bytes" if "gpu_bytes" in most else "memory_bytes"
     rule = _planned_memory(meta, on_device=key == "gpu_bytes")
@@ -91,4 +94,6 @@ def _planned_memory(meta: Mapping[str, Any], *, on_device: bool) -> float | None
 
 
 def _column(rows: list[Row], key: str) -> list[float]:
-    return [real(row.get(key)) or 0.0 for row in rows if isinstance(row.get("step"), int)]
+    """Return the values, 0 where there is none; rows without a step are left out."""
+    found = (real(row.get(key)) or 0.0 for row in rows if isinstance(row.get("step"), int))
+    return [value if math.isfinite(value) else 0.0 for value in found]

@@ -35,7 +35,11 @@ class Gallery {
     for (const [learner, frame] of frames) {
       const part = add(this.body, "div");
       if (frames.length > 1) add(part, "h3", learner + (frame.step === steps[at] ? "" : ", step " + frame.step));
-      this[frame.kind](part, frame);
+      try {
+        this[frame.kind](part, frame);
+      } catch {
+        part.textContent = "This picture cannot be drawn.";
+      }
     }
   }
 
