@@ -45,7 +45,7 @@ def test_accuracies_are_percent_and_bits_are_left_out() -> None:
     made.eval["main"][0]["val_perplexity"] = 9.0
     found = {f.id: f for f in figures(made)}
     assert found["accuracy"].curves[0].values == [50.0, 50.0]
-    assert found["val-val_perplexity"].title == "perplexity"
+    assert found["val-val_perplexity"].title == "Perplexity"
     assert not any("bits" in name for name in found)
 
 

@@ -156,7 +156,7 @@ def _training(history: History, key: str, points: int, clip: float | None) -> Fi
     rule, note = None, ""
     if key == "grad_norm" and clip:
         rule, note = clip, _clipped(history, clip)
-    title = _TITLES.get(key, key.replace("_", " "))
+    title = _TITLES.get(key) or _title(key)
     log = key in ("grad_norm", "lr")
     return Figure(key, title, [c for c in curves if c.steps], log=log, rule=rule, note=note)
 
@@ -171,8 +171,7 @@ def _parts(history: History, points: Mapping[str, int]) -> list[Figure]:
         if group in found:
             figure = replace(found[group], curves=[*found[group].curves, *curves])
         elif group:
-            title = group.replace("_", " ").capitalize()
-            figure = replace(figure, id=group, title=title, curves=curves, log=True)
+            figure = replace(figure, id=group, title=_title(group), curves=curves, log=True)
         found[group or key] = figure
     return list(found.values())
 
@@ -187,6 +186,11 @@ def _clipped(history: History, clip: float) -> str:
     return f"{said}, as {100 * share:.0f} % of the logged ones were."
 
 
+def _title(key: str) -> str:
+    words = key.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
 def _evaluations(history: History) -> list[Figure]:
     """Return a figure for each metric of an evaluation that has no place elsewhere."""
     rows = [row for rows in history.eval.values() for row in rows]
@@ -195,7 +199,9 @@ def _evaluations(history: History) -> list[Figure]:
     found = []
     for key in keys:
         curves = [_curve(rows, key, who, "val", 500) for who, rows in history.eval.items()]
-        title = key.removeprefix("val_").replace("_", " ")
+        title = _title(key.removeprefix("val_"))
+        if _has(history, key):
+            title += ", held out"
         found.append(Figure(f"val-{key}", title, [c for c in curves if c.steps]))
     return found
 
