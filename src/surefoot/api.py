@@ -5,7 +5,7 @@ Nothing here reads `sys.argv`. Importing this module is light; torch comes with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -307,7 +307,8 @@ class _Sinks:
     """Opens what shows a run as it is written."""
 
     def __init__(self, config: RunConfig, console: Console | None, notes: Sequence[str]) -> None:
-        self.config, self.console, self.notes = config, console, notes
+        self.config, self.console, self.notes = config, console, list(notes)
+        self.openers = {path: _opener(Path(path)) for path in config.track.sinks}
 
     def __call__(
         self, path: Path, *, total: int | None, best: float | None, first: int, segment: int
@@ -323,10 +324,25 @@ class _Sinks:
             from surefoot.track.tensorboard import TensorBoard
 
             found.append(TensorBoard(path / "tb", segment, first))
+        for name, open_sink in self.openers.items():
+            try:
+                found.append(open_sink(path, segment, first))
+            except Exception as error:  # whatever it is, training goes on
+                self.notes.append(f"{name} is switched off: {type(error).__name__}: {error}")
         for sink in found[:1]:
             for note in self.notes:
                 sink.note(note, "info")
         return found
+
+
+def _opener(path: Path) -> Callable[[Path, int, int], Sink]:
+    """Return `open_sink` of a file: run folder, number of the process, first step -> sink."""
+    found = getattr(recipes.import_file(path), "open_sink", None)
+    if not callable(found):
+        fix = "define open_sink(run, segment, first_step), which returns a surefoot.track.Sink"
+        raise ConfigError(f"{path} has no function open_sink", fix=fix)
+    opener: Callable[[Path, int, int], Sink] = found
+    return opener
 
 
 def load(

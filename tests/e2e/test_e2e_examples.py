@@ -99,3 +99,29 @@ def test_no_list_is_both_trained_and_held_out() -> None:
     batch = trained.batch(np.array([5]), np.array([0]), 0)
     line = [*batch.fields["x"][0].tolist(), int(batch.fields["y"][0, -1])]
     assert line == [*line[:3], 10, *sorted(line[:3])]
+
+
+def test_a_sink_for_another_tool_has_no_seam(
+    surefoot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("--track.sinks", EXAMPLES / "mlflow_sink.py", "--name", "shown", "--save-every", 4)
+    surefoot.train(*words, steps=6).ok()
+    surefoot("resume", "shown", "--max-steps", "9").ok()
+    (folder,) = (tmp_path / "mlruns" / "1").glob("*/")
+    lines = (folder / "metrics" / "loss").read_text().splitlines()
+    assert [int(line.split()[2]) for line in lines] == list(range(1, 10))
+    assert (folder / "params" / "model.d_model").read_text() == "32"
+    assert '"shown"' in (folder / "meta.yaml").read_text()
+
+
+def test_a_sink_that_fails_never_ends_a_run(surefoot: Any, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("def open_sink(run, segment, first_step):\n    raise RuntimeError('no luck')\n")
+    said = surefoot.train("--track.sinks", bad, steps=3).ok().out
+    assert "bad.py is switched off: RuntimeError: no luck" in said
+    bad.write_text("nothing = 1\n")
+    answer = surefoot.train("--track.sinks", bad, "--new", steps=3)
+    assert answer.code == 2 and "has no function open_sink" in answer.err
+    answer = surefoot.train("--track.sinks", tmp_path / "none.py", "--new", steps=3)
+    assert answer.code == 2 and "there is no file" in answer.err

@@ -116,7 +116,7 @@ def test_a_file_is_pointed_into(refused: Any, tmp_path: Path) -> None:
         (["tarin", "charlm"], "unknown verb tarin", "did you mean surefoot train?"),
         (["train", "charml"], "unknown recipe 'charml'", "did you mean charlm?"),
         (["train"], "which recipe?", "surefoot train charlm"),
-        (["train", "./nowhere.py"], "no recipe file nowhere.py", "check the path"),
+        (["train", "./nowhere.py"], "there is no file nowhere.py", "check the path"),
         (["resume", "dnoe"], "no such run: dnoe", "did you mean done?"),
         (["show", "nothing-like-it"], "no such run: nothing-like-it", "surefoot runs"),
         (["sample", "done", "--checkpoint", "999"], "no checkpoint of step 999", "one of "),

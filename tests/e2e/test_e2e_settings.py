@@ -114,6 +114,7 @@ CASES = [
     Case("track.tags", "wide,first", "tags"),
     Case("track.profile", True, "files", {"train.max_steps": 11}),
     Case("track.update_ratio", True, "columns"),
+    Case("track.sinks", str(TEXT.with_name("sink.py")), "files"),
 ]
 LENGTHS = {"train.max_steps"}  # circumstances of how far a run goes
 ELSEWHERE = {

@@ -230,6 +230,9 @@ class Track(Section):
     update_ratio: bool = circumstance(
         False, "Also log how far updates move the weights, relative to their size, by layer."
     )
+    sinks: tuple[str, ...] = circumstance(
+        (), "Python files with `open_sink`, each told everything that is recorded."
+    )
 
 
 class RunConfig(Section):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from surefoot.config.schema import RunConfig
@@ -72,10 +73,11 @@ def find(ref: str) -> Recipe:
     raise ConfigError(f"unknown recipe {ref!r}", fix=fix)
 
 
-def _from_file(path: Path) -> Recipe:
+def import_file(path: Path) -> ModuleType:
+    """Run a Python file of the user's and return it as a module. Raises ConfigError."""
     if not path.is_file():
-        raise ConfigError(f"no recipe file {path}", fix="check the path")
-    name = f"surefoot_recipe_{path.stem}"
+        raise ConfigError(f"there is no file {path}", fix="check the path")
+    name = f"surefoot_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -84,6 +86,11 @@ def _from_file(path: Path) -> Recipe:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_file(path: Path) -> Recipe:
+    module = import_file(path)
     recipe = getattr(module, "recipe", None)
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"{path} has no attribute `recipe` of type surefoot.Recipe")
