@@ -1,7 +1,7 @@
 """Show a run in MLflow, without a server and without MLflow: files in the layout that it reads.
 
     surefoot train charlm --track.sinks examples/mlflow_sink.py
-    mlflow ui --backend-store-uri mlruns        # wherever MLflow is installed
+    MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri mlruns    # MLflow 3; it is optional
 
 A sink is told everything that goes into a run's record, after it is in the record's own files.
 It may fail: then it is switched off with a note, and training goes on. `rewind` is what makes a
