@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from surefoot.track.folder import runs_dir
+
+PYTEST = "made by pytest"
 
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
 settings.load_profile("steady")  # the same examples every time, and nothing left behind
@@ -21,6 +26,24 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` writes golden files anew, after a change that is meant."""
     parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
+def runs_made_here(*places: Path) -> set[Path]:
+    """Return the runs in these folders that a test made: each is marked at birth."""
+    from surefoot.track.folder import list_runs
+
+    return {run.path for place in places for run in list_runs(place) if run.test == PYTEST}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_left_behind() -> Iterator[None]:
+    """Fail at the end when a test left a run where a person keeps theirs."""
+    root = Path(__file__).resolve().parent.parent
+    places = [place.resolve() for place in (root / "runs", Path.cwd() / "runs", runs_dir())]
+    before = runs_made_here(*places)
+    yield
+    left = runs_made_here(*places) - before
+    assert not left, f"tests left runs behind: {sorted(left)}"
 
 
 @pytest.fixture(autouse=True)

@@ -130,6 +130,19 @@ def test_a_run_made_by_pytest_is_a_test(tmp_path: Path) -> None:
     assert make(tmp_path, None)[0].test == "made by pytest"
 
 
+def test_the_suite_leaves_no_run_behind(pytestconfig: Any, sealed: Path) -> None:
+    """Where a test names no folder, its runs go to a temporary one; the guard sees others."""
+    (conftest,) = (
+        plugin for plugin in pytestconfig.pluginmanager.get_plugins()
+        if hasattr(plugin, "runs_made_here")
+    )  # fmt: skip
+    run = RunFolder.create(runs_dir(), "charlm")
+    assert sealed in run.path.parents
+    assert conftest.runs_made_here(runs_dir()) == {run.path}
+    run.update(test=False)  # one of a person's own
+    assert conftest.runs_made_here(runs_dir()) == set()
+
+
 def test_what_a_person_wrote_survives_the_process_that_trains(tmp_path: Path) -> None:
     training = RunFolder.create(tmp_path, "charlm", "mine")
     RunFolder.open(training.path).update(kept=True, tags=["good"])
