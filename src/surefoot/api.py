@@ -5,7 +5,7 @@ Nothing here reads `sys.argv`. Importing this module is light; torch comes with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,12 +18,12 @@ from surefoot.config.files import load_run_config
 from surefoot.config.resolve import Resolved, amend, resolve
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, Problem, RunError
+from surefoot.sinks import Console, Sinks
 from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
 
 if TYPE_CHECKING:
     from surefoot.engine import Result, Speaker
     from surefoot.engine.debug import Replay
-    from surefoot.track.record import Sink
 
 __all__ = [
     "Console",
@@ -105,7 +105,7 @@ def start(
     return begin(
         recipe, resolved.config, runs=runs, name=name, preset=resolved.preset,
         sources=resolved.sources, cache=cache_dir() / "fit.json",
-        open_sinks=_Sinks(resolved.config, console, resolved.notes),
+        open_sinks=Sinks(resolved.config, console, resolved.notes),
         facts={"test": "--test"} if test else None, parent=parent,
     )  # fmt: skip
 
@@ -273,7 +273,7 @@ def go_on(
         raise RunError(what, where=str(folder.path), fix="a higher --max-steps goes on")
     return engine_resume(
         kept.recipe, folder, config, notes=notes, grown=grown,
-        open_sinks=_Sinks(config, console, ()),
+        open_sinks=Sinks(config, console, ()),
     )  # fmt: skip
 
 
@@ -289,60 +289,6 @@ def _with_horizon(kept: Stored, config: RunConfig) -> RunConfig:
 def _reached(folder: RunFolder, config: RunConfig) -> bool:
     limit = config.limit() if config.train.epochs is None else folder.meta.get("max_steps")
     return limit is not None and int(folder.meta.get("step") or 0) >= limit
-
-
-class Console:
-    """Where a person reads along: a stream, or where it fits (terminal, pipe, notebook)."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream
-
-    def open(self, total: int | None, best: float | None) -> Sink:
-        from surefoot.track.console import open_console
-
-        return open_console(total, best=best, stream=self.stream)
-
-
-class _Sinks:
-    """Opens what shows a run as it is written."""
-
-    def __init__(self, config: RunConfig, console: Console | None, notes: Sequence[str]) -> None:
-        self.config, self.console, self.notes = config, console, list(notes)
-        self.openers = {path: _opener(Path(path)) for path in config.track.sinks}
-
-    def __call__(
-        self, path: Path, *, total: int | None, best: float | None, first: int, segment: int
-    ) -> list[Sink]:
-        found: list[Sink] = []
-        if self.console is not None:
-            found.append(self.console.open(total, best))
-        if self.config.track.report:  # before TensorBoard, which shows its pictures at the end
-            from surefoot.track.report import ReportSink
-
-            found.append(ReportSink(path))
-        if self.config.track.tensorboard:
-            from surefoot.track.tensorboard import TensorBoard
-
-            found.append(TensorBoard(path / "tb", segment, first))
-        for name, open_sink in self.openers.items():
-            try:
-                found.append(open_sink(path, segment, first))
-            except Exception as error:  # whatever it is, training goes on
-                self.notes.append(f"{name} is switched off: {type(error).__name__}: {error}")
-        for sink in found[:1]:
-            for note in self.notes:
-                sink.note(note, "info")
-        return found
-
-
-def _opener(path: Path) -> Callable[[Path, int, int], Sink]:
-    """Return `open_sink` of a file: run folder, number of the process, first step -> sink."""
-    found = getattr(recipes.import_file(path), "open_sink", None)
-    if not callable(found):
-        fix = "define open_sink(run, segment, first_step), which returns a surefoot.track.Sink"
-        raise ConfigError(f"{path} has no function open_sink", fix=fix)
-    opener: Callable[[Path, int, int], Sink] = found
-    return opener
 
 
 def load(

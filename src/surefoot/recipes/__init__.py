@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from surefoot.engine.speak import Speaker
     from surefoot.engine.world import World
 
-__all__ = ["Recipe", "find", "names"]
+__all__ = ["Recipe", "find", "import_file", "names"]
 
 _SHIPPED = {
     "charlm": "surefoot.recipes.charlm:recipe",
