@@ -50,7 +50,8 @@ def walk(place: Path) -> list[tuple[str, str]]:
     door.chmod(0o755)
     typed = [c.replace("000002000", "000000600") for c in commands(ROOT / "docs" / "tutorial.md")]
     script = "".join(f"echo '@@@ {n}'\n{command}\n" for n, command in enumerate(typed))
-    environment = {k: v for k, v in os.environ.items() if k != "SUREFOOT_RUNS"}
+    hidden = ("SUREFOOT_RUNS", "PYTEST_CURRENT_TEST", "CI")  # runs are a reader's own
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment["PATH"] = f"{door.parent}:{environment['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=place, env=environment, text=True, check=False,
@@ -85,6 +86,22 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path) -> None:
     assert "killed" in said["surefoot show killed"] and "resumed" in said["surefoot show killed"]
     assert "last, best" in said["surefoot checkpoints killed"]
     assert said["surefoot verify killed"].count("sound") == 3
+    experiments(told, said)
+
+
+def experiments(told: list[tuple[str, str]], said: dict[str, str]) -> None:
+    """Section 8: two runs that differ in one setting, one of them killed twice."""
+    assert re.search(r"resume proven over \d+ steps", said["surefoot resume narrow"])
+    assert said["surefoot show narrow"].count("  resumed  ") == 2
+    compared = said["surefoot compare base narrow"]
+    assert re.search(r"^  model.d_model +32 +96$", compared, re.MULTILINE), compared
+    assert re.search(r"^equal: \d+ settings", compared, re.MULTILINE)
+    assert "narrow against base: val loss " in compared and "one seed each" in compared
+    assert "48 rows written" in said["surefoot tb narrow --rebuild"]
+    assert "kept by you" not in said["surefoot prune"]
+    for command in ("surefoot prune", "surefoot prune --yes"):
+        assert "test (under 20 steps)" in said[command]
+    assert "probe is back" in said["surefoot prune --undo"]
 
 
 def flags_of(verb: str) -> set[str]:

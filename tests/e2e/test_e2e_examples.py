@@ -86,7 +86,7 @@ def test_no_list_is_both_trained_and_held_out() -> None:
     from surefoot.recipes import find
 
     recipe = find(str(EXAMPLES / "sort_lists.py"))
-    import surefoot_recipe_sort_lists as module
+    import surefoot_file_sort_lists as module
 
     trained, held = module.split(recipe.config(data={"length": 3}, model={"context": 6}))
     assert (len(trained), len(held)) == (900, 100)

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from surefoot.track import machine as place
+from surefoot.track.clock import Clock
 from surefoot.track.folder import RunFolder
 from surefoot.track.machine import describe_machine, git_state
 from surefoot.track.reading import History
-from surefoot.track.story import elapsed, facts, tell
+from surefoot.track.story import facts, tell
 
 
 def rows(*spans: tuple[int, float, float]) -> History:
@@ -27,8 +28,8 @@ def rows(*spans: tuple[int, float, float]) -> History:
 
 
 def test_time_counts_what_processes_trained_not_the_pauses() -> None:
-    assert elapsed(rows((0, 100, 160), (1, 5000, 5030))) == 90
-    assert elapsed(History()) == 0
+    assert Clock(rows((0, 100, 160), (1, 5000, 5030)), {}).total == 90
+    assert Clock(History(), {}).total == 0
 
 
 def test_a_running_run_tells_its_own_step_a_dead_one_the_higher(tmp_path: Path) -> None:

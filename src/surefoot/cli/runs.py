@@ -14,11 +14,12 @@ from typing import Any
 from surefoot.cli.options import choice, filters, parser, print_json
 from surefoot.errors import RunError
 from surefoot.track.choose import best_value
+from surefoot.track.clock import Clock
 from surefoot.track.figures import best_of, marks
 from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
 from surefoot.track.prune import disk
 from surefoot.track.reading import History, column, read_history, read_last
-from surefoot.track.story import Story, elapsed, facts, tell
+from surefoot.track.story import Story, facts, tell
 from surefoot.track.text import (
     bytes_text,
     clean,
@@ -163,7 +164,7 @@ def _summary(
     return {
         **_entry(run),
         "best": None if best is None else asdict(best),
-        "seconds": round(elapsed(history), 1),
+        "seconds": round(Clock(history, run.meta).total, 1),
         "last": {who: rows[-1] for who, rows in history.train.items()},
         "evaluations": {who: rows[-1] for who, rows in history.eval.items()},
         "events": [asdict(mark) for mark in marks(history, run.meta)],

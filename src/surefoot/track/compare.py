@@ -25,7 +25,7 @@ AXES = ("step", "seconds", "tokens")
 SEED = "train.seed"
 ASIDE = ("cadence.", "keep.", "track.", "machine.prefetch")  # settings that change no number
 CHOSEN = ("why", "horizon", "prefetch_threads")  # of `pinned`, not worth a line
-TAIL = 20  # evaluations that the noise is estimated from
+TAIL, LEAST = 20, 5  # evaluations that the noise is estimated from: at most, at least
 CLEAR, LIKELY = 4.0, 2.0  # times the noise
 _PLACE = frozenset(("kind", "step", "learner", "segment", "time"))
 
@@ -355,15 +355,15 @@ def _verdict(made: Comparison, first: Group, other: Group, gap: float, n: int, m
 def jitter(values: Sequence[float]) -> float | None:
     """Return how far one evaluation strays from the trend of its neighbours; None: too few.
 
-    The standard deviation from second differences of the last evaluations, which a straight
-    trend does not touch (the method of von Neumann's ratio, one order higher).
+    The standard deviation from second differences of the later half, which a straight trend does
+    not touch (the method of von Neumann's ratio, one order higher).
 
     >>> round(jitter([3.0, 2.0, 1.0, 0.0, -1.0]), 9)
     0.0
     """
-    tail = values[-TAIL:]
-    if len(tail) < 5:
+    if len(values) < LEAST:
         return None
+    tail = values[-max(LEAST, min(TAIL, len(values) // 2)) :]  # the fall at the start is no noise
     bends = [tail[i - 1] - 2 * tail[i] + tail[i + 1] for i in range(1, len(tail) - 1)]
     return math.sqrt(fmean(bend**2 for bend in bends) / 6)
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from surefoot.track.clock import Clock
 from surefoot.track.figures import Best, Mark, best_of
 from surefoot.track.folder import RunFolder
 from surefoot.track.reading import History, Row, column
 from surefoot.track.text import bytes_text, clean, clock, number, rate, real
 
-__all__ = ["Story", "elapsed", "facts", "tell"]
+__all__ = ["Story", "facts", "tell"]
 
 _PERCENT = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "exact": "exact answers"}
 _LABELS = {"val": "held out", "vocab_size": "vocabulary size", "train": "trained on"}
@@ -46,7 +47,7 @@ def tell(run: RunFolder, history: History) -> Story:
     if status != "running":  # else run.json may know of steps that are being trained again
         step = max(step, int(real(meta.get("step")) or 0))
     total = meta.get("max_steps")
-    seconds = elapsed(history)
+    seconds = Clock(history, meta).total
     return Story(
         status=status,
         place=f"{step}/{total}" if total else str(step),
@@ -59,18 +60,6 @@ def tell(run: RunFolder, history: History) -> Story:
         speed=_speed(history),
         errors=_errors(meta),
     )
-
-
-def elapsed(history: History) -> float:
-    """Return the seconds between the first and the last row of each process, summed."""
-    spans: dict[int, tuple[float, float]] = {}
-    for rows in [*history.train.values(), *history.eval.values()]:
-        for row in rows:
-            moment, segment = real(row.get("time")), row.get("segment")
-            if moment is not None and isinstance(segment, int):
-                first, last = spans.get(segment, (moment, moment))
-                spans[segment] = (min(first, moment), max(last, moment))
-    return sum(last - first for first, last in spans.values())
 
 
 def facts(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
