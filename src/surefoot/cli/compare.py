@@ -72,17 +72,18 @@ def _screen(made: Comparison, everything: bool) -> Iterator[str]:
     yield from _table(names, rows) if rows else ["  nothing"]
     if everything:
         yield "\nequal settings"
-        yield from (f"  {key} {value}" for key, value in made.equal.items())
+        yield from (clean(f"  {key} {value}") for key, value in made.equal.items())
     else:
         yield f"equal: {len(made.equal)} settings (--all shows them)"
     yield "\nresults"
     lines = results(made)
     yield from _table(
-        [group.name for group in made.groups], [(x.label, x.cells, x.best) for x in lines]
+        [group.name for group in made.groups],
+        [(clean(x.label), [*map(clean, x.cells)], x.best) for x in lines],
     )
     if made.notes:
         yield ""
-        yield from made.notes
+        yield from map(clean, made.notes)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:

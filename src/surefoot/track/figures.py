@@ -125,6 +125,8 @@ def marks(history: History, meta: Mapping[str, Any]) -> list[Mark]:
 
 def reason(segment: Mapping[str, Any]) -> str:
     """Return why the process of a segment went on, in a sentence."""
+    if not isinstance(segment, Mapping):
+        return "the reason is not known"
     ended = {
         "running": "the process before ended without a word (killed, or the machine stopped)",
         "stopped": "after it was stopped",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import json
 import os
 import re
 import shutil
@@ -22,12 +21,13 @@ from typing import Any
 
 from surefoot.errors import RunError
 from surefoot.track.lock import Holder, alone, hold, holder
+from surefoot.track.meta import FORMAT, parse, read
+from surefoot.track.meta import dump as meta_text
 
 __all__ = [
     "FORMAT", "TRASH", "RunFolder", "find", "list_runs", "now", "runs_dir", "write_atomic",
 ]  # fmt: skip
 
-FORMAT = 1  # of run.json and of the layout of a run's folder
 TRASH = ".trash"  # beside the runs: what prune moved away, by when
 OWNED = ("kept", "tags")  # a person's words in run.json, which training never overwrites
 STAGING = ".new-"  # prefix of a folder that is not a run yet
@@ -116,7 +116,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Open an existing run. Raises RunError when `path` holds no readable `run.json`."""
-        return cls(path, _read_meta(path))
+        return cls(path, read(path))
 
     @property
     def name(self) -> str:
@@ -137,11 +137,11 @@ class RunFolder:
         """
         with alone(self.path):
             with contextlib.suppress(OSError, ValueError):
-                now_on_disk = _parse(self.path)
+                now_on_disk = parse(self.path)
                 self.meta |= {key: now_on_disk[key] for key in OWNED if key in now_on_disk}
             self.meta.update(values)
             try:
-                write_atomic(self.path / "run.json", _dump(self.meta))
+                write_atomic(self.path / "run.json", meta_text(self.meta))
             except OSError:
                 return False
         return True
@@ -156,7 +156,7 @@ class RunFolder:
 
     def reload(self) -> RunFolder:
         """Read `run.json` again and return self: another process may have changed it."""
-        self.meta = _read_meta(self.path)
+        self.meta = read(self.path)
         return self
 
     @contextlib.contextmanager
@@ -186,7 +186,7 @@ def list_runs(runs: Path) -> list[RunFolder]:
         if entry.name.startswith("."):
             continue
         try:
-            meta = _parse(Path(entry.path))
+            meta = parse(Path(entry.path))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
@@ -325,7 +325,7 @@ def _test_mark(steps: Any) -> str | bool:
 
 
 def _fill(staging: Path, files: Mapping[str, str], meta: dict[str, Any]) -> None:
-    for relative, text in {**files, "run.json": _dump(meta)}.items():
+    for relative, text in {**files, "run.json": meta_text(meta)}.items():
         path = staging / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
@@ -363,33 +363,3 @@ def _cannot_write(runs: Path, error: OSError) -> RunError:
     else:
         fix = "--runs DIR, or set SUREFOOT_RUNS to a folder that you may write"
     return RunError(f"cannot make a run: {error.strerror or error}", where=str(runs), fix=fix)
-
-
-def _dump(meta: Mapping[str, Any]) -> str:
-    return json.dumps(meta, indent=2, ensure_ascii=False, default=str) + "\n"
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    with open(path / "run.json", encoding="utf-8") as file:  # noqa: PTH123  (a third of the time)
-        meta = json.load(file)
-    if not isinstance(meta, dict):
-        raise ValueError("run.json holds no mapping")
-    return meta
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    where = str(path / "run.json")
-    try:
-        meta = _parse(path)
-    except (FileNotFoundError, NotADirectoryError):
-        what = "is not a run (no run.json)" if path.exists() else "does not exist"
-        raise RunError(f"{path} {what}", fix="surefoot runs") from None
-    except OSError as error:
-        raise RunError(f"cannot read the run: {error.strerror}", where=where) from error
-    except ValueError as error:
-        fix = "restore it from a copy; metrics.jsonl and checkpoints/ beside it are unharmed"
-        raise RunError(f"run.json is damaged: {error}", where=where, fix=fix) from error
-    if isinstance(meta.get("format"), int) and meta["format"] > FORMAT:
-        what = f"run.json has format {meta['format']}, newer than this Surefoot reads ({FORMAT})"
-        raise RunError(what, where=where, fix="update Surefoot")
-    return meta

@@ -30,6 +30,7 @@ __all__ = [
 SMALL = 12_000_000  # bytes of metrics.jsonl below which every row is parsed
 WINDOWS = 1500  # pieces of a larger file, of which the telling rows are parsed
 BLOCK = 1 << 16  # bytes
+LARGEST, LATEST = 2**53, 1e11  # of a step; of seconds since 1970
 NAMED = 10  # damaged lines named by number
 _TRAIN = b'{"kind": "train"'
 _LEARNER = re.compile(rb'"learner": "([^"]*)"')
@@ -41,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Damage:
-    """Lines that are no JSON object: how many, and the numbers (from 1) of the first ones."""
+    """Lines that are no row: how many, and the numbers (from 1) of the first ones."""
 
     count: int = 0
     lines: list[int] = field(default_factory=list)
@@ -204,7 +205,7 @@ def _extremes(values: list[float], places: range) -> set[int]:
 def _parse(line: bytes, number: int, damage: Damage | None) -> Row | None:
     try:
         row = json.loads(line)
-        if isinstance(row, dict):
+        if isinstance(row, dict) and _placed(row):
             return row
     except ValueError:
         if not line.endswith(b"\n"):
@@ -212,6 +213,14 @@ def _parse(line: bytes, number: int, damage: Damage | None) -> Row | None:
     if damage is not None and line.strip():
         damage.add(number)
     return None
+
+
+def _placed(row: Row) -> bool:
+    """Whether what a row says of its place can be true; what it does not say is another matter."""
+    step, segment, moment = row.get("step", 0), row.get("segment", 0), row.get("time", 0)
+    whole = type(step) is int and 0 <= step < LARGEST and type(segment) is int
+    dated = type(moment) in (int, float) and 0 <= moment < LATEST
+    return whole and dated and type(row.get("learner", "")) is str
 
 
 def _thinned(path: Path, size: int, damage: Damage) -> Iterator[Row]:

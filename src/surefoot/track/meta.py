@@ -1,0 +1,57 @@
+"""`run.json`: what is read from it has the shape that others rely on, or is called damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from surefoot.errors import RunError
+
+__all__ = ["FORMAT", "dump", "parse", "read"]
+
+FORMAT = 1  # of run.json and of the layout of a run's folder
+SHAPES: dict[str, type] = {  # what others rely on; anything may be missing
+    **dict.fromkeys(("id", "name", "recipe", "status", "created", "source"), str),
+    **dict.fromkeys(("tags", "errors", "restarts", "segments"), list),
+    **dict.fromkeys(("best", "pinned", "data", "machine", "versions", "git", "parent"), dict),
+    **dict.fromkeys(("number", "step", "max_steps"), int),
+}
+
+
+def dump(meta: Mapping[str, Any]) -> str:
+    """Return the text of a `run.json`."""
+    return json.dumps(meta, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """Read the `run.json` of a folder. Raises OSError, or ValueError that says what is wrong."""
+    with open(path / "run.json", encoding="utf-8") as file:  # noqa: PTH123  (a third of the time)
+        meta = json.load(file)
+    if not isinstance(meta, dict):
+        raise ValueError("run.json holds no mapping")
+    for key, kind in SHAPES.items():
+        value = meta.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{key} is no {kind.__name__}")
+    return meta
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read the `run.json` of a folder. Raises RunError, with what can be done."""
+    where = str(path / "run.json")
+    try:
+        meta = parse(path)
+    except (FileNotFoundError, NotADirectoryError):
+        what = "is not a run (no run.json)" if path.exists() else "does not exist"
+        raise RunError(f"{path} {what}", fix="surefoot runs") from None
+    except OSError as error:
+        raise RunError(f"cannot read the run: {error.strerror}", where=where) from error
+    except ValueError as error:
+        fix = "restore it from a copy; metrics.jsonl and checkpoints/ beside it are unharmed"
+        raise RunError(f"run.json is damaged: {error}", where=where, fix=fix) from error
+    if isinstance(meta.get("format"), int) and meta["format"] > FORMAT:
+        what = f"run.json has format {meta['format']}, newer than this Surefoot reads ({FORMAT})"
+        raise RunError(what, where=where, fix="update Surefoot")
+    return meta
