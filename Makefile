@@ -50,8 +50,8 @@ docs: setup  ## Write the generated reference pages anew
 bench: setup-dev  ## Measure against a bare loop and the peers; writes benchmarks/results.md
 	@$(BIN)/python benchmarks/run.py
 
-torture: setup-dev  ## The whole crash and damage sweep (hours)
-	@$(BIN)/python -m pytest -m slow tests/crash
+torture: setup-dev  ## The whole crash and damage sweep (hours; EVERY=10 tries one case in ten)
+	@$(BIN)/python -m pytest -m slow tests/crash --every $(or $(EVERY),1)
 
 clean:  ## Remove what is generated (not runs, not the environment)
 	@rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis

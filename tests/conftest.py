@@ -26,6 +26,9 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` writes golden files anew, after a change that is meant."""
     parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+    parser.addoption(
+        "--every", type=int, default=1, metavar="N", help="the crash sweep: try one case in N"
+    )
 
 
 def runs_made_here(*places: Path) -> set[Path]:

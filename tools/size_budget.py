@@ -14,15 +14,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
-    "(top)": 540,
+    "(top)": 580,
     "config": 2250,
     "data": 1700,
     "track": 4100,
     "ops": 600,
     "nn": 850,
-    "engine": 3850,
+    "engine": 3950,
     "recipes": 850,
-    "cli": 1850,
+    "cli": 1950,
 }
 FILE, FUNCTION = 400, 60  # lines of text of a file, lines of a function
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)

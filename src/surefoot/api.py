@@ -17,7 +17,7 @@ from surefoot.config.fields import Given, changed
 from surefoot.config.files import load_run_config
 from surefoot.config.resolve import Resolved, amend, resolve
 from surefoot.config.schema import RunConfig
-from surefoot.errors import ConfigError, Problem, RunError
+from surefoot.errors import ConfigError, DataError, Problem, RunError
 from surefoot.sinks import Console, Sinks
 from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Console",
     "Stored",
+    "adopt",
     "again",
     "branch",
     "debug",
@@ -359,3 +360,41 @@ def fork(
     folder = find(runs_dir(runs), str(run))
     files = {"config.yaml": (folder.path / "config.yaml").read_text(encoding="utf-8")}
     return engine_fork(folder, step, runs_dir(runs), files | stored(folder).files(), name)
+
+
+def adopt(
+    file: str | Path,
+    recipe: recipes.Recipe,
+    given: Mapping[str, Given],
+    *,
+    runs: Path,
+    preset: str | None = None,
+    config: Sequence[Path | str] = (),
+    name: str | None = None,
+    problems: Sequence[Problem] = (),
+) -> tuple[RunFolder, recipes.Adoption]:
+    """Make a run of weights without a configuration; return it, and what the file told.
+
+    Sizes come from the shapes of the tensors, everything else from `given`, files and preset.
+    Raises ConfigError where a setting that no shape tells is not given, or contradicts one;
+    DataError where the file cannot be read, or a tensor does not fit.
+    """
+    from surefoot.data.fetch import cache_dir
+    from surefoot.engine import adopt as engine_adopt
+    from surefoot.engine import read_weights
+
+    if recipe.adopt is None:
+        fix = "a recipe adopts weights when it has `adopt`: docs/guides/add-a-recipe.md"
+        raise ConfigError(f"recipe {recipe.name} cannot read sizes from weights", fix=fix)
+    try:
+        found = recipe.adopt(*read_weights(Path(file)))
+    except DataError as error:
+        error.where = error.where or str(file)
+        raise
+    mine, wrong = found.over(given, str(file))
+    resolved = settle(recipe, preset, config, mine, [*problems, *wrong])
+    folder = engine_adopt(
+        recipe, resolved.config, found.tensors, file=str(file), runs=runs, name=name,
+        preset=resolved.preset, sources=resolved.sources, cache=cache_dir() / "fit.json",
+    )  # fmt: skip
+    return folder, found

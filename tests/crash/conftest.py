@@ -18,14 +18,14 @@ _TALLY: dict[str, Counter[str]] = {}
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def stage(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Any]:
     """Zygotes with the preloaded library; skips where there is no Linux or no C compiler."""
     from harness import Stage, compiled
 
     library = compiled(tmp_path_factory.mktemp("crashpoint"))
     if library is None:
         pytest.skip("needs Linux and a C compiler (cc)")
-    stage = Stage(library, CORES)
+    stage = Stage(library, CORES, pytestconfig.getoption("every"))
     yield stage
     stage.close()
 
@@ -62,7 +62,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     columns = ("trials", "failures", "seconds")
     total = sum((counts for counts in _TALLY.values()), Counter())
     write = terminalreporter.write_line
-    terminalreporter.write_sep("=", "what was tried")
+    every = config.getoption("every")
+    terminalreporter.write_sep("=", "what was tried" + (f", one in {every}" if every > 1 else ""))
     write(f"| condition | {' | '.join(columns)} |")
     write(f"|---|{'---:|' * len(columns)}")
     for condition, counts in (*_TALLY.items(), ("**all**", total)):

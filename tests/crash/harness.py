@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import random
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,7 @@ class Zygote:
 class Stage:
     """Several zygotes, and a folder in memory where fsync costs nothing."""
 
-    def __init__(self, library: Path, count: int) -> None:
+    def __init__(self, library: Path, count: int, every: int = 1) -> None:
         shm = Path("/dev/shm")
         place = shm if os.access(shm, os.W_OK) else None
         self.home = Path(tempfile.mkdtemp(prefix="surefoot-crash-", dir=place))
@@ -126,7 +127,7 @@ class Stage:
             self._zygotes = [future.result() for future in made]
         for zygote in self._zygotes:
             self._idle.put(zygote)
-        self.count = count
+        self.count, self.every = count, every
 
     @contextlib.contextmanager
     def zygote(self) -> Iterator[Zygote]:
@@ -145,8 +146,19 @@ class Stage:
         finally:
             shutil.rmtree(folder)
 
-    def each(self, trial: Callable[[Zygote, Path, Any], Any], cases: Iterable[Any]) -> list[Any]:
-        """Return `trial(zygote, fresh folder, case)` of every case, as many at once as zygotes."""
+    def each(
+        self,
+        trial: Callable[[Zygote, Path, Any], Any],
+        cases: Iterable[Any],
+        thin: bool = False,
+    ) -> list[Any]:
+        """Return `trial(zygote, fresh folder, case)` of every case, as many at once as zygotes.
+
+        Of cases that are `thin`, a random one in `self.every`, always the same.
+        """
+        if thin and self.every > 1:
+            cases = list(cases)
+            cases = random.Random(0).sample(cases, max(1, len(cases) // self.every))
 
         def one(case: Any) -> Any:
             with self.zygote() as zygote, self.folder() as folder:

@@ -23,7 +23,7 @@ def test_killed_before_some_calls(stage: Any, tally: Any, name: str) -> None:
 def test_killed_before_every_call(stage: Any, tally: Any, name: str) -> None:
     calls, expected = undisturbed(stage, name)
     trial = killed_at(CONDITIONS[name], expected)
-    tally.check(stage.each(trial, range(1, calls + 1)))
+    tally.check(stage.each(trial, range(1, calls + 1), thin=name != "plain"))
 
 
 def recoveries(calls: int, count: int) -> list[tuple[int, int]]:
@@ -41,8 +41,8 @@ def test_killed_while_recovering(stage: Any, tally: Any) -> None:
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_killed_while_recovering_often(stage: Any, tally: Any, name: str) -> None:
     calls, expected = undisturbed(stage, name)
-    count = 100 if name == "plain" else 20
-    tally.check(stage.each(killed_at(CONDITIONS[name], expected), recoveries(calls, count)))
+    trial = killed_at(CONDITIONS[name], expected)
+    tally.check(stage.each(trial, recoveries(calls, 100), thin=True))
 
 
 def test_killed_ten_times_in_a_row(stage: Any, tally: Any) -> None:
@@ -124,5 +124,5 @@ def test_killed_at_random_times(stage: Any, tally: Any, name: str) -> None:
 
     draw = random.Random(5)
     longest = 1.0 if name in RECIPES else 0.12
-    count = 200 if name == "plain" else 30
-    tally.check(stage.each(trial, [draw.uniform(0.001, longest) for _ in range(count)]))
+    delays = [draw.uniform(0.001, longest) for _ in range(200)]
+    tally.check(stage.each(trial, delays, thin=name != "plain"))

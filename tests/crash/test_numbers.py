@@ -75,7 +75,7 @@ def test_nan_at_some_steps(stage: Any, tally: Any, policy: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nan_at_every_step(stage: Any, tally: Any, policy: str) -> None:
-    tally.check(stage.each(nan_trial(policy), cases(range(LAST - 1))))
+    tally.check(stage.each(nan_trial(policy), cases(range(LAST - 1)), thin=True))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -154,7 +154,7 @@ def test_memory_that_runs_out_once_leaves_no_trace(stage: Any, tally: Any) -> No
 def test_memory_that_runs_out_once_at_every_step(stage: Any, tally: Any) -> None:
     _, expected = undisturbed(stage, "plain")
     every = [(w, s, e) for w in PLACES for s in range(LAST) for e in range(len(ERRORS))]
-    tally.check(stage.each(passing_trial(expected), every))
+    tally.check(stage.each(passing_trial(expected), every, thin=True))
 
 
 def lasting_trial(zygote: Zygote, runs: Path, case: Any) -> tuple[Any, str | None]:
@@ -180,7 +180,7 @@ def test_memory_that_stays_short_halves_the_pieces(stage: Any, tally: Any) -> No
 @pytest.mark.slow
 def test_memory_that_stays_short_from_every_step(stage: Any, tally: Any) -> None:
     every = [(w, s, o) for w in ("forward", "backward") for s in range(LAST - 1) for o in (2, 1)]
-    tally.check(stage.each(lasting_trial, every))
+    tally.check(stage.each(lasting_trial, every, thin=True))
 
 
 def test_halved_pieces_are_those_of_a_run_told_so(stage: Any) -> None:

@@ -111,7 +111,7 @@ def test_the_run_goes_on_after_every_call(stage: Any, tally: Any, history: Histo
     _, expected = undisturbed(stage, "plain")
     calls = list(range(1, history.calls + 1))
     cases = ((*case, expected) for case in states(history, calls, 3))
-    tally.check(stage.each(gone_on, cases))
+    tally.check(stage.each(gone_on, cases, thin=True))
 
 
 def test_checkpoints_never_take_more_than_those_kept_and_one(history: History) -> None:

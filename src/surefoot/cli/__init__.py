@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     # verb: (group, module, what it does)
     "train": ("train", "train", "train a recipe, or go on with the run you left"),
     "resume": ("train", "train", "go on with a run, exactly"),
+    "adopt": ("train", "adopt", "make a run of weights that come without a configuration"),
     "sample": ("use", "sample", "let a model write"),
     "evaluate": ("use", "sample", "measure a model on held-out data"),
     "runs": ("look", "runs", "list runs"),

@@ -37,6 +37,11 @@ class Form:
     padding: bool = False
     work: bool = False
 
+    @classmethod
+    def all(cls, digits: int) -> list[Form]:
+        """Return every form of problems with so many digits; each has another answer_length."""
+        return [cls(digits, padding=p, work=w) for p in (False, True) for w in (False, True)]
+
     @property
     def question_length(self) -> int:
         return 2 * self.digits + 1

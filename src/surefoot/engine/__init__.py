@@ -3,7 +3,9 @@
 Imports of this package bring torch. It knows no recipe and no command line.
 """
 
+from surefoot.engine.adopt import read_weights
 from surefoot.engine.answers import free_running, wilson
+from surefoot.engine.create import adopt
 from surefoot.engine.curriculum import TeacherForcing
 from surefoot.engine.fit import Pins, Plan
 from surefoot.engine.job import Drawing, Job
@@ -42,6 +44,7 @@ __all__ = [
     "TextSpeaker",
     "TrainState",
     "World",
+    "adopt",
     "begin",
     "confusions",
     "free_running",
@@ -49,6 +52,7 @@ __all__ = [
     "loss_by_place",
     "next_token_scores",
     "open_world",
+    "read_weights",
     "resume",
     "steps",
     "wilson",

@@ -4,43 +4,38 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-
-from surefoot.config.files import dump
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import fit
 from surefoot.engine.conduct import Conductor
-from surefoot.engine.disk import refusals, room_for, synced
+from surefoot.engine.create import create, versions
+from surefoot.engine.disk import refusals, synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
-from surefoot.engine.meter import gpu, resident
+from surefoot.engine.meter import resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import compile_in_place
-from surefoot.engine.plan import describe, farewell, planned_rates, prepare, work
+from surefoot.engine.plan import farewell, planned_rates, work
 from surefoot.engine.rebuild import Buildable, rebuild
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
-from surefoot.engine.state import TrainState
+from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Store
 from surefoot.engine.tape import Tape
 from surefoot.engine.witness import Witness
-from surefoot.engine.world import World, open_world
+from surefoot.engine.world import World
 from surefoot.errors import CheckFailed, Stopped, SurefootError
 from surefoot.track.folder import RunFolder, now
-from surefoot.track.machine import describe_machine, git_state
+from surefoot.track.machine import describe_machine
 from surefoot.track.record import Record, Sink
-from surefoot.version import __version__
 
 __all__ = ["Result", "begin", "resume"]
 
@@ -71,67 +66,25 @@ def begin(
     recipe: Buildable,
     config: RunConfig,
     *,
-    runs: Path,
     open_sinks: OpenSinks,
-    cache: Path | None,
-    name: str | None = None,
-    preset: str | None = None,
-    sources: Mapping[str, str] | None = None,
-    facts: Mapping[str, Any] | None = None,
     parent: tuple[RunFolder, str | int] | None = None,
+    **particulars: Any,
 ) -> Result:
-    """Start a new run in `runs` and train it, from the checkpoint of a `parent` if there is one.
+    """Start a new run and train it, from the checkpoint of a `parent` if there is one.
 
-    Nothing is created before the data is read, the model is built and the plan fits the disk.
-    Raises SurefootError; see `errors` for which and what exit code each has.
+    `particulars` are those of `create`. Raises SurefootError; see `errors` for which and what
+    exit code each has.
     """
-    world = open_world(config.machine.device)
-    job = recipe.build(config, world)
-    limit = config.limit(len(job.source))
-    horizon = config.schedule.horizon or config.schedule.decay_steps or limit
-    horizons = prepare(job, config, {})
-    pins, plan = fit.choose(config, job, world, limit, cache)
-    room_for(runs, plan.disk)
-    pinned = {**pins.as_dict(), "horizon": horizon}
-    resolved = {k: v for k, v in pinned.items() if k != "why"}
-    git, diff = git_state(Path.cwd(), runs)
-    meta = {
-        "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
-        "horizons": horizons,
-        "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
-        "source": job.source.fingerprint, "settings": job.settings,
-        "location": recipe.location or recipe.name,
-        "plan": asdict(plan),
-        "machine": {**describe_machine(), **gpu(world.device)}, "git": git,
-        "tags": config.track.tags,
-        "versions": versions(), **(facts or {}),
-    }  # fmt: skip
-    files = {
-        "config.yaml": dump(config, dict(sources or {}), resolved, recipe.name, preset),
-        **({"code.diff": diff} if diff else {}),
-        **_source_of(recipe.location),
-        **job.files,
-    }
-    if parent is not None:
+
+    def descend(job: Job) -> tuple[dict[str, Any], Payload]:
+        assert parent is not None
         ancestor, payload = inherit(*parent)
         TrainState(job.learners).restore(payload)  # before anything is created: does it fit?
-        meta |= ancestor
-    folder = RunFolder.create(runs, recipe.name, name, files, meta)
-    with folder.lock(), refusals():
-        if parent is not None:
-            Store(folder.path / "checkpoints", meta["id"]).save(
-                meta["parent"]["step"], payload, places={}, identity=meta["identity"]
-            )
-        return _play(
-            folder, config, job, world, pins, open_sinks, list(describe(job, pins, plan, limit))
-        )
+        return ancestor, payload
 
-
-def _source_of(location: str) -> dict[str, str]:
-    """Return the text of a recipe that is a file of its own, to be kept with the run."""
-    if not location.endswith(".py"):
-        return {}
-    return {"recipe.py": Path(location).read_text(encoding="utf-8", errors="replace")}
+    new = create(recipe, config, origin=descend if parent else None, **particulars)
+    with new.folder.lock(), refusals():
+        return _play(new.folder, config, new.job, new.world, new.pins, open_sinks, new.notes)
 
 
 def resume(
@@ -343,18 +296,6 @@ def _batches(data: Data, pins: fit.Pins) -> Iterator[Any]:
         yield prefetch
     finally:
         prefetch.close()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that bits may depend on."""
-    import platform
-
-    return {
-        "surefoot": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _changed(

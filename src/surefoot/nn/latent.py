@@ -20,13 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.config.model import EncoderDecoderConfig, GPTConfig
+from surefoot.errors import DataError
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.gpt import GPT, Attend, Attention, Block, Past
 from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary
 from surefoot.ops import ATTENTION
 
-__all__ = ["Answering", "DecoderOnly", "LatentTransformer", "SimpleTransformer", "dimensions"]
+__all__ = [
+    "Answering",
+    "DecoderOnly",
+    "LatentTransformer",
+    "SimpleTransformer",
+    "dimensions",
+    "lengths",
+]
 
 Known = tuple[Tensor, Tensor]  # keys and values [B, H, S, D]
 
@@ -275,6 +283,19 @@ class DecoderOnly(nn.Module):
         """Floating-point operations of forward and backward for one example, attention left out."""
         matrices = _matrices(self.gpt.blocks) + self.gpt.head.weight.numel()
         return 6 * self.gpt.config.context * matrices
+
+
+def lengths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Return for how many tokens of a question and of an answer a simple or latent model is made.
+
+    Raises DataError where these are no shapes of one.
+    """
+    needed = ("places.weight", "answer_places.weight", "encoder.0.attn.out.weight")
+    missing = [name for name in needed if name not in shapes]
+    if missing:
+        what = f"these are no weights of a simple or latent model: {missing[0]} is missing"
+        raise DataError(what, fix="names are those that a checkpoint of `multiply` has")
+    return shapes[needed[0]][0], shapes[needed[1]][0]
 
 
 def dimensions(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

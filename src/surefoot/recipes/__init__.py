@@ -10,26 +10,59 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from surefoot.config.fields import Given
 from surefoot.config.schema import RunConfig
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from surefoot.engine.job import Job
     from surefoot.engine.speak import Speaker
     from surefoot.engine.world import World
 
-__all__ = ["Recipe", "find", "import_file", "names"]
+__all__ = ["Adoption", "Recipe", "find", "import_file", "names"]
 
 _SHIPPED = {
     "charlm": "surefoot.recipes.charlm:recipe",
     "multiply": "surefoot.recipes.multiply:recipe",
 }
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What a recipe reads from weights that come without a configuration.
+
+    `tensors` by learner are named as the model names them; `settings` (path -> value) are what
+    their shapes decide. `open` settings no shape decides: a person must give them, and reads why.
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    settings: Mapping[str, Any]
+    open: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def over(self, given: Mapping[str, Given], file: str) -> tuple[dict[str, Given], list[Problem]]:
+        """Return `given` with what the file tells, and what contradicts it or is still open."""
+        told = {
+            path: Given(value, f"the shapes in {file}") for path, value in self.settings.items()
+        }
+        wrong = [
+            Problem(f"{path} is {self.settings[path]} in the file, not {mine.value}", mine.where)
+            for path, mine in given.items()
+            if path in told and mine.value != self.settings[path]
+        ]
+        for path, why in self.open.items():
+            if path not in given:
+                flag = "--" + path.rpartition(".")[2].replace("_", "-")
+                wrong.append(Problem(f"{path} is not known: {why}", file, f"{flag} says it"))
+        return {**given, **told}, wrong
 
 
 @dataclass(frozen=True)
@@ -39,7 +72,9 @@ class Recipe:
     `build(config, world)` returns the parts of a run; it is called again for every resume and
     must depend on nothing else. `speak(config, files, world)` returns models without data, for
     `surefoot sample`; `files` are the texts that the job left with the run. Both import torch
-    inside, so that help stays fast. Presets are nested values over the defaults.
+    inside, so that help stays fast. `adopt(tensors, said)` reads sizes from a file of weights for
+    `surefoot adopt`; `said` is what the file holds besides. Presets are nested values over the
+    defaults.
     """
 
     name: str
@@ -49,6 +84,7 @@ class Recipe:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     default_preset: str | None = None
     speak: Callable[[Any, Mapping[str, str], World], Speaker] | None = None
+    adopt: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Adoption] | None = None
     location: str = ""  # `charlm`, or the path of a file, to find the recipe again
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import (
@@ -20,12 +20,12 @@ from surefoot.config.schema import (
     circumstance,
     knob,
 )
-from surefoot.recipes import Recipe
+from surefoot.recipes import Adoption, Recipe
 from surefoot.seeds import derive
 from surefoot.track.picture import Bars, Grid, Picture
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from surefoot.data.batch import Batch
     from surefoot.data.text import Text
@@ -183,6 +183,23 @@ def speak(config: CharConfig, files: Mapping[str, str], world: World) -> Speaker
     return TextSpeaker({"main": model}, tokenizer, PROMPT)
 
 
+def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
+    """Read the sizes of a GPT; the text must have as many kinds of characters as the embedding."""
+    from surefoot.nn.foreign import gpt_sizes, gpt_weights
+
+    weights, notes = gpt_weights(tensors)
+    sizes, left = gpt_sizes(weights, said)
+    symbols = len(weights["embed.weight"])
+    kind = "byte" if symbols == 256 else "char"
+    if kind == "char":
+        notes.append(f"{symbols} kinds of characters, taken in the order of their code points")
+    settings = {f"model.{field}": value for field, value in sizes.items()}
+    return Adoption(
+        {"main": weights}, settings | {"data.vocabulary": kind},
+        {f"model.{field}": why for field, why in left.items()}, notes,
+    )  # fmt: skip
+
+
 _FULL = {"d_model": 384, "num_layers": 6, "num_heads": 6, "context": 256}
 _CLASSIC = {
     "optim": {"kind": "adamw", "lr": 1e-3, "beta2": 0.99},
@@ -195,6 +212,7 @@ recipe = Recipe(
     config=CharConfig,
     build=build,
     speak=speak,
+    adopt=adopt,
     default_preset="laptop",
     presets={
         "tiny": {

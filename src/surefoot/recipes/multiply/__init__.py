@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from surefoot.config.learners import alone
 from surefoot.config.model import EncoderDecoderConfig
-from surefoot.recipes import Recipe
+from surefoot.recipes import Adoption, Recipe
 from surefoot.recipes.multiply.settings import MultiplyConfig, Name, Teaching
 from surefoot.seeds import derive
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from surefoot.data.arithmetic import Problems, Split
     from surefoot.data.batch import Batch
@@ -195,6 +195,21 @@ def speak(config: MultiplyConfig, files: Mapping[str, str], world: World) -> Cal
     return Calculator({n: make(config, n, form).to(world.device) for n in names}, form)
 
 
+def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
+    """Read the sizes of a simple or latent learner, and from its places which problems it knows."""
+    from surefoot.data.notation import Form
+    from surefoot.nn.latent import dimensions, lengths
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    question, answer = lengths(shapes)
+    settings: dict[str, Any] = {f"model.{k}": v for k, v in dimensions(shapes).items()}
+    for form in (f for f in Form.all(question // 2) if f.answer_length == answer):
+        settings |= {"data.max_digits": form.digits, "data.min_digits": min(2, form.digits)}
+        settings |= {"data.work": form.work, "data.padding": form.padding}
+    name = "latent" if "latents.weight" in tensors else "simple"
+    return Adoption({name: tensors}, settings | {"learners.active": (name,)})
+
+
 _TINY = {"d_model": 32, "num_layers": 1, "num_heads": 2}
 
 recipe = Recipe(
@@ -202,6 +217,7 @@ recipe = Recipe(
     summary="multiplication, by a simple and a latent transformer side by side",
     config=MultiplyConfig,
     build=build,
+    adopt=adopt,
     speak=speak,
     default_preset="laptop",
     presets={

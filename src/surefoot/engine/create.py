@@ -1,0 +1,136 @@
+"""Make a run: everything is decided, tried and written down before there is a folder."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.config.files import dump
+from surefoot.config.identity import fingerprint
+from surefoot.config.schema import RunConfig
+from surefoot.engine import fit
+from surefoot.engine.adopt import fill
+from surefoot.engine.disk import refusals, room_for
+from surefoot.engine.job import Job
+from surefoot.engine.meter import gpu
+from surefoot.engine.plan import describe, prepare
+from surefoot.engine.rebuild import Buildable
+from surefoot.engine.state import Payload, TrainState
+from surefoot.engine.store import Store
+from surefoot.engine.world import World, open_world
+from surefoot.track.folder import RunFolder
+from surefoot.track.machine import describe_machine, git_state
+from surefoot.version import __version__
+
+__all__ = ["New", "adopt", "create", "versions"]
+
+
+@dataclass(frozen=True)
+class New:
+    """A run that is there and has not begun; `notes` say to a person what it will be."""
+
+    folder: RunFolder
+    job: Job
+    world: World
+    pins: fit.Pins
+    notes: Sequence[str]
+
+
+def create(
+    recipe: Buildable,
+    config: RunConfig,
+    *,
+    runs: Path,
+    cache: Path | None,
+    name: str | None = None,
+    preset: str | None = None,
+    sources: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    origin: Callable[[Job], tuple[dict[str, Any], Payload]] | None = None,
+) -> New:
+    """Make a new run in `runs`. Nothing is created before data, model, weights and plan are there.
+
+    `origin` prepares the learners where they do not begin at nothing, and returns what run.json
+    says of that (its `step` among it) and the first checkpoint. Raises SurefootError.
+    """
+    world = open_world(config.machine.device)
+    job = recipe.build(config, world)
+    limit = config.limit(len(job.source))
+    horizon = config.schedule.horizon or config.schedule.decay_steps or limit
+    horizons = prepare(job, config, {})
+    pins, plan = fit.choose(config, job, world, limit, cache)
+    room_for(runs, plan.disk)
+    pinned = {**pins.as_dict(), "horizon": horizon}
+    resolved = {k: v for k, v in pinned.items() if k != "why"}
+    git, diff = git_state(Path.cwd(), runs)
+    meta = {
+        "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
+        "horizons": horizons,
+        "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
+        "source": job.source.fingerprint, "settings": job.settings,
+        "location": recipe.location or recipe.name,
+        "plan": asdict(plan),
+        "machine": {**describe_machine(), **gpu(world.device)}, "git": git,
+        "tags": config.track.tags,
+        "versions": versions(), **(facts or {}),
+    }  # fmt: skip
+    files = {
+        "config.yaml": dump(config, dict(sources or {}), resolved, recipe.name, preset),
+        **({"code.diff": diff} if diff else {}),
+        **_source_of(recipe.location),
+        **job.files,
+    }
+    born, payload = origin(job) if origin is not None else ({}, None)
+    folder = RunFolder.create(runs, recipe.name, name, files, meta | born)
+    if payload is not None:
+        with folder.lock(), refusals():
+            Store(folder.path / "checkpoints", meta["id"]).save(
+                born["step"], payload, places={}, identity=meta["identity"]
+            )
+    return New(folder, job, world, pins, list(describe(job, pins, plan, limit)))
+
+
+def _source_of(location: str) -> dict[str, str]:
+    """Return the text of a recipe that is a file of its own, to be kept with the run."""
+    if not location.endswith(".py"):
+        return {}
+    return {"recipe.py": Path(location).read_text(encoding="utf-8", errors="replace")}
+
+
+def adopt(
+    recipe: Buildable,
+    config: RunConfig,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    *,
+    file: str,
+    **particulars: Any,
+) -> RunFolder:
+    """Make a run whose learners begin, at step 0, with weights from a `file`, by learner and name.
+
+    `particulars` are those of `create`. Raises DataError that explains what does not fit.
+    """
+
+    def begin_with(job: Job) -> tuple[dict[str, Any], Payload]:
+        fill(job.learners, tensors)
+        facts = {"adopted": file, "status": "stopped", "step": 0}
+        return facts, TrainState(job.learners).payload()
+
+    return create(recipe, config, origin=begin_with, **particulars).folder
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that bits may depend on."""
+    return {
+        "surefoot": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
