@@ -114,15 +114,11 @@ class Conductor:
         return rolled or self.interrupts.received is not None
 
     def _tell(self, report: Report, happening: Happening) -> None:
-        words = {
-            Event.SKIP: "update skipped, weights untouched",
-            Event.MICRO: f"going on with {happening.value:.0f} examples a pass, the same batch",
-        }[happening.event]
-        why = ": ".join(filter(None, (happening.why, happening.detail)))
-        text = f"step {report.step}: {words} ({why})"
+        text = f"step {report.step}: {happening}"
         if happening.event is Event.SKIP and not happening.detail:
-            name = self.record.path.name
-            text += f"; look inside: surefoot resume {name} --debug-step {report.step}"
+            text += (
+                f"; look inside: surefoot resume {self.record.path.name} --debug-step {report.step}"
+            )
         self.record.note(self._prefix(happening.learner) + text, "warning")
         self.record.row(
             "event", report.step, happening.learner,
@@ -269,10 +265,8 @@ class Conductor:
             self._save()
 
     def _save(self) -> None:
-        learners = self.state.learners.values()
-        lately = [
-            x.memory["score"][1] for x in learners if x.memory.get("score", [-1])[0] == x.step
-        ]
+        told = [(x.step, x.memory.get("score", [-1, 0.0])) for x in self.state.learners.values()]
+        lately = [score for step, (at, score) in told if at == step]
         self._saved = self._progress()
         self.saver.pinned = self._needed()
         self.saver.save(
@@ -292,7 +286,7 @@ class Conductor:
         return retain.needed(self.config, {n: (x.step, x.memory) for n, x in learners})
 
     def _progress(self) -> tuple[int, ...]:
-        return tuple(x.step for x in self.state.learners.values())
+        return tuple(self._steps_of().values())
 
     def _save_last(self) -> None:
         """Save what is not saved yet, and wait for it; try once more when it failed."""

@@ -76,6 +76,13 @@ class Happening:
     norm: float = 0.0
     detail: str = ""
 
+    def __str__(self) -> str:
+        words = {
+            Event.SKIP: "update skipped, weights untouched",
+            Event.MICRO: f"going on with {self.value:.0f} examples a pass, the same batch",
+        }[self.event]
+        return f"{words} ({': '.join(filter(None, (self.why, self.detail)))})"
+
 
 @dataclass(frozen=True)
 class Report:
