@@ -147,8 +147,7 @@ class Conductor:
             if bad < limit:
                 continue
             self._save_last()
-            numbers = math.isfinite(reading.loss) and math.isfinite(reading.grad_norm)
-            kind = "spiking" if numbers else "non-finite"
+            kind = "spiking" if math.isfinite(reading.loss + reading.grad_norm) else "non-finite"
             raise Diverged(
                 f"{bad} {kind} step{'s' * (bad > 1)} in a row: "
                 f"loss {reading.loss}, gradient norm {reading.grad_norm}",
