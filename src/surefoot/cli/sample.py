@@ -123,6 +123,7 @@ def _evaluate(argv: list[str]) -> int:
     own = _parser("surefoot evaluate", "Measure a model on held-out data.")
     options = own.parse_args(argv)
     from surefoot import api
+    from surefoot.track.text import number
 
     step, scores = api.evaluate(
         options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device
@@ -135,10 +136,12 @@ def _evaluate(argv: list[str]) -> int:
         interval = [found.pop(key) for key in ("exact_low", "exact_high", "asked") if key in found]
         for name, value in found.items():
             label = name if len(scores) == 1 else f"{learner}.{name}"
-            print(f"  {label:<24} {value:.4f}{_interval(*interval) if name == 'exact' else ''}")
+            shown = f"{value:.4f}" if value >= 0.01 else number(value)
+            print(f"  {label:<24} {shown}{_interval(value, *interval) if name == 'exact' else ''}")
     return 0
 
 
-def _interval(low: float = 0.0, high: float = 1.0, asked: float = 0.0) -> str:
+def _interval(share: float, low: float = 0.0, high: float = 1.0, asked: float = 0.0) -> str:
     """Return how far a share is known, where it was said of how many."""
-    return f"  ({low:.4f} to {high:.4f} with 95 %, of {asked:,.0f})" if asked else ""
+    right = f"{round(share * asked):,} of {asked:,.0f}"
+    return f"  ({right}; {low:.4f} to {high:.4f} with 95 %)" if asked else ""

@@ -13,6 +13,7 @@ from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.state import TrainState
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
+from surefoot.track.text import number
 
 __all__ = ["describe", "farewell", "planned_rates", "prepare", "schedule_for", "work"]
 
@@ -108,7 +109,7 @@ def farewell(
         if "best" in learner.memory:
             step, loss = learner.memory["best"]
             bits = loss / math.log(2)
-            yield f"best   {label}val loss {loss:.4f} nats, {bits:.4f} bits, at step {step}"
+            yield f"best   {label}val loss {_digits(loss)} nats, {_digits(bits)} bits, at step {step}"
         last = scores.get(name, {})
         shares = [f"{word} {last[key]:.1%}" for key, word in _SHARES.items() if key in last]
         if shares:
@@ -117,6 +118,10 @@ def farewell(
     if report:
         yield f"look   {path / 'report.html'}"
     yield f"next   surefoot sample {path.name}    surefoot show {path.name}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.01 else number(value)
 
 
 def _time(seconds: float) -> str:

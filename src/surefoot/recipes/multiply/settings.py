@@ -45,7 +45,7 @@ class Arithmetic(Section):
     test_ratio: float = knob(0.1, "Share that only `surefoot evaluate` asks.", ge=0, lt=0.9)
     val_problems: int = circumstance(2000, "Problems asked at each evaluation, at most.", ge=1)
     test_problems: int = circumstance(
-        100_000, "Problems asked by `surefoot evaluate`, at most.", ge=1
+        20_000, "Problems asked by `surefoot evaluate`, at most.", ge=1
     )
     val_batch: int = circumstance(1000, "Problems asked at once.", ge=1)
 
