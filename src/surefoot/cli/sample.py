@@ -144,4 +144,4 @@ def _evaluate(argv: list[str]) -> int:
 def _interval(share: float, low: float = 0.0, high: float = 1.0, asked: float = 0.0) -> str:
     """Return how far a share is known, where it was said of how many."""
     right = f"{round(share * asked):,} of {asked:,.0f}"
-    return f"  ({right}; {low:.4f} to {high:.4f} with 95 %)" if asked else ""
+    return f"  ({right}; {low:.3%} to {high:.3%} with 95 %)" if asked else ""
