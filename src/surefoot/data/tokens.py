@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from surefoot.errors import DataError
 
-__all__ = ["TokenFile", "Tokens"]
+__all__ = ["TokenFile", "TokenFiles", "Tokens"]
 
 
 class TokenFile:
@@ -71,4 +72,44 @@ class TokenFile:
             return os.read(file, count)
 
 
-Tokens = NDArray[Any] | TokenFile
+class TokenFiles:
+    """Several files of `dtype` integers, one after the other, as one array [n]; see `TokenFile`."""
+
+    ndim = 1
+
+    def __init__(self, paths: Sequence[Path], dtype: np.dtype[Any]) -> None:
+        self.dtype = np.dtype(dtype)
+        self._files = [TokenFile(path, dtype) for path in paths]
+        self._ends = np.cumsum([len(file) for file in self._files], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._files else 0
+
+    def __getitem__(self, where: slice) -> NDArray[Any]:
+        """Return tokens `where` (a slice with step 1) as an array [k]."""
+        start, stop, step = where.indices(len(self))
+        if step != 1:
+            raise IndexError("files of tokens are read in sequence")
+        return self._between(start, max(start, stop))
+
+    def rows(self, begin: Any, width: int) -> NDArray[Any]:
+        """Return `width` tokens from each of `begin` [m] on, as an array [m, width]."""
+        found = np.empty((len(begin), width), dtype=self.dtype)
+        for row, at in enumerate(np.asarray(begin).tolist()):
+            found[row] = self._between(at, at + width)
+        return found
+
+    def _between(self, start: int, stop: int) -> NDArray[Any]:
+        pieces = []
+        number = int(np.searchsorted(self._ends, start, "right"))
+        while start < stop and number < len(self._files):
+            file, end = self._files[number], int(self._ends[number])
+            first = end - len(file)
+            pieces.append(file[start - first : min(stop, end) - first])
+            start, number = min(stop, end), number + 1
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=self.dtype)
+
+
+Tokens = NDArray[Any] | TokenFile | TokenFiles

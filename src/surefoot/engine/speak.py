@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from surefoot.data.tokenizer import Tokenizer
@@ -60,29 +62,39 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class TextSpeaker:
-    """A language model and its tokenizer."""
+    """A language model and its tokenizer.
+
+    `border` is the token between documents, where there is one: it stands before every prompt,
+    and a text ends where the model writes it.
+    """
 
     models: Mapping[str, nn.Module]
     tokenizer: Tokenizer
     default_prompt: str = "\n"
+    border: int | None = None
 
     def reply(self, learner: str, request: Request) -> Iterator[str]:
         """Continue the prompt; pieces are whole characters, whatever the tokens are."""
         model: Any = self.models[learner].eval()
-        prompt = self.default_prompt if request.prompt is None else request.prompt
-        known = torch.from_numpy(self.tokenizer.encode(prompt).astype("int64"))
+        known = torch.from_numpy(self._read(request.prompt)).unsqueeze(0)
         device = next(model.parameters()).device
-        said: list[int] = []
-        shown = 0
+        kept: list[int] = []  # tokens of a character that is not whole yet
         with torch.no_grad():
             for token in generate(
-                model, known.unsqueeze(0).to(device), request.tokens,
+                model, known.to(device), request.tokens,
                 temperature=request.temperature, top_k=request.top_k, top_p=request.top_p,
                 seed=request.seed,
             ):  # fmt: skip
-                said.append(int(token))
-                text = self.tokenizer.decode(said)
-                whole = text.rstrip("�")  # a symbol of several bytes may be cut off here
-                yield whole[shown:]
-                shown = len(whole)
-        yield self.tokenizer.decode(said)[shown:]
+                if int(token) == self.border:
+                    break
+                kept.append(int(token))
+                text = self.tokenizer.decode(kept)
+                if not text.endswith("�"):
+                    kept.clear()
+                    yield text
+        yield self.tokenizer.decode(kept)
+
+    def _read(self, prompt: str | None) -> NDArray[np.int64]:
+        tokens = self.tokenizer.encode(self.default_prompt if prompt is None else prompt)
+        first = [] if self.border is None else [self.border]
+        return np.concatenate((np.array(first, dtype=np.int64), tokens.astype(np.int64)))

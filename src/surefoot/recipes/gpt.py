@@ -1,0 +1,242 @@
+"""A GPT with a vocabulary of its own: byte-level BPE, documents, loss by token and by byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from surefoot.config.model import GPTConfig
+from surefoot.config.schema import (
+    Optim,
+    RunConfig,
+    ScheduleConfig,
+    Section,
+    Train,
+    circumstance,
+    knob,
+)
+from surefoot.recipes import Recipe
+from surefoot.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surefoot.data.batch import Batch
+    from surefoot.data.bpe import BPE
+    from surefoot.data.collection import Collection, Part
+    from surefoot.engine import Job, Loss, TextSpeaker, World
+
+__all__ = ["GPTRunConfig", "recipe"]
+
+KEPT = "tokenizer.json"
+SAMPLE_TOKENS = 120
+
+
+class DocumentData(Section):
+    """Which documents are read, how they are split, and the vocabulary."""
+
+    corpus: str = knob("wiki-mini", "Documents by name; `surefoot data list` shows them.")
+    path: Path | None = knob(
+        None, "Your own: text, JSON Lines, a folder of them; also packed as .zst or .gz."
+    )
+    val_path: Path | None = knob(None, "What is held out; default: a split of `path`.")
+    test_path: Path | None = knob(None, "What `surefoot evaluate` measures beside it.")
+    val_ratio: float = knob(
+        0.02, "Share of the documents that is held out where no file says which.", ge=0, lt=0.9
+    )
+    vocab_size: int = knob(8192, "Tokens of the vocabulary to learn.", ge=257)
+    tokenizer: Path | None = knob(None, "A tokenizer.json to use instead of learning one.")
+    text_field: str = knob("text", "Field of JSON Lines that holds the text.")
+    bad_utf8: Literal["replace", "refuse"] = knob(
+        "replace", "Bytes that are no UTF-8: read as U+FFFD and counted, or refused."
+    )
+    val_batch: int = circumstance(8, "Windows evaluated at once.", ge=1)
+
+
+class GPTRunConfig(RunConfig):
+    """Settings of `surefoot train gpt`."""
+
+    model: GPTConfig = GPTConfig(d_model=256, num_layers=6, num_heads=4, context=256)
+    data: DocumentData = DocumentData()
+    train: Train = Train(batch_size=16, max_steps=2000)
+    optim: Optim = Optim()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+
+def build(config: GPTRunConfig, world: World) -> Job:
+    """Read the documents, learn their vocabulary, cut windows, and make one GPT."""
+    from surefoot.engine import Job, Learner
+    from surefoot.nn.gpt import GPT
+    from surefoot.nn.optim import build_optimisers
+
+    found = read(config)
+    bpe = found.tokenizer
+    seed = derive(config.train.seed, "init")
+    model = GPT(config.model, bpe.vocab_size, seed=seed).to(world.device)
+    measure = partial(
+        scores, context=config.model.context, batch=config.data.val_batch, to=world.to
+    )
+    return Job(
+        source=found.source(config.model.context),
+        learners={"main": Learner(model, loss, build_optimisers(model, config.optim))},
+        evals={"held out": partial(measure, part=found.val, name="val")},
+        exams={
+            "held out": partial(measure, part=found.val, name="val"),
+            **({"test": partial(measure, part=found.test, name="test")} if found.test else {}),
+        },
+        samplers={"": partial(write, bpe=bpe)},
+        data=found.describe(),
+        notes=[
+            f"data   {found.describe_line()}",
+            *found.notes,
+        ],
+        files={KEPT: bpe.to_json()},
+        settings={} if config.data.path else {"data.corpus": found.name},
+        show=partial(show, bpe=bpe),
+    )
+
+
+def read(config: GPTRunConfig) -> Collection:
+    """Return the documents of `config` as tokens."""
+    from surefoot.data.collection import collect
+
+    data = config.data
+    return collect(
+        data.path, data.corpus, val_path=data.val_path, test_path=data.test_path,
+        val_ratio=data.val_ratio, vocab_size=data.vocab_size, tokenizer=data.tokenizer,
+        text_field=data.text_field, bad_utf8=data.bad_utf8, progress=Tokenising(),
+    )  # fmt: skip
+
+
+class Tokenising:
+    """Says on a terminal how far the shards of a large collection are."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, done: int, count: int) -> None:
+        """Show `done` of `count`; the line disappears with the last."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        if self._bar is None:
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.add_task("tokenising", total=count)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done)
+        if done >= count:
+            self._bar.stop()
+            self._bar = None
+
+
+def loss(model: nn.Module, batch: Batch) -> Loss:
+    """Nats summed over the tokens of the batch."""
+    from surefoot.engine import Loss
+
+    return Loss(model(batch.fields["x"], batch.fields["y"]))
+
+
+def scores(
+    model: nn.Module,
+    *,
+    part: Part,
+    name: str,
+    context: int,
+    batch: int,
+    to: Callable[[Batch], Batch],
+) -> dict[str, float]:
+    """Return loss by token and by byte over all of `part`; on WikiText also perplexity by word.
+
+    Bits by byte do not depend on the vocabulary. The perplexity is exp(nats / (words + lines)).
+    What ends a document is counted in both, as a token that stands for no byte.
+    """
+    from surefoot.engine import next_token_scores
+
+    found = next_token_scores(model, map(to, part.windows(context, batch)))
+    nats = found.loss * found.targets
+    told = {
+        f"{name}_loss": found.loss,
+        f"{name}_bits_per_byte": nats / math.log(2) / part.side.size,
+    }
+    if part.wikitext:
+        told[f"{name}_word_ppl"] = math.exp(min(nats / part.side.words, 700.0))
+    accuracies = {"top1": found.top1, "top5": found.top5}
+    return told | (accuracies if name == "val" else {})
+
+
+def show(batch: Batch, *, bpe: BPE) -> str:
+    """Return a window, and after the arrow the last token to predict."""
+    return f"{bpe.decode(batch.fields['x'][0])} → {bpe.decode(batch.fields['y'][0, -1:])!r}"
+
+
+def write(model: nn.Module, seed: int, *, bpe: BPE) -> str:
+    """Return what the model writes from the start of a document."""
+    from surefoot.engine import Request
+
+    request = Request("", SAMPLE_TOKENS, temperature=0.8, top_p=0.95, seed=seed)
+    return "".join(speaker(model, bpe).reply("main", request))
+
+
+def speaker(model: nn.Module, bpe: BPE) -> TextSpeaker:
+    """Return how the model continues the beginning of a document, up to its end."""
+    from surefoot.engine import TextSpeaker
+
+    return TextSpeaker({"main": model}, bpe, "", border=bpe.boundary)
+
+
+def speak(config: GPTRunConfig, files: Mapping[str, str], world: World) -> TextSpeaker:
+    """Return the model without its documents, and how it continues a prompt."""
+    from surefoot.data.bpe import BPE
+    from surefoot.nn.gpt import GPT
+
+    bpe = BPE(files.get(KEPT, ""), KEPT)
+    return speaker(GPT(config.model, bpe.vocab_size).to(world.device), bpe)
+
+
+_TINY = {"d_model": 32, "num_layers": 2, "num_heads": 2, "context": 32}
+_SEED = {"d_model": 512, "num_layers": 8, "num_heads": 8, "context": 512}
+_MEDIUM = {"d_model": 640, "num_layers": 9, "num_heads": 10, "context": 512}
+
+recipe = Recipe(
+    name="gpt",
+    summary="a GPT with its own BPE vocabulary, on Wikipedia or on any documents",
+    default_preset="laptop",
+    config=GPTRunConfig,
+    build=build,
+    speak=speak,
+    presets={
+        "tiny": {
+            "model": _TINY,
+            "data": {"vocab_size": 320},
+            "train": {"batch_size": 8, "max_steps": 60},
+            "cadence": {"validate_every": 20, "sample_every": 30, "save_every": 10},
+            "schedule": {"warmup_steps": 10},
+        },
+        "laptop": {
+            "model": {"d_model": 256, "num_layers": 6, "num_heads": 4, "context": 256},
+            "data": {"vocab_size": 4096},
+            "train": {"batch_size": 16, "max_steps": 2000},
+        },
+        "seed": {
+            "model": {"layout": "gpt2", **_SEED, "d_ff": 2048},
+            "train": {"batch_size": 192, "max_steps": 60_000},
+            "optim": {"kind": "adamw", "lr": 3e-4},
+            "schedule": {
+                "kind": "cosine", "warmup_steps": 1000, "decay_steps": 54_000, "min_lr": 3e-5,
+            },
+        },
+        "full": {
+            "model": _SEED,
+            "train": {"batch_size": 192, "max_steps": 20_000},
+            "schedule": {"warmup_steps": 1000},
+        },
+        "full-50m": {
+            "model": _MEDIUM,
+            "train": {"batch_size": 192, "max_steps": 20_000},
+            "schedule": {"warmup_steps": 1000},
+        },
+    },
+)  # fmt: skip

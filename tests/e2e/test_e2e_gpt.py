@@ -1,0 +1,110 @@
+"""The gpt recipe as a person uses it: documents, a vocabulary of its own, bits by byte, samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.conftest import PINS, QUICK
+
+from surefoot.data.bpe import BPE
+
+WORDS = [
+    "the",
+    "lobster",
+    "is",
+    "a",
+    "crab",
+    "that",
+    "walks",
+    "and",
+    "the",
+    "crab",
+    "is",
+    "a",
+    "lobster",
+    "that",
+    "swims",
+    "in",
+    "the",
+    "sea",
+]
+
+
+@pytest.fixture(scope="module")
+def wiki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files that are named and headed like WikiText's."""
+    folder = tmp_path_factory.mktemp("wiki")
+    for part, count in (("train", 30), ("valid", 6), ("test", 5)):
+        text = ""
+        for n in range(count):
+            body = " ".join(WORDS[(n * k) % len(WORDS)] for k in range(1, 40))
+            text += f" \n = {WORDS[n % 16]} = \n \n {body} . \n"
+        (folder / f"wiki.{part}.tokens").write_text(text)
+    return folder
+
+
+def words(path: Path, *more: str | Path, steps: int = 6) -> list[str]:
+    settings = [word for name, value in (PINS | QUICK).items() for word in (f"--{name}", value)]
+    first = ["train", "gpt", "--preset", "tiny", "--path", path, "--max-steps", steps]
+    return [str(word) for word in [*first, *settings, "--context", 16, *more]]
+
+
+@pytest.fixture(scope="module")
+def runs(wiki: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from surefoot.cli import main
+
+    folder = tmp_path_factory.mktemp("gpt") / "runs"
+    source = wiki / "wiki.train.tokens"
+    assert main([*words(source, "--runs", folder, "--name", "a", "--quiet", "--new")]) == 0
+    return folder
+
+
+def rows(runs: Path, kind: str) -> list[dict[str, Any]]:
+    text = (runs / "a" / "metrics.jsonl").read_text()
+    return [row for row in map(json.loads, text.splitlines()) if row["kind"] == kind]
+
+
+def test_losses_by_token_by_byte_and_by_word_say_the_same(runs: Path, wiki: Path) -> None:
+    row = rows(runs, "eval")[-1]
+    text = (wiki / "wiki.valid.tokens").read_text()
+    bpe = BPE((runs / "a" / "tokenizer.json").read_text())
+    tokens = len(bpe.encode(text)) + 5  # boundaries; the first is given
+    nats = row["val_loss"] * tokens
+    assert row["val_bits_per_byte"] == pytest.approx(
+        nats / math.log(2) / len(text.encode()), rel=1e-3
+    )
+    by_word = len(text.split()) + text.count("\n")
+    assert row["val_word_ppl"] == pytest.approx(math.exp(nats / by_word), rel=1e-2)
+
+
+def test_what_is_said_about_the_data(surefoot: Any, runs: Path) -> None:
+    told = surefoot("show", "a", "--runs", runs, "--json").ok().json
+    data = json.loads((runs / "a" / "run.json").read_text())["data"]
+    assert told["name"] == "a"
+    assert [data[part]["documents"] for part in ("train", "val", "test")] == [30, 6, 5]
+    assert data["vocab_size"] == BPE((runs / "a" / "tokenizer.json").read_text()).vocab_size
+
+
+def test_it_writes_without_its_documents(surefoot: Any, runs: Path) -> None:
+    asked = ("sample", "a", "--runs", runs, "--tokens", 12, "--json", "--device", "cpu")
+    first = surefoot(*asked, "--prompt", "the crab").ok().json["text"]
+    assert first and first == surefoot(*asked, "--prompt", "the crab").ok().json["text"]
+    assert surefoot(*asked).ok().json["text"] != first
+
+
+def test_the_test_set_is_measured_on_demand(surefoot: Any, runs: Path) -> None:
+    found = surefoot("evaluate", "a", "--runs", runs, "--json", "--device", "cpu").ok().json
+    scores = found["metrics"]["main"]
+    assert {"val_loss", "test_loss", "test_bits_per_byte", "test_word_ppl"} <= set(scores)
+
+
+def test_mistakes_are_said_before_anything_is_made(surefoot: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text('{"text": "only one"}\n')
+    for more, code in ((["--vocab-size", "100"], 2), ([], 2)):
+        answer = surefoot(*words(tmp_path / "one.jsonl", "--runs", tmp_path / "runs", *more))
+        assert answer.code == code, answer.err
+    assert not (tmp_path / "runs").exists()
