@@ -262,3 +262,16 @@ def test_where_runs_live(tmp_path: Path, monkeypatch: Any) -> None:
     assert runs_dir("here") == Path("here")
     monkeypatch.delenv("SUREFOOT_RUNS")
     assert runs_dir() == Path("runs")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tags", "one"), ("pinned", [1]), ("max_steps", True), ("best", 3.0)]
+)
+def test_a_wrong_shape_is_damage(tmp_path: Path, key: str, value: Any) -> None:
+    run = RunFolder.create(tmp_path, "charlm", "odd")
+    meta = json.loads((run.path / "run.json").read_text()) | {key: value}
+    (run.path / "run.json").write_text(json.dumps(meta))
+    with pytest.raises(RunError, match=f"damaged: {key} is no"):
+        RunFolder.open(run.path)
+    (listed,) = list_runs(tmp_path)
+    assert key in listed.meta["damage"] and listed.status == "damaged"

@@ -168,8 +168,8 @@ def test_the_trash_is_emptied_after_a_week(tmp_path: Path) -> None:
     make(tmp_path, "probe", test="--test")
     make(tmp_path, "new", test="--test")
     move(tmp_path, judge(tmp_path, Rules(names=("probe",))))
-    week = time.time() - 7.1 * 86400
-    os.utime(batches(tmp_path)[0] / "reasons.json", (week, week))
+    week = time.gmtime(time.time() - 7.1 * 86400)
+    batches(tmp_path)[0].rename(tmp_path / ".trash" / time.strftime("%Y%m%dT%H%M%S", week))
     move(tmp_path, judge(tmp_path, Rules(names=("new",))))
     assert empty(tmp_path)[0] == 1
     assert [run.name for batch in batches(tmp_path) for run in list_runs(batch)] == ["new"]
@@ -203,3 +203,15 @@ def test_disk_by_part(tmp_path: Path) -> None:
 def test_a_bad_bound(text: str) -> None:
     with pytest.raises(ValueError, match="expected a metric and a bound"):
         parse_bound(text)
+
+
+def test_a_full_disk_can_be_pruned(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    make(tmp_path, "probe", test="--test")
+    verdicts = judge(tmp_path, Rules())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        assert [v.run.name for v in move(tmp_path, verdicts)] == ["probe"]
+    assert list(undo(tmp_path)) == [("probe", "")] and batches(tmp_path) == []

@@ -134,3 +134,14 @@ def test_squeezing_keeps_ends_extremes_and_order(values: list[float], points: in
     assert any(not math.isfinite(v) for v in kept) == any(not math.isfinite(v) for v in values)
     if len(finite) == len(values):
         assert len(places) <= points
+
+
+def test_a_row_whose_place_cannot_be_true_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    bad = [{"step": "3"}, {"step": True}, {"step": -1}, {"time": "soon"}, {"time": 1e300}]
+    bad += [{"segment": None}, {"learner": ["x"]}]
+    rows = [{"kind": "train", "step": 1, "loss": 1.0}, *bad, {"kind": "train", "step": 2}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    damage = Damage()
+    assert [row["step"] for row in read_rows(path, damage)] == [1, 2]
+    assert damage.lines == [2, 3, 4, 5, 6, 7, 8]

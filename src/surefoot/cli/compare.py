@@ -88,6 +88,7 @@ def _screen(made: Comparison, everything: bool) -> Iterator[str]:
 
 def _table(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
     """Yield a table, or one line a value where the terminal is too narrow for it."""
+    heads = [clean(head) for head in heads]
     first = max(len(label) for label, _, _ in rows)
     shown = [[_short(cell) for cell in cells] for _, cells, _ in rows]
     widths = [

@@ -7,8 +7,11 @@ those is never moved.
 
 from __future__ import annotations
 
+import calendar
+import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -35,6 +38,7 @@ __all__ = [
 
 DAYS = 7  # that a run stays in the trash
 REASONS = "reasons.json"
+STAMP = "%Y%m%dT%H%M%S"  # name of a batch: when it was moved, in UTC
 PARTS = {"checkpoints": "checkpoints", "tb": "tb", "plots": "pictures", "report.html": "pictures"}
 
 
@@ -180,7 +184,8 @@ def move(runs: Path, verdicts: Iterable[Verdict]) -> list[Verdict]:
     try:
         batch = _batch(runs)
         reasons = {verdict.run.name: verdict.reason for verdict in going}
-        (batch / REASONS).write_text(json.dumps(reasons, indent=2) + "\n", encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk is when pruning is needed most
+            (batch / REASONS).write_text(json.dumps(reasons, indent=2) + "\n", encoding="utf-8")
         for verdict in going:
             try:
                 with verdict.run.lock():
@@ -197,7 +202,7 @@ def move(runs: Path, verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 
 def _batch(runs: Path) -> Path:
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    stamp = time.strftime(STAMP, time.gmtime())
     for name in [stamp, *(f"{stamp}-{number}" for number in range(2, 100))]:
         path = runs / TRASH / name
         if not path.exists():
@@ -231,8 +236,8 @@ def empty(runs: Path, days: float = DAYS) -> tuple[int, int]:
     """Delete what has been in the trash for longer than `days`; return (runs, bytes)."""
     count = size = 0
     for batch in batches(runs):
-        moved = time.time() - (batch / REASONS).stat().st_mtime
-        if moved < days * 86400:
+        moved = calendar.timegm(time.strptime(batch.name.partition("-")[0], STAMP))
+        if time.time() - moved < days * 86400:
             continue
         for run in list_runs(batch):
             count, size = count + 1, size + sum(disk(run.path).values())
@@ -245,10 +250,11 @@ def batches(runs: Path) -> list[Path]:
     trash = runs / TRASH
     if trash.is_symlink() or not trash.is_dir():
         return []
-    found = [path for path in trash.iterdir() if (path / REASONS).is_file()]
-    return sorted(path for path in found if not path.is_symlink())
+    found = [path for path in trash.iterdir() if re.fullmatch(r"\d{8}T\d{6}(-\d+)?", path.name)]
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
 
 def _close(batch: Path) -> None:
-    (batch / REASONS).unlink()
-    batch.rmdir()
+    (batch / REASONS).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it: it stays
+        batch.rmdir()
