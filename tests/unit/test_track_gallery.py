@@ -40,7 +40,8 @@ def test_large_pictures_have_fewer_frames(tmp_path: Path) -> None:
 def test_rubbish_is_left_out(tmp_path: Path) -> None:
     rows = [
         '{"kind": "bars", "labels": 3, "values": [1]}', '{"kind": "film"}', "rubbish", "[]",
-        '{"step": "x", "kind": "bars", "labels": ["\\u001b[2J"], "values": [NaN, Infinity]}',
+        '{"step": "x", "kind": "bars", "labels": ["a"], "values": [1]}',
+        '{"kind": "bars", "labels": ["\\u001b[2J"], "values": [NaN, Infinity]}',
     ]  # fmt: skip
     (tmp_path / "pictures.jsonl").write_text("\n".join(rows))
     (shown,) = gallery(tmp_path / "pictures.jsonl")

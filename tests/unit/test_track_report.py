@@ -208,8 +208,9 @@ def test_runs_without_anything_in_them(tmp_path: Path) -> None:
 
 def test_rubbish_in_run_json_does_not_stop_it(tmp_path: Path) -> None:
     run = make(
-        tmp_path, segments=["x", None, 3], errors="no list", machine=[1], data=None, tags=None,
-        versions="x", pinned={"why": ["a", {"b": [1, 2]}], "on": True}, created=5, best="x",
+        tmp_path, segments=["x", None, 3], errors=["x", 3], machine={"a": [1]}, data=None,
+        tags=None, pinned={"why": ["a", {"b": [1, 2]}], "on": True}, created="x",
+        best={"main": "x"}, versions={"x": None}, ended=5, seed=[],
     )  # fmt: skip
     assert "yes" in refresh(run.path, pictures=False).read_text(encoding="utf-8")
 
