@@ -93,6 +93,7 @@ def test_settings_are_refused_all_at_once(refused: Any, tmp_path: Path) -> None:
         (["--epochs", 2], "max_steps"),
         (["--preset", "huge"], "tiny"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
+        (["--path", ""], "data.path: expected a path or none"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )

@@ -50,6 +50,16 @@ def test_a_run_says_what_it_does_and_leaves_its_files(surefoot: Any, runs: Path)
     assert [row["step"] for row in rows(runs / "mine", "eval")] == [3, 6]
 
 
+def test_a_text_without_lines_is_learnt_and_continued(
+    surefoot: Any, runs: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "one line.txt"
+    path.write_text("never a new line " * 100)
+    said = surefoot.train("--name", "flat", "--sample-every", 3, path=path).ok()
+    assert "sample at step 3" in said.out
+    assert surefoot("sample", "flat", "--tokens", 5).ok().out.strip("\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(
     surefoot: Any, runs: Path, number: int

@@ -57,6 +57,13 @@ def test_what_cannot_be_reached_is_replaced_and_that_is_said(tmp_path, known):
     assert text.describe()["notes"] == [sentence]
 
 
+def test_a_corpus_that_was_asked_for_is_not_replaced(tmp_path, known):
+    known(corpus_of(TEXT, reachable=False), corpus_of("Help.\n" * 99, FALLBACK, pinned=False))
+    with pytest.raises(DataError, match="demo could not be downloaded") as caught:
+        find("demo", tmp_path)
+    assert "--corpus pydocs" in str(caught.value.fix)
+
+
 def test_get_replaces_nothing(tmp_path, known):
     known(corpus_of(TEXT, reachable=False), corpus_of("Help.", FALLBACK, pinned=False))
     with pytest.raises(DataError, match="demo could not be downloaded") as caught:

@@ -153,6 +153,9 @@ def make_tree(root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("" if name == "empty.txt" else f"text of {name}\n")
     (root / "venv" / "pyvenv.cfg").touch()
+    (root / "runs" / "one").mkdir(parents=True)
+    for name in ("run.json", "config.yaml", "samples.jsonl"):
+        (root / "runs" / "one" / name).write_text("a run\n")
     (root / "a" / "picture.png").write_bytes(b"\x89PNG\0")
     (root / "late.dat").write_bytes(b"x" * 10_000 + b"\0")
 
@@ -165,6 +168,14 @@ def test_a_folder_is_walked_in_name_order_without_the_rest(tmp_path):
     assert remarks[0].startswith("left out binary files (2): ")
     assert "a/picture.png" in remarks[0]
     assert "late.dat" in remarks[0]
+
+
+def test_a_binary_file_itself_is_bytes(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"\x89PNG\0\xff")
+    assert "--vocabulary byte" in str(refused(path).fix)
+    (file,), _ = find_files(path, kind="byte")
+    assert "".join(characters_of(file, "byte", set())).encode("latin-1") == path.read_bytes()
 
 
 @needs_links

@@ -193,9 +193,12 @@ class Leaf:
         """Return `value` as pydantic should see it; `text` is how it was written in a file.
 
         Words for nothing become None where None is allowed, `a,b` a list, `1e6` a whole number.
-        Raises ValueError for a true or false where a number is wanted (Python would take it).
+        Raises ValueError for a true or false where a number is wanted (Python would take it), and
+        for an empty path, which would mean the folder that one is in.
         """
         if isinstance(value, bool) and not self.boolean:
+            raise ValueError
+        if value == "" and Path in self.kinds:
             raise ValueError
         if isinstance(value, str):
             return self._read_text(value)

@@ -169,9 +169,9 @@ def _read_values(
             values[path] = known[path].read(given.value, given.text)
         except ValueError:
             word = str(given.value).lower()
-            choice = {"true": "on", "false": "off"}[word]
-            fix = choice if choice in known[path].choices else str(known[path].default)
-            what = f"{path}: expected {known[path].expectation()}, got {word}"
+            choice = {"true": "on", "false": "off"}.get(word)
+            fix = choice if choice in known[path].choices else str(known[path].default).lower()
+            what = f"{path}: expected {known[path].expectation()}, got {word or 'nothing'}"
             wrong.append(given.problem(what, f"write {path.rpartition('.')[2]}: {fix}"))
             values[path] = known[path].default
     return values, wrong

@@ -235,22 +235,21 @@ def get(name: str, cache: Path | None = None, *, again: bool = False) -> Found:
     try:
         return _obtain(corpus, cache, again or _is_damaged(corpus, cache))
     except Unreachable as reason:
-        raise DataError(
-            f"{name} could not be downloaded",
-            where=str(reason),
-            fix="surefoot data get pydocs needs no network; --path FILE trains on your own text",
-        ) from None
+        raise _not_here(name, reason) from None
 
 
 def find(name: str | None = None, cache: Path | None = None) -> Found:
-    """Return corpus `name` (default: shakespeare9), or `pydocs` where it cannot be reached.
+    """Return corpus `name` (default: shakespeare9); `pydocs` where the default cannot be reached.
 
-    A substitution is one sentence in `notes`. Raises DataError as `get` does, but for the network.
+    The substitution is one sentence in `notes`. Another corpus was asked for, so nothing replaces
+    it. Raises DataError as `get` does, but for the network and the default.
     """
     corpus, cache = _named(name or DEFAULT), cache or cache_dir()
     try:
         return _obtain(corpus, cache)
     except Unreachable as reason:
+        if corpus.name != DEFAULT:
+            raise _not_here(corpus.name, reason) from None
         found = _obtain(_named(FALLBACK), cache)
         sentence = (
             f"{corpus.name} could not be downloaded ({reason}), so this run learns "
@@ -272,6 +271,14 @@ def _obtain(corpus: Corpus, cache: Path, again: bool = False) -> Found:
     if not again and (path := corpus.cached(cache)):
         return Found(corpus, path, "bundled" if bundled else "cache")
     return Found(corpus, corpus.download(cache), "bundled" if bundled else "download")
+
+
+def _not_here(name: str, reason: Unreachable) -> DataError:
+    return DataError(
+        f"{name} could not be downloaded",
+        where=str(reason),
+        fix="--corpus pydocs needs no network; --path FILE trains on your own text",
+    )
 
 
 def _is_damaged(corpus: Corpus, cache: Path) -> bool:

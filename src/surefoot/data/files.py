@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import shlex
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,12 +44,15 @@ class TextFile:
             return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def find_files(path: Path, packed: tuple[str, ...] = ()) -> tuple[list[TextFile], list[str]]:
+def find_files(
+    path: Path, packed: tuple[str, ...] = (), *, kind: str = "char"
+) -> tuple[list[TextFile], list[str]]:
     """Return the text files at `path` (a file, or a folder walked in name order) and remarks.
 
-    In a folder hidden names, version control, links and binary files are left out and remarked
-    on; names that end like one of `packed` may be binary. Raises DataError for what is missing,
-    empty, binary, unreadable or not a file.
+    In a folder links and binary files are left out and remarked on; hidden names, version control
+    and runs are left out. Names that end like one of `packed` may be binary, and so may the one
+    file that is given for kind "byte". Raises DataError for what is missing, empty, binary,
+    unreadable or not a file.
     """
     try:
         if path.is_dir():
@@ -57,7 +61,7 @@ def find_files(path: Path, packed: tuple[str, ...] = ()) -> tuple[list[TextFile]
             raise _missing(path)
         if not path.is_file():
             raise DataError(f"data.path: {path} is not a regular file", fix="copy it to a file")
-        return [_single(path, packed)], []
+        return [_single(path, packed, kind)], []
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -126,23 +130,24 @@ def sized(count: int) -> str:
     return f"{value:.1f} GB"
 
 
-def _single(path: Path, packed: tuple[str, ...]) -> TextFile:
+def _single(path: Path, packed: tuple[str, ...], kind: str) -> TextFile:
     size = path.stat().st_size
     if size == 0:
         raise DataError(f"data.path: {path} is empty", fix="give a file with text in it")
     digest, null = _hash(path)
     file = TextFile(path, path.name, size, digest)
-    if null is None or path.suffix in packed:
+    if null is None or kind == "byte" or path.suffix in packed:
         return file
     if file.is_utf16:
         raise DataError(
             f"data.path: {path} is UTF-16 text",
-            fix=f"iconv -f UTF-16 -t UTF-8 {path} > {path.stem}.utf8{path.suffix}",
+            fix=_recode("UTF-16", path),
         )
     raise DataError(
         f"data.path: {path} is not text: byte {null:,} is NUL",
         where=f"{path} ({sized(size)})",
-        fix="give a text file, or a folder of them (binary files in a folder are left out)",
+        fix="give a text file, or a folder of them (binary files in a folder are left out); "
+        "--vocabulary byte reads any bytes",
     )
 
 
@@ -202,6 +207,8 @@ def _walk(root: Path) -> Iterator[Path]:
 def _is_wanted(folder: Path) -> bool:
     if folder.name.startswith(".") or folder.name in _SKIPPED_FOLDERS:
         return False
+    if (folder / "run.json").exists() and (folder / "config.yaml").exists():
+        return False  # a run grows while it is trained, and is not what it is trained on
     return not (folder / "pyvenv.cfg").exists()  # a virtual environment is not the user's text
 
 
@@ -231,8 +238,13 @@ def _not_utf8(file: TextFile) -> DataError:
     offset, line, value = _first_bad_byte(file.path)
     return DataError(
         f"data.path: {file.path} is not UTF-8: byte {offset:,} (0x{value:02x}, line {line:,})",
-        fix=f"iconv -f LATIN1 -t UTF-8 {file.name}, or --vocabulary byte, which reads any bytes",
+        fix=f"{_recode('LATIN1', file.path)}, or --vocabulary byte, which reads any bytes",
     )
+
+
+def _recode(encoding: str, path: Path) -> str:
+    there = shlex.quote(f"{path.stem}.utf8{path.suffix}")
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {there}"
 
 
 def _first_bad_byte(path: Path) -> tuple[int, int, int]:

@@ -251,8 +251,8 @@ def load_text(
 
     One file is cut: the first 1 - `val_ratio` trains. Of a folder each file is on one side, as a
     hash of its name says; both sides get at least one file. Raises DataError with what is wrong
-    with the text and what to do; a corpus that cannot be reached is replaced by the one that is
-    always here, and `notes` says so.
+    with the text and what to do. Where the default corpus cannot be reached, the one that is always
+    here replaces it, and `notes` says so.
     """
     cache = cache or cache_dir()
     origin: Origin
@@ -263,7 +263,7 @@ def load_text(
         name, licence, origin, where = about.name, about.licence, found.origin, about.source
         notes = [*found.notes, *notes]
     else:
-        files, notes = find_files(path)
+        files, notes = find_files(path, kind=vocabulary)
         known = recognise(path) if path.is_file() else None
         name = known.name if known else path.resolve().name
         licence = known.licence if known else "your own text"

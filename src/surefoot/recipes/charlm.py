@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CharConfig", "TextData", "recipe"]
 
-PROMPT = "\n"  # every sample during training begins a new line
 SAMPLE_TOKENS = 300
 DRAWN = 4  # batches of held-out windows that pictures are made from
 SYMBOLS = 24  # shown in the table of what is expected
@@ -73,11 +72,12 @@ def build(config: CharConfig, world: World) -> Job:
     seed = derive(config.train.seed, "init")
     model = GPT(config.model, text.tokenizer.vocab_size, seed=seed).to(world.device)
     learner = Learner(model, loss, build_optimisers(model, config.optim))
+    start = beginning(text.tokenizer)
     return Job(
         source=text.source(config.model.context),
         learners={"main": learner},
         evals={"held out": partial(held_out, text=text, config=config, to=world.to)},
-        samplers={PROMPT: partial(write, tokenizer=text.tokenizer)},
+        samplers={start: partial(write, tokenizer=text.tokenizer)},
         pictures=dict(pictures(text, config, world)),
         data=text.describe(),
         notes=[f"data   {text.describe_line()}", *text.notes],
@@ -163,11 +163,17 @@ def show(batch: Batch, *, tokenizer: Tokenizer) -> str:
     return "".join(map(_name, given)).replace("␣", " ") + " → " + _name(wanted)
 
 
+def beginning(tokenizer: Tokenizer) -> str:
+    """Return what samples go on from: a new line, or the first symbol where a text has no lines."""
+    symbols = tokenizer.decode(range(tokenizer.vocab_size))
+    return "\n" if "\n" in symbols else symbols[0]
+
+
 def write(model: nn.Module, seed: int, *, tokenizer: Tokenizer) -> str:
-    """Return what the model writes from the start of a line."""
+    """Return what the model writes from its `beginning`."""
     from surefoot.engine import Request, TextSpeaker
 
-    request = Request(PROMPT, SAMPLE_TOKENS, temperature=0.8, seed=seed)
+    request = Request(beginning(tokenizer), SAMPLE_TOKENS, temperature=0.8, seed=seed)
     return "".join(TextSpeaker({"main": model}, tokenizer).reply("main", request))
 
 
@@ -180,7 +186,7 @@ def speak(config: CharConfig, files: Mapping[str, str], world: World) -> Speaker
     kept = "vocabulary.json"
     tokenizer = tokenizer_from_json(files.get(kept, ""), where=kept)
     model = GPT(config.model, tokenizer.vocab_size).to(world.device)
-    return TextSpeaker({"main": model}, tokenizer, PROMPT)
+    return TextSpeaker({"main": model}, tokenizer, beginning(tokenizer))
 
 
 def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
