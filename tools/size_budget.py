@@ -14,15 +14,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
-    "(top)": 580,
+    "(top)": 650,
     "config": 2250,
     "data": 2550,
     "track": 4100,
     "ops": 600,
     "nn": 850,
-    "engine": 3950,
+    "engine": 4300,
     "recipes": 1000,
-    "cli": 1950,
+    "cli": 2150,
 }
 FILE, FUNCTION = 400, 60  # lines of text of a file, lines of a function
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surefoot.version import __version__
 
 if TYPE_CHECKING:
-    from surefoot.api import load, resume, train
+    from surefoot.api import resume, train
     from surefoot.config.model import GPTConfig
     from surefoot.config.schema import RunConfig, Section, circumstance, knob
     from surefoot.data.batch import Batch, Data, Source
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surefoot.errors import SurefootError
     from surefoot.recipes import Recipe
     from surefoot.seeds import derive
+    from surefoot.use import load
 
 _HOMES = {
     "Batch": "data.batch",
@@ -40,7 +41,7 @@ _HOMES = {
     "circumstance": "config.schema",
     "derive": "seeds",
     "knob": "config.schema",
-    "load": "api",
+    "load": "use",
     "resume": "api",
     "steps": "engine",
     "train": "api",

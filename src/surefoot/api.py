@@ -1,4 +1,4 @@
-"""What the command line can do, as functions: train, resume, load.
+"""What the command line can do, as functions: train, resume, debug, fork.
 
 Nothing here reads `sys.argv`. Importing this module is light; torch comes with the first call.
 """
@@ -22,7 +22,7 @@ from surefoot.sinks import Console, Sinks
 from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
 
 if TYPE_CHECKING:
-    from surefoot.engine import Result, Speaker
+    from surefoot.engine import Result
     from surefoot.engine.debug import Replay
 
 __all__ = [
@@ -32,9 +32,7 @@ __all__ = [
     "again",
     "branch",
     "debug",
-    "evaluate",
     "fork",
-    "load",
     "resume",
     "settle",
     "start",
@@ -290,53 +288,6 @@ def _with_horizon(kept: Stored, config: RunConfig) -> RunConfig:
 def _reached(folder: RunFolder, config: RunConfig) -> bool:
     limit = config.limit() if config.train.epochs is None else folder.meta.get("max_steps")
     return limit is not None and int(folder.meta.get("step") or 0) >= limit
-
-
-def load(
-    run: str | Path = "last",
-    *,
-    runs: Path | str | None = None,
-    checkpoint: str | int = "best",
-    device: str = "auto",
-) -> tuple[Speaker, int]:
-    """Return a run's models with their weights, and the step they are from.
-
-    `checkpoint` is `best`, `last` or a step. Works on a run that is being trained. Raises
-    RunError when there is no such checkpoint or the recipe cannot speak.
-    """
-    from surefoot.engine import open_world
-    from surefoot.engine.load import fill
-
-    folder = find(runs_dir(runs), str(run))
-    kept = stored(folder)
-    if kept.recipe.speak is None:
-        raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
-    speaker = kept.recipe.speak(kept.config, kept.files(), open_world(device))
-    return speaker, fill(speaker.models, folder, checkpoint)
-
-
-def evaluate(
-    run: str | Path = "last",
-    *,
-    runs: Path | str | None = None,
-    checkpoint: str | int = "best",
-    device: str = "auto",
-) -> tuple[int, dict[str, dict[str, float]]]:
-    """Measure a run's models on its held-out data; return the step and metrics by learner."""
-    from surefoot.engine import open_world
-    from surefoot.engine.load import fill
-    from surefoot.engine.rebuild import repeated
-
-    folder = find(runs_dir(runs), str(run))
-    kept = stored(folder)
-    job = kept.recipe.build(repeated(kept.config, folder.meta), open_world(device))
-    step = fill({name: x.model for name, x in job.learners.items()}, folder, checkpoint)
-    scores: dict[str, dict[str, float]] = {}
-    for name, learner in job.learners.items():
-        with learner.evaluating() as model:
-            exams = (job.exams or job.evals).values()
-            scores[name] = {k: v for exam in exams for k, v in exam(model).items()}
-    return step, scores
 
 
 def debug(run: str | Path, step: int, *, runs: Path | str | None = None) -> Replay:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -108,3 +109,42 @@ def test_mistakes_are_said_before_anything_is_made(surefoot: Any, tmp_path: Path
         answer = surefoot(*words(tmp_path / "one.jsonl", "--runs", tmp_path / "runs", *more))
         assert answer.code == code, answer.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_several_texts_at_once_are_the_ones_alone(
+    surefoot: Any, runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts").write_text("the crab\nthe sea\n")
+    asked = (
+        "sample",
+        "a",
+        "--runs",
+        runs,
+        "--tokens",
+        9,
+        "--json",
+        "--device",
+        "cpu",
+        "--min-p",
+        0.01,
+    )
+    found = surefoot(*asked, "--prompts", tmp_path / "prompts", "--samples", 2).ok().json["texts"]
+    assert [(t["prompt"], t["seed"]) for t in found] == [
+        (p, s) for p in ("the crab", "the sea") for s in (0, 1)
+    ]
+    last = surefoot(*asked, "--prompt", "the sea", "--seed", 1).ok().json["text"]
+    assert found[-1]["text"] == last
+
+
+def test_it_goes_on_with_what_is_typed(
+    surefoot: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("the crab\nthe sea\n"))
+    asked = ("sample", "a", "--runs", runs, "--tokens", 5, "--device", "cpu", "--repl")
+    lines = surefoot(*asked, "--dtype", "bf16", "--stream").ok().out
+    assert lines.startswith("the crab") and "\nthe sea" in lines
+
+
+def test_flags_that_do_not_go_together_are_refused(surefoot: Any, runs: Path) -> None:
+    for more in (["--repl", "--json"], ["--prompt", "a", "--repl"], ["--stop", ""]):
+        assert surefoot("sample", "a", "--runs", runs, *more).code == 2

@@ -154,6 +154,28 @@ def test_top_p_counts_after_top_k():
     assert torch.equal(shares(p.log().tolist(), top_k=2, top_p=0.6), expected)
 
 
+def test_min_p_keeps_what_is_near_the_first():
+    p = torch.tensor([0.5, 0.2, 0.05, 0.25])
+    for min_p, kept in [(0.0, [0, 1, 2, 3]), (0.2, [0, 1, 3]), (0.45, [0, 3]), (1.0, [0])]:
+        expected = torch.zeros(4)
+        expected[kept] = p[kept] / p[kept].sum()
+        assert torch.allclose(shares(p.log().tolist(), min_p=min_p), expected, atol=1e-3), min_p
+
+
+def test_a_penalty_is_the_public_one():
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    gpt, tokens = model(), prompt(2)
+    found = written(gpt, tokens, CONTEXT - 3, temperature=0.0, repetition_penalty=1.7)
+    judge, known = RepetitionPenaltyLogitsProcessor(1.7), tokens
+    for _ in range(CONTEXT - 3):
+        with torch.no_grad():
+            logits = judge(known, gpt(known)[:, -1])
+        known = torch.cat((known, logits.argmax(-1, keepdim=True)), 1)
+    assert torch.equal(found, known[:, tokens.size(1) :])
+    assert not torch.equal(found, written(gpt, tokens, CONTEXT - 3, temperature=0.0))
+
+
 def test_the_ends_of_the_uniform_numbers_choose_possible_tokens():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]] * 2)
     ends = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
@@ -167,6 +189,8 @@ def test_the_ends_of_the_uniform_numbers_choose_possible_tokens():
         ({"top_k": 0}, "top_k 0"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.5}, "top_p"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"count": -1}, "-1 tokens"),
         ({"tokens": torch.zeros(1, 0, dtype=torch.int64)}, "at least one token"),
         ({"seed": [1, 2]}, "2 seeds for 1 prompts"),

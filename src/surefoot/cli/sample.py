@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surefoot.errors import SurefootError
+from surefoot.errors import DataError, SurefootError
 
 if TYPE_CHECKING:
-    from surefoot.engine import Speaker
+    from surefoot.engine import Request, Speaker
 
 __all__ = ["run"]
 
@@ -51,47 +52,179 @@ def _warmth(text: str) -> float:
     return value
 
 
-def _sample(argv: list[str]) -> int:
+def _least(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("expected a share from 0 to 1")
+    return value
+
+
+def _penalty(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("expected a factor above 0; 1 changes nothing")
+    return value
+
+
+def _words() -> argparse.ArgumentParser:
     own = _parser("surefoot sample", "Let a model write.")
     own.add_argument("--prompt", help="text to continue")
+    own.add_argument("--prompts", metavar="FILE", help="continue each line of a file, at once")
+    own.add_argument("--repl", action="store_true", help="continue what you type, until Ctrl-D")
+    own.add_argument("--samples", type=_count, default=1, metavar="N", help="texts a prompt (1)")
     own.add_argument("--tokens", type=_count, default=300, help="how many to write (300)")
     own.add_argument("--temperature", type=_warmth, default=0.8, help="0 is greedy (0.8)")
     own.add_argument("--top-k", type=_count, help="choose among the K likeliest")
     own.add_argument("--top-p", type=_share, help="choose among the likeliest that sum to P")
+    own.add_argument(
+        "--min-p", type=_least, help="choose among those P times as likely as the first"
+    )
+    own.add_argument(
+        "--repetition-penalty", type=_penalty, default=1.0, metavar="X",
+        help="above 1 avoids tokens that the text has (1)",
+    )  # fmt: skip
+    own.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
+    )
     own.add_argument("--seed", type=int, default=0, help="the same seed writes the same (0)")
+    own.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of weights")
+    own.add_argument(
+        "--stream", action=argparse.BooleanOptionalAction, default=None,
+        help="show each word when it is written (on a terminal)",
+    )  # fmt: skip
     own.add_argument("--learner", help="which model, where a run has several")
     own.add_argument("--ask", metavar="Q", help='a question, like "12 x 34", to every model')
-    options = own.parse_args(argv)
-    from surefoot import api
-    from surefoot.engine import Request
+    return own
 
-    speaker, step = api.load(
-        options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device
-    )
+
+def _sample(argv: list[str]) -> int:
+    own = _words()
+    options = own.parse_args(argv)
+    _fits(own, options)
+    from surefoot import use
+
+    speaker, step = use.load(
+        options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device,
+        dtype=options.dtype,
+    )  # fmt: skip
     if options.ask is not None:
         return _ask(options, speaker, step)
     learner = options.learner or next(iter(speaker.models))
     _known([learner], speaker)
-    request = Request(
-        options.prompt, options.tokens, options.temperature, options.top_k, options.top_p,
-        options.seed,
-    )  # fmt: skip
-    pieces = speaker.reply(learner, request)
+    if not options.json:
+        print(f"checkpoint of step {step}", file=sys.stderr)
+    if options.repl:
+        return _repl(options, speaker, learner)
+    requests = _requests(options)
+    for prompt in dict.fromkeys(request.prompt for request in requests):
+        _remark(speaker, learner, prompt)
+    if len(requests) > 1:
+        return _several(options, speaker, learner, step, requests)
     if options.json:
-        document = {
-            "step": step,
-            "learner": learner,
-            "prompt": request.prompt,
-            "seed": request.seed,
-        }
-        print(json.dumps({**document, "text": "".join(pieces)}, ensure_ascii=False))
+        text = "".join(speaker.reply(learner, requests[0]))
+        told = {"step": step, "learner": learner, "prompt": options.prompt, "seed": options.seed}
+        print(json.dumps({**told, "text": text}, ensure_ascii=False))
         return 0
-    print(f"checkpoint of step {step}", file=sys.stderr)
-    print(request.prompt or "", end="")
+    _write(options, speaker, learner, requests[0])
+    return 0
+
+
+def _fits(own: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse flags that do not go together."""
+    given = [f"--{n}" for n in ("prompt", "prompts", "ask", "repl") if getattr(options, n)]
+    if len(given) > 1:
+        own.error(f"{' and '.join(given)}: give one of them")
+    if options.repl and (options.json or options.samples > 1):
+        own.error("--repl writes one text at a time, for people")
+    if "" in options.stop:
+        own.error("--stop: expected some text")
+
+
+def _requests(options: argparse.Namespace) -> list[Request]:
+    """Return what is asked for: every prompt, with a seed of its own for each sample."""
+    prompts: list[str | None] = [options.prompt]
+    if options.prompts:
+        try:
+            prompts = list(Path(options.prompts).read_text("utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"--prompts: cannot read {options.prompts}: {error}") from None
+        if not prompts:
+            raise DataError(f"--prompts: {options.prompts} is empty", fix="a prompt on each line")
+    seeds = range(options.seed, options.seed + options.samples)
+    return [_request(options, prompt, seed) for prompt in prompts for seed in seeds]
+
+
+def _request(options: argparse.Namespace, prompt: str | None, seed: int) -> Request:
+    from surefoot.engine import Request
+
+    return Request(
+        prompt, options.tokens, options.temperature, options.top_k, options.top_p, seed,
+        options.min_p, options.repetition_penalty, tuple(options.stop),
+    )  # fmt: skip
+
+
+def _several(
+    options: argparse.Namespace,
+    speaker: Speaker,
+    learner: str,
+    step: int,
+    requests: list[Request],
+) -> int:
+    """Write several texts, at once where the model can."""
+    from surefoot.engine import TextSpeaker
+
+    if isinstance(speaker, TextSpeaker):
+        texts = speaker.replies(learner, requests)
+    else:
+        texts = ["".join(speaker.reply(learner, request)) for request in requests]
+    if options.json:
+        found = [
+            {"prompt": r.prompt, "seed": r.seed, "text": text} for r, text in zip(requests, texts)
+        ]
+        told = {"step": step, "learner": learner, "texts": found}
+        print(json.dumps(told, ensure_ascii=False))
+        return 0
+    for number, (request, text) in enumerate(zip(requests, texts), 1):
+        print(f"[{number}]", (request.prompt or "") + text, end="\n\n")
+    return 0
+
+
+def _write(options: argparse.Namespace, speaker: Speaker, learner: str, request: Request) -> None:
+    stream = sys.stdout.isatty() if options.stream is None else options.stream
+    pieces = speaker.reply(learner, request)
+    if not stream:
+        print((request.prompt or "") + "".join(pieces))
+        return
+    print(request.prompt or "", end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
-    return 0
+
+
+def _repl(options: argparse.Namespace, speaker: Speaker, learner: str) -> int:
+    """Continue line after line; each with the next seed."""
+    asking = sys.stdin.isatty()
+    if asking:
+        print("type a beginning and Enter; Ctrl-D ends", file=sys.stderr)
+    seed = options.seed
+    while True:
+        try:
+            prompt = input("> " if asking else "")
+        except EOFError:
+            return 0
+        _remark(speaker, learner, prompt)
+        try:
+            _write(options, speaker, learner, _request(options, prompt, seed))
+        except DataError as error:  # such as a character that the vocabulary lacks
+            print(error, file=sys.stderr)
+        seed += 1
+
+
+def _remark(speaker: Speaker, learner: str, prompt: str | None) -> None:
+    from surefoot.engine import TextSpeaker
+
+    if isinstance(speaker, TextSpeaker) and (text := speaker.remark(learner, prompt)):
+        print(text, file=sys.stderr)
 
 
 def _ask(options: argparse.Namespace, speaker: Speaker, step: int) -> int:
@@ -122,10 +255,10 @@ def _known(names: list[str], speaker: Speaker) -> None:
 def _evaluate(argv: list[str]) -> int:
     own = _parser("surefoot evaluate", "Measure a model on held-out data.")
     options = own.parse_args(argv)
-    from surefoot import api
+    from surefoot import use
     from surefoot.track.text import number
 
-    step, scores = api.evaluate(
+    step, scores = use.evaluate(
         options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device
     )
     if options.json:

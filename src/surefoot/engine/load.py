@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from surefoot.engine.named import restore_weights
@@ -11,7 +12,7 @@ from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError, RunError
 from surefoot.track.folder import RunFolder
 
-__all__ = ["fill", "select"]
+__all__ = ["fill", "narrow", "select"]
 
 
 def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = "best") -> int:
@@ -41,6 +42,17 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
         averaged = tensors.get(f"{name}.ema.safetensors", {})
         restore_weights(model, tensors[f"{name}.model.safetensors"] | averaged)
     return checkpoint.step
+
+
+def narrow(models: Mapping[str, nn.Module], dtype: str) -> None:
+    """Hold the weights of `models` as `fp32`, `bf16` or `fp16` from now on.
+
+    Tables of angles stay in fp32, and so do the sums inside norms.
+    """
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    for model in models.values():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(kind)
 
 
 def select(store: Store, folder: RunFolder, which: str | int = "best") -> Checkpoint:

@@ -30,6 +30,8 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
     seed: int | Sequence[int] = 0,
 ) -> Iterator[Tensor]:
     """Yield i64[B], `count` times: what follows the prompts `tokens` i64[B, T], T >= 1.
@@ -38,11 +40,14 @@ def generate(
     it does not depend on the others: row i of an int `seed` draws from stream i, and a sequence
     gives each row the seed with which it would write the same alone.
 
+    Logits of tokens that the prompt or the text has are divided by `repetition_penalty` where they
+    are positive, else multiplied (Keskar et al., "CTRL", 2019); 1 leaves them.
+
     Past the context limit the model goes on with a shorter memory: whenever the context is full,
     its oldest quarter is dropped and the rest is read anew. A longer prompt is cut in the same
     way, from the left. Arithmetic is that of the weights; autocast is ignored.
     """
-    _check(tokens, count, temperature, top_k, top_p)
+    _check(tokens, count, temperature, top_k, top_p, min_p, repetition_penalty)
     batch, context = tokens.size(0), model.config.context
     draws = _draws(seed, batch, count).to(tokens.device)
     known = torch.empty(batch, tokens.size(1) + count, dtype=torch.int64, device=tokens.device)
@@ -52,7 +57,9 @@ def generate(
     fresh = known[:, start:end]
     for step in range(count):
         logits = _next(model, fresh, pasts)
-        token = choose(logits, draws[:, step], temperature, top_k, top_p)
+        if repetition_penalty != 1.0:
+            logits = _penalised(logits, known[:, :end], repetition_penalty)
+        token = choose(logits, draws[:, step], temperature, top_k, top_p, min_p)
         known[:, end] = token
         end += 1
         yield token
@@ -69,11 +76,13 @@ def choose(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Tensor:
     """Pick a token i64[B] from logits [B, V] with uniform numbers `draw` f64[B].
 
     The `top_k` most probable tokens stay, ties with the last of them included; of those, the
-    fewest that together reach `top_p` (nucleus sampling, Holtzman et al., 2020), at least one.
+    fewest that together reach `top_p` (nucleus sampling, Holtzman et al., 2020), at least one; of
+    those, the ones at least `min_p` times as probable as the first (Nguyen et al., 2024).
     """
     if temperature == 0.0:
         return logits.argmax(-1)
@@ -84,9 +93,18 @@ def choose(
     probabilities = logits.softmax(-1)
     if top_p is not None and top_p < 1.0:
         probabilities = _nucleus(probabilities, top_p)
+    if min_p is not None:
+        least_p = min_p * probabilities.amax(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < least_p, 0.0)
     reached = probabilities.cumsum(-1)  # [B, V]
     place = (reached <= draw.unsqueeze(-1) * reached[:, -1:]).sum(-1)
     return torch.minimum(place, reached.argmax(-1))
+
+
+def _penalised(logits: Tensor, known: Tensor, penalty: float) -> Tensor:
+    """Return `logits` [B, V] with those of tokens in `known` i64[B, T] made less likely."""
+    there = logits.gather(1, known)
+    return logits.scatter(1, known, torch.where(there > 0, there / penalty, there * penalty))
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
@@ -97,7 +115,13 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 def _check(
-    tokens: Tensor, count: int, temperature: float, top_k: int | None, top_p: float | None
+    tokens: Tensor,
+    count: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    penalty: float,
 ) -> None:
     rules = [
         (tokens.dim() == 2 and tokens.numel() > 0, "the prompt needs at least one token"),
@@ -105,6 +129,8 @@ def _check(
         (temperature >= 0, f"temperature {temperature} is negative"),
         (top_k is None or top_k >= 1, f"top_k {top_k} leaves no token to choose from"),
         (top_p is None or 0 < top_p <= 1, f"top_p {top_p} is not in (0, 1]"),
+        (min_p is None or 0 <= min_p <= 1, f"min_p {min_p} is not in [0, 1]"),
+        (0 < penalty < float("inf"), f"repetition_penalty {penalty} is not above 0"),
     ]
     broken = [text for holds, text in rules if not holds]
     if broken:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,15 @@ class Request:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()  # the text ends before the first of these
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `generate` is told, the seed aside."""
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        return {name: getattr(self, name) for name in names}
 
 
 class Speaker(Protocol):
@@ -75,26 +84,102 @@ class TextSpeaker:
 
     def reply(self, learner: str, request: Request) -> Iterator[str]:
         """Continue the prompt; pieces are whole characters, whatever the tokens are."""
-        model: Any = self.models[learner].eval()
+        text = _Writing(self.tokenizer, self.border, request.stop)
         known = torch.from_numpy(self._read(request.prompt)).unsqueeze(0)
-        device = next(model.parameters()).device
-        kept: list[int] = []  # tokens of a character that is not whole yet
-        with torch.no_grad():
-            for token in generate(
-                model, known.to(device), request.tokens,
-                temperature=request.temperature, top_k=request.top_k, top_p=request.top_p,
-                seed=request.seed,
-            ):  # fmt: skip
-                if int(token) == self.border:
+        for token in self._generate(learner, known, request, request.seed):
+            yield text.push(int(token))
+            if text.done:
+                return
+        yield text.rest()
+
+    def replies(self, learner: str, requests: Sequence[Request]) -> list[str]:
+        """Return what follows each prompt; those of equal length and settings are written at once.
+
+        A text does not depend on the others, but for the rounding of larger matrix products.
+        """
+        groups: dict[Any, list[int]] = {}
+        prompts = [self._read(request.prompt) for request in requests]
+        for i, request in enumerate(requests):
+            key = (len(prompts[i]), replace(request, prompt=None, seed=0))
+            groups.setdefault(key, []).append(i)
+        found = [""] * len(requests)
+        for (_, shared), members in groups.items():
+            known = torch.from_numpy(np.stack([prompts[i] for i in members]))
+            texts = [_Writing(self.tokenizer, self.border, shared.stop) for _ in members]
+            seeds = [requests[i].seed for i in members]
+            for tokens in self._generate(learner, known, shared, seeds):
+                for i, text, token in zip(members, texts, tokens.tolist()):
+                    found[i] += text.push(token)
+                if all(text.done for text in texts):
                     break
-                kept.append(int(token))
-                text = self.tokenizer.decode(kept)
-                if not text.endswith("�"):
-                    kept.clear()
-                    yield text
-        yield self.tokenizer.decode(kept)
+            for i, text in zip(members, texts):
+                found[i] += text.rest()
+        return found
+
+    def remark(self, learner: str, prompt: str | None) -> str | None:
+        """Say so when the model cannot see the whole prompt."""
+        tokens, context = len(self._read(prompt)), self._context(learner)
+        if tokens <= context:
+            return None
+        return f"the prompt has {tokens:,} tokens; the model sees the last {context:,} at most"
+
+    def _context(self, learner: str) -> int:
+        model: Any = self.models[learner]
+        return int(model.config.context)
+
+    def _generate(
+        self, learner: str, known: torch.Tensor, request: Request, seed: int | list[int]
+    ) -> Iterator[torch.Tensor]:
+        model: Any = self.models[learner].eval()
+        device = next(model.parameters()).device
+        return generate(model, known.to(device), request.tokens, seed=seed, **request.settings)
 
     def _read(self, prompt: str | None) -> NDArray[np.int64]:
         tokens = self.tokenizer.encode(self.default_prompt if prompt is None else prompt)
         first = [] if self.border is None else [self.border]
         return np.concatenate((np.array(first, dtype=np.int64), tokens.astype(np.int64)))
+
+
+class _Writing:
+    """A text as it grows, token by token; what may still change is held back."""
+
+    def __init__(self, tokenizer: Tokenizer, border: int | None, stops: tuple[str, ...]) -> None:
+        self._tokenizer, self._border, self._stops = tokenizer, border, stops
+        self._tokens: list[int] = []  # of a character that is not whole yet
+        self._held = ""  # may be the beginning of a stop
+        self.done = False
+
+    def push(self, token: int) -> str:
+        """Take a token; return what can be shown. After `done`, nothing is."""
+        if self.done:
+            return ""
+        if token == self._border:
+            return self.rest()
+        self._tokens.append(token)
+        text = self._tokenizer.decode(self._tokens)
+        if text.endswith("�"):
+            return ""
+        self._tokens.clear()
+        return self._past(text)
+
+    def rest(self) -> str:
+        """Return what was held back; the text is done."""
+        if self.done:
+            return ""
+        shown = self._past(self._tokenizer.decode(self._tokens))
+        found = shown if self.done else shown + self._held
+        self.done = True
+        return found
+
+    def _past(self, text: str) -> str:
+        """Return what surely stands before a stop."""
+        text = self._held + text
+        places = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if places:
+            self.done = True
+            return text[: min(places)]
+        longest = max(map(len, self._stops), default=1)
+        kept = range(min(len(text), longest - 1), 0, -1)
+        held = next((n for n in kept if any(s.startswith(text[-n:]) for s in self._stops)), 0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]

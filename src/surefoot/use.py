@@ -1,0 +1,65 @@
+"""Use what was trained, as functions: load, evaluate. Importing this module is light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surefoot.api import stored
+from surefoot.errors import RunError
+from surefoot.track.folder import find, runs_dir
+
+if TYPE_CHECKING:
+    from surefoot.engine import Speaker
+
+__all__ = ["evaluate", "load"]
+
+
+def load(
+    run: str | Path = "last",
+    *,
+    runs: Path | str | None = None,
+    checkpoint: str | int = "best",
+    device: str = "auto",
+    dtype: str = "fp32",
+) -> tuple[Speaker, int]:
+    """Return a run's models with their weights, and the step they are from.
+
+    `checkpoint` is `best`, `last` or a step; `dtype` (fp32, bf16, fp16) is how weights are held. Works on a run that is being trained. Raises
+    RunError when there is no such checkpoint or the recipe cannot speak.
+    """
+    from surefoot.engine import open_world
+    from surefoot.engine.load import fill, narrow
+
+    folder = find(runs_dir(runs), str(run))
+    kept = stored(folder)
+    if kept.recipe.speak is None:
+        raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
+    speaker = kept.recipe.speak(kept.config, kept.files(), open_world(device))
+    step = fill(speaker.models, folder, checkpoint)
+    narrow(speaker.models, dtype)
+    return speaker, step
+
+
+def evaluate(
+    run: str | Path = "last",
+    *,
+    runs: Path | str | None = None,
+    checkpoint: str | int = "best",
+    device: str = "auto",
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """Measure a run's models on its held-out data; return the step and metrics by learner."""
+    from surefoot.engine import open_world
+    from surefoot.engine.load import fill
+    from surefoot.engine.rebuild import repeated
+
+    folder = find(runs_dir(runs), str(run))
+    kept = stored(folder)
+    job = kept.recipe.build(repeated(kept.config, folder.meta), open_world(device))
+    step = fill({name: x.model for name, x in job.learners.items()}, folder, checkpoint)
+    scores: dict[str, dict[str, float]] = {}
+    for name, learner in job.learners.items():
+        with learner.evaluating() as model:
+            exams = (job.exams or job.evals).values()
+            scores[name] = {k: v for exam in exams for k, v in exam(model).items()}
+    return step, scores
