@@ -21,6 +21,9 @@ __all__ = [
     "repeatable",
 ]
 
+# Without it Intel's library promises nothing from run to run. It is read at the first product.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+
 
 class Decisions(Protocol):
     """The part of the pins that is applied to a learner."""
