@@ -17,7 +17,7 @@ __all__ = ["goal", "heading", "write"]
 _PEERS = ("transformers", "accelerate", "lightning")
 
 
-def heading(title: str, command: str, about: str) -> list[str]:
+def heading(title: str, command: str, about: str = "") -> list[str]:
     """Return the first lines of a page of results; `about` is the program's own description."""
     found = [f"{p} {importlib.metadata.version(p)}" for p in _PEERS if _installed(p)]
     words = " ".join([f"python {command}", *sys.argv[1:]])
@@ -30,8 +30,7 @@ def heading(title: str, command: str, about: str) -> list[str]:
         f"start {os.getloadavg()[0]:.1f} (above the number of cores, other programs took part and "
         "only processor time and ratios say something).",
         "",
-        about.split("\n\n", 2)[2].rpartition(" Writes")[0],
-        "",
+        *([about.split("\n\n", 2)[2].rpartition(" Writes")[0], ""] if about else []),
     ]
 
 

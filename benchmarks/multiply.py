@@ -1,7 +1,7 @@
 """What `multiply` costs and what helps it: `python benchmarks/multiply.py costs|latents|tried`.
 
 `costs` measures, in CPU time and interleaved, what the recipe promises: side by side against each
-alone, data against a step, evaluation against steps; it writes benchmarks/multiply.md.
+alone, data against a step, evaluation against steps; it writes benchmarks/results/multiply.md.
 
 `latents` trains the simple transformer and the latent one with 1, 2, 4, 8 and 16 latents, all
 equally large, each for the same CPU time, with several seeds; it writes benchmarks/latents.md.
@@ -280,7 +280,7 @@ def main() -> None:
         budgets = {True: options.work, False: options.no_work}
         results = options.results or Path("latents.jsonl")
         page, file = latents(results, options.seeds, budgets), "latents.md"
-    (HERE / file).write_text(page)
+    (HERE / "results" / file).write_text(page)
     print(page)
 
 

@@ -1,4 +1,4 @@
-"""What the record costs: `python benchmarks/record.py` writes benchmarks/record.md.
+"""What the record costs: `python benchmarks/record.py` writes benchmarks/results/record.md.
 
 CPU time of this process, so that other programs matter little; kinds are interleaved and the
 median of the rounds counts. Logging is measured with every sink of a run that is written to a
@@ -145,7 +145,7 @@ def main() -> None:
     ]  # fmt: skip
     text = "\n".join([*head, *logging(), "", *reading()]) + "\n"
     print(text)
-    (HERE / "record.md").write_text(text, encoding="utf-8")
+    (HERE / "results" / "record.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("loop", "overhead", "startup", "memory", "peers", "quality")
+BENCHMARKS = ("loop", "overhead", "startup", "memory", "save", "record", "peers", "quality")
 
 
 def assemble() -> str:
