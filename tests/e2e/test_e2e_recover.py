@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,46 @@ def test_pruning_shows_first_and_deletes_when_told(surefoot: Any, runs: Path) ->
     surefoot("checkpoints", "mine", "prune", "--yes").ok()
     assert {p.name for p in folder.glob("step-*")} == {"step-000000004", "step-000000006"}
     assert surefoot("verify", "mine").code == 0
+
+
+LAST = "checkpoints/step-000000006"
+HARM: dict[str, tuple[Callable[[Path], Any], dict[str, tuple[int, str]]]] = {
+    "no run.json": (
+        lambda run: (run / "run.json").unlink(),
+        {"show": (2, "copied half"), "resume": (2, "copied half"), "verify": (2, "copied half")},
+    ),
+    "no manifest": (
+        lambda run: [path.unlink() for path in run.glob("checkpoints/*/manifest.json")],
+        {
+            "verify": (5, "cannot be used"),
+            "checkpoints": (0, "manifest.json is missing; it is not used"),
+            "evaluate": (1, "surefoot resume done sets damaged ones aside"),
+            "resume": (0, "going on from the beginning"),
+        },
+    ),
+    "cut": (
+        lambda run: os.truncate(run / LAST / "main.model.safetensors", 1000),
+        {"evaluate": (1, "--checkpoint STEP takes another"), "resume": (0, "damaged/step-")},
+    ),
+    "a link": (
+        lambda run: (run / LAST).rename(run / "else") and (run / LAST).symlink_to(run / "else"),
+        {"verify": (5, "is a link, which is not followed"), "resume": (0, "is a link")},
+    ),
+    "no vocabulary": (
+        lambda run: (run / "vocabulary.json").unlink(),
+        {"sample": (2, "surefoot resume RUN writes it anew"), "resume": (0, "is written anew")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_folder_that_was_harmed_is_explained(surefoot: Any, runs: Path, harm: str) -> None:
+    do, words = HARM[harm]
+    do(runs / "done")
+    before = sorted(path for path in (runs / "done").rglob("*") if path.suffix == ".safetensors")
+    for verb, (code, said) in words.items():
+        more = ["--max-steps", "7"] if verb == "resume" else []
+        answer = surefoot(verb, "done", *more)
+        assert answer.code == code and said in answer.out + answer.err, answer.out + answer.err
+        if verb != "resume":
+            assert all(path.exists() for path in before)

@@ -42,18 +42,20 @@ def _verify(argv: list[str]) -> int:
     from surefoot.track.folder import find, runs_dir
 
     folder = find(runs_dir(options.runs), options.run)
-    found = [{"what": f.what, "problem": f.problem} for f in verify(folder.path, folder.meta["id"])]
-    broken = [entry for entry in found if entry["problem"]]
+    findings = list(verify(folder.path, folder.meta["id"]))
+    found = [{"what": f.what, "problem": f.problem} for f in findings]
+    broken = [f for f in findings if f.problem]
     if options.json:
         print(json.dumps({"run": folder.name, "sound": not broken, "checked": found}))
     else:
         for entry in found:
             print(f"{entry['what']:<28} {entry['problem'] or 'sound'}")
     if broken:
+        aside = "surefoot resume moves damaged checkpoints aside and uses the one before"
         raise CheckFailed(
-            f"{len(broken)} of {len(found)} are damaged",
+            f"{len(broken)} of {len(found)} cannot be used",
             where=str(folder.path),
-            fix="surefoot resume moves damaged checkpoints aside and uses the one before",
+            fix=next((f.fix for f in broken if f.fix), aside),
         )
     return 0
 
@@ -88,8 +90,10 @@ def _list(options: argparse.Namespace) -> int:
         }
         for c in found
     ]  # fmt: skip
+    broken = store.damaged()
     if options.json:
-        print(json.dumps(rows))
+        lost = [{"path": str(path), "problem": error.what} for path, error in broken]
+        print(json.dumps([*rows, *lost]))
         return 0
     print(f"{'step':>10} {'size':>10} {'val loss':>9}  {'state':<10} kept because")
     for row in rows:
@@ -99,6 +103,8 @@ def _list(options: argparse.Namespace) -> int:
         print(
             f"{row['step']:>10} {row['bytes'] / 1e6:>7.1f} MB {metric:>9}  {state:<10} {reasons_}"
         )
+    for path, error in broken:
+        print(f"{path.name}: {error.what}; it is not used")
     return 0
 
 

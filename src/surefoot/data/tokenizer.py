@@ -197,7 +197,7 @@ def tokenizer_from_json(text: str, where: str | None = None) -> Tokenizer:
     raise DataError(
         "this is no tokenizer that we know",
         where=where or text[:60],
-        fix="it is missing, damaged, or written by a newer version",
+        fix="missing: surefoot resume RUN writes it anew; damaged: delete it first; newer: update",
     )
 
 

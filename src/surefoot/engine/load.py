@@ -27,8 +27,11 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
         try:
             tensors = checkpoint.read().tensors
             break
-        except (OSError, CheckpointError):
+        except CheckpointError as error:
             if attempt == 2 or checkpoint.path.exists():
+                error.fix = error.fix or (
+                    f"--checkpoint STEP takes another; surefoot resume {folder.name} sets it aside"
+                )
                 raise
     absent = [name for name in models if f"{name}.model.safetensors" not in tensors]
     if absent:
@@ -58,6 +61,10 @@ def narrow(models: Mapping[str, nn.Module], dtype: str) -> None:
 def select(store: Store, folder: RunFolder, which: str | int = "best") -> Checkpoint:
     """Return the checkpoint meant by `best`, `last` or a step. Raises RunError when there is none."""
     found = store.checkpoints()
+    for path, error in () if found else store.damaged()[-1:]:
+        what = f"no checkpoint is sound; the newest: {error.what}"
+        fix = f"surefoot resume {folder.name} sets damaged ones aside and trains again"
+        raise CheckpointError(what, where=str(path), fix=error.fix or fix)
     if not found:
         raise RunError(
             "this run has no checkpoint yet", where=str(folder.path), fix="wait for its first save"

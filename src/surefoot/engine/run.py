@@ -110,6 +110,9 @@ def resume(
         grown = {**folder.meta.get("grown", {}), **grown}
         limit = config.limit(len(job.source))
         folder.update(max_steps=limit, horizons=horizons, identity=identity, grown=grown)
+        for name in (n for n in job.files if not (folder.path / n).exists()):
+            (folder.path / name).write_text(job.files[name], encoding="utf-8")
+            other.append(f"{name} was missing and is written anew")
         return _play(folder, config, job, world, pins, open_sinks, [*notes, *other])
 
 

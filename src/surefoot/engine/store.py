@@ -77,7 +77,8 @@ class Checkpoint:
 
     def _verify(self, path: Path, size: int, hashed: str) -> None:
         if path.is_symlink() or not path.is_file():
-            raise CheckpointError(f"{path.name} is missing", where=str(self.path))
+            what = "is a link, which is not followed" if path.is_symlink() else "is missing"
+            raise CheckpointError(f"{path.name} {what}", where=str(self.path))
         if path.stat().st_size != size:
             text = f"{path.name} has {path.stat().st_size} of {size} bytes"
             raise CheckpointError(text, where=str(self.path))
@@ -254,7 +255,8 @@ class Store:
         """
         match = _NAME.fullmatch(path.name)
         if path.is_symlink() or not match:
-            raise CheckpointError("not a checkpoint folder of this run", where=str(path))
+            what = "is a link, which is not followed" if path.is_symlink() else "has another name"
+            raise CheckpointError(what, where=str(path))
         manifest = unseal(path / "manifest.json")
         if manifest["run"] != self.run:
             raise CheckpointError(f"belongs to another run, {manifest['run']}", where=str(path))

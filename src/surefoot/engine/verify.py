@@ -20,6 +20,7 @@ class Finding:
 
     what: str
     problem: str | None
+    fix: str | None = None
 
 
 def verify(folder: Path, run: str) -> Iterator[Finding]:
@@ -28,7 +29,7 @@ def verify(folder: Path, run: str) -> Iterator[Finding]:
     for checkpoint in store.checkpoints():
         yield Finding(checkpoint.path.name, problem_of(checkpoint))
     for path, error in store.damaged():
-        yield Finding(path.name, error.what)
+        yield Finding(path.name, error.what, error.fix)
     yield _journal(folder / "journal", run)
 
 

@@ -202,6 +202,8 @@ def find(runs: Path, ref: str) -> RunFolder:
     """
     if os.sep in ref or (Path(ref) / "run.json").is_file():
         return RunFolder.open(Path(ref))
+    if (runs / ref).is_dir() and ref:
+        return RunFolder.open(runs / ref)  # or says what is wrong with it
     known = list_runs(runs)
     if not known:
         raise RunError(f"there are no runs in {runs}", fix="surefoot train charlm, or --runs DIR")

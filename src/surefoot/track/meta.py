@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         meta = parse(path)
     except (FileNotFoundError, NotADirectoryError):
-        what = "is not a run (no run.json)" if path.exists() else "does not exist"
+        what = "is not a run, or copied half: no run.json" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}", fix="surefoot runs") from None
     except OSError as error:
         raise RunError(f"cannot read the run: {error.strerror}", where=where) from error
