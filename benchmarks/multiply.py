@@ -186,7 +186,7 @@ def _page(known: list[dict[str, Any]], budgets: dict[bool, list[float]]) -> str:
     for work, several in budgets.items():
         for seconds in several:
             how = "partial products first" if work else "the answer alone"
-            lines += [f"## {how}, {seconds:g} s of CPU time", "",
+            lines += [f"## {how}, {seconds:g} s of processor time", "",
                       "| model | parameters | steps | exact | seeds |", "|---|---:|---:|---:|---|"]  # fmt: skip
             for count in LATENTS:
                 rows = [r for r in known if (r["latents"], r["seconds"], r["work"])
@@ -267,7 +267,7 @@ def main() -> None:
     own = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     own.add_argument("what", choices=["costs", "latents", "tried"])
     own.add_argument("--seeds", type=int, default=3)
-    own.add_argument("--work", type=float, nargs="*", default=[8.0], help="seconds each")
+    own.add_argument("--work", type=float, nargs="*", default=[20.0], help="seconds each")
     own.add_argument("--no-work", type=float, nargs="*", default=[15.0], help="seconds each")
     own.add_argument("--results", type=Path)
     options = own.parse_args()
