@@ -326,19 +326,21 @@ def adopt(
 ) -> tuple[RunFolder, recipes.Adoption]:
     """Make a run of weights without a configuration; return it, and what the file told.
 
+    `file` may be a folder of a Llama or Qwen3 as `transformers` saves it, with its tokenizer.
     Sizes come from the shapes of the tensors, everything else from `given`, files and preset.
     Raises ConfigError where a setting that no shape tells is not given, or contradicts one;
     DataError where the file cannot be read, or a tensor does not fit.
     """
     from surefoot.data.fetch import cache_dir
     from surefoot.engine import adopt as engine_adopt
-    from surefoot.engine import read_weights
+    from surefoot.engine.adopt import read_folder, read_weights
 
     if recipe.adopt is None:
         fix = "a recipe adopts weights when it has `adopt`: docs/guides/add-a-recipe.md"
         raise ConfigError(f"recipe {recipe.name} cannot read sizes from weights", fix=fix)
     try:
-        found = recipe.adopt(*read_weights(Path(file)))
+        read = read_folder if Path(file).is_dir() else read_weights
+        found = recipe.adopt(*read(Path(file)))
     except DataError as error:
         error.where = error.where or str(file)
         raise

@@ -1,4 +1,4 @@
-"""Use what was trained, as functions: load, evaluate. Importing this module is light."""
+"""Use what was trained, as functions: load, evaluate, export. Importing this module is light."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from surefoot.track.folder import find, runs_dir
 
 if TYPE_CHECKING:
     from surefoot.engine import Speaker
+    from surefoot.engine.export import Exported
 
-__all__ = ["evaluate", "load"]
+__all__ = ["evaluate", "export", "load"]
 
 
 def load(
@@ -63,3 +64,30 @@ def evaluate(
             exams = (job.exams or job.evals).values()
             scores[name] = {k: v for exam in exams for k, v in exam(model).items()}
     return step, scores
+
+
+def export(
+    run: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    runs: Path | str | None = None,
+    checkpoint: str | int = "best",
+    learner: str | None = None,
+    quant: str = "f32",
+) -> tuple[Exported, int]:
+    """Write a run's model to `out` as `to` (hf, pt or gguf), and compare it with the original.
+
+    `quant` (f32, f16, q8_0) is how GGUF holds matrices. Returns what was found, and the step of
+    the weights. Raises RunError, Unsupported or CheckFailed; see `engine.export`.
+    """
+    from surefoot.engine import TextSpeaker
+    from surefoot.engine.export import write
+    from surefoot.nn.gpt import GPT
+
+    speaker, step = load(run, runs=runs, checkpoint=checkpoint, device="cpu")
+    name = learner or next(iter(speaker.models))
+    model = speaker.models.get(name)
+    if not isinstance(speaker, TextSpeaker) or not isinstance(model, GPT):
+        raise RunError(f"{name} is no language model that other programs know", where=str(run))
+    return write(model, speaker.tokenizer, Path(out), to, quant), step

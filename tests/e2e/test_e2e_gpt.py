@@ -148,3 +148,31 @@ def test_it_goes_on_with_what_is_typed(
 def test_flags_that_do_not_go_together_are_refused(surefoot: Any, runs: Path) -> None:
     for more in (["--repl", "--json"], ["--prompt", "a", "--repl"], ["--stop", ""]):
         assert surefoot("sample", "a", "--runs", runs, *more).code == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_out_and_in_again_and_training_goes_on(
+    surefoot: Any, runs: Path, wiki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUREFOOT_RUNS", str(tmp_path / "runs"))
+    asked = ("--tokens", 9, "--json", "--device", "cpu", "--prompt", "the crab", "--checkpoint")
+    expected = surefoot("sample", "a", "--runs", runs, *asked, "best").ok().json["text"]
+    for to in ("hf", "pt"):
+        found = surefoot(
+            "export", "a", "--runs", runs, "--to", to, "--out", tmp_path / to, "--json"
+        )
+        assert found.ok().json["positions"] >= 512 and found.json["agree"] == 1.0
+    given = ("--path", wiki / "wiki.train.tokens", "--preset", "tiny", "--max-steps", 4)
+    settings = [word for name, value in (PINS | QUICK).items() for word in (f"--{name}", value)]
+    surefoot("import", tmp_path / "hf", *given, *settings, "--name", "b").ok()
+    kept = tmp_path / "pt" / "tokenizer_bpe_best.json"
+    pt = ("adopt", tmp_path / "pt" / "tiny_gpt_best.pt", "--recipe", "gpt", "--tokenizer", kept)
+    surefoot(*pt, *given, *settings, "--name", "c").ok()
+    for name in ("b", "c"):
+        assert surefoot("sample", name, *asked, "last").ok().json["text"] == expected
+        assert surefoot("resume", name, "--json").ok().json["step"] == 4
+
+
+def test_no_export_without_a_known_format(surefoot: Any, runs: Path, tmp_path: Path) -> None:
+    for more in (["--to", "hf"], ["--to", "onnx", "--out", "x"], ["--to", "hf", "--quant", "f16"]):
+        assert surefoot("export", "a", "--runs", runs, *more).code == 2

@@ -21,6 +21,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "resume": ("train", "train", "go on with a run, exactly"),
     "adopt": ("train", "adopt", "make a run of weights that come without a configuration"),
     "sample": ("use", "sample", "let a model write"),
+    "export": ("use", "export", "give a model to transformers, torch or llama.cpp"),
+    "import": ("use", "adopt", "make a run of a Llama or Qwen3 from a transformers folder"),
     "evaluate": ("use", "sample", "measure a model on held-out data"),
     "runs": ("look", "runs", "list runs"),
     "show": ("look", "runs", "show one run"),

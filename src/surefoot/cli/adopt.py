@@ -1,4 +1,4 @@
-"""`surefoot adopt FILE --recipe NAME`: a file of weights becomes a run."""
+"""`surefoot adopt FILE --recipe NAME`, `surefoot import FOLDER`: weights become a run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,7 @@ __all__ = ["run"]
 
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb and return its exit code."""
-    own = flags.parser(
-        "surefoot adopt FILE --recipe NAME",
-        "Make a run of weights that come without a configuration: sizes are read from the shapes.",
-    )
-    own.add_argument("file", nargs="?", help="safetensors, or a state dict of torch (.pt).")
-    own.add_argument("--recipe", metavar="NAME", help="What the weights are for.")
-    own.add_argument("--preset", metavar="NAME", help="Take what shapes do not tell from here.")
-    own.add_argument(
-        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
-    )
-    own.add_argument("--name", help="Name of the run.")
-    own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
-    own.add_argument("--json", action="store_true", help="Print the result as JSON, and only that.")
+    own = _parser(verb)
     from surefoot.config.schema import RunConfig
 
     options, _, _ = flags.parse(own, argv, RunConfig)
@@ -37,8 +25,35 @@ def run(verb: str, argv: list[str]) -> int:
     if options.file is None or options.recipe is None:
         able = [name for name in recipes.names() if recipes.find(name).adopt is not None]
         what = "which file?" if options.file is None else "for which recipe?"
-        raise ConfigError(what, fix=f"surefoot adopt FILE --recipe {' or '.join(able)}")
+        example = (
+            "import FOLDER" if verb == "import" else f"adopt FILE --recipe {' or '.join(able)}"
+        )
+        raise ConfigError(what, fix=f"surefoot {example}")
     return _adopt(own, argv, Path(options.file), recipes.find(options.recipe))
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    if verb == "import":
+        own = flags.parser(
+            "surefoot import FOLDER", "Make a run of a Llama or Qwen3 that transformers saved."
+        )
+        own.add_argument("file", nargs="?", help="Folder with config.json and *.safetensors.")
+        own.add_argument("--recipe", metavar="NAME", default="gpt", help="What goes on (gpt).")
+    else:
+        own = flags.parser(
+            "surefoot adopt FILE --recipe NAME",
+            "Make a run of weights without a configuration: sizes are read from the shapes.",
+        )
+        own.add_argument("file", nargs="?", help="safetensors, or a state dict of torch (.pt).")
+        own.add_argument("--recipe", metavar="NAME", help="What the weights are for.")
+    own.add_argument("--preset", metavar="NAME", help="Take what shapes do not tell from here.")
+    own.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
+    )
+    own.add_argument("--name", help="Name of the run.")
+    own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
+    own.add_argument("--json", action="store_true", help="Print the result as JSON, and only that.")
+    return own
 
 
 def _adopt(

@@ -44,7 +44,7 @@ class BPE:
     def __init__(self, text: str, where: str = "tokenizer.json") -> None:
         """Read the library's JSON. Raises DataError when it is no byte-level BPE."""
         self._text = text
-        self._library, self._by_words = _read(text, where)
+        self._library, self.by_words = _read(text, where)
         self.vocab_size: int = self._library.get_vocab_size()
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.int32)
         ends = (self._library.token_to_id(name) for name in _ENDS)
@@ -64,7 +64,7 @@ class BPE:
 
         A boundary that is spelled out in the text is text like any other.
         """
-        if not self._by_words:
+        if not self.by_words:
             return np.array(self._library.encode(text, add_special_tokens=False).ids, self.dtype)
         words = _WORDS.findall(text)
         different = set(words)

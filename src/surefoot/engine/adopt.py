@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +16,9 @@ from surefoot.engine import named
 from surefoot.engine.codec import read_tensors
 from surefoot.engine.learner import Learner
 from surefoot.errors import DataError
+from surefoot.nn.public import sizes_of
 
-__all__ = ["fill", "read_weights"]
+__all__ = ["fill", "read_folder", "read_weights"]
 
 _SHOWN = 12  # tensors named in an error
 _UNSAFE = (
@@ -42,6 +44,28 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         what = f"it holds a {more[1]}, not weights alone" if more else "no weights can be read"
         raise DataError(what, where=str(path), fix=_UNSAFE) from error
     return _tensors_in(held, path)
+
+
+def read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a folder as `transformers` saves it, in fp32, and what it says.
+
+    That is `config`, sizes with our names, and `tokenizer`, the path of its file where there is
+    one. Raises DataError for an architecture other than Llama and Qwen3.
+    """
+    where = path / "config.json"
+    try:
+        sizes = sizes_of(json.loads(where.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"no model: {error}", where=str(where)) from None
+    except DataError as error:
+        error.where = str(where)
+        raise
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise DataError("no *.safetensors in this folder", where=str(path), fix=_UNSAFE)
+    tensors = {n: t.float() for file in files for n, t in read_weights(file)[0].items()}
+    kept = path.resolve() / "tokenizer.json"
+    return tensors, {"config": sizes, **({"tokenizer": str(kept)} if kept.is_file() else {})}
 
 
 def _tensors_in(held: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Weights of a GPT that somebody else saved: their names become ours, their shapes the sizes.
 
-Known are our own names, and those of GPT-2 as nanoGPT and the public checkpoints write them.
+Known are our own names, those of GPT-2 as nanoGPT and the public checkpoints write them, and those
+of Llama and Qwen3.
 Nothing here reads a file.
 """
 
@@ -24,6 +25,11 @@ _GPT2 = {
     "h": "blocks", "ln_1": "norm1", "ln_2": "norm2",
     "c_attn": "qkv", "attn.c_proj": "out", "c_fc": "up", "mlp.c_proj": "down",
 }  # fmt: skip
+_LLAMA = {
+    "embed_tokens": "embed", "lm_head": "head", "layers": "blocks", "self_attn": "attn",
+    "o_proj": "out", "gate_proj": "gate", "up_proj": "up", "down_proj": "down",
+    "input_layernorm": "norm1", "post_attention_layernorm": "norm2",
+}  # fmt: skip
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # a causal mask that was saved, too
 _BIASED = re.compile(r"(.*(?:norm\d?|qkv|out|up|down))\.weight")
 _HEADS = ("n_head", "num_heads", "num_attention_heads")
@@ -35,6 +41,8 @@ def gpt_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
     notes: list[str] = []
     if any(name.endswith("attn.c_attn.weight") for name in bare):
         bare = _from_gpt2(bare, notes)
+    elif any(name.endswith("self_attn.q_proj.weight") for name in bare):
+        bare = _from_llama(bare, notes)
     head, embed = bare.get("head.weight"), bare.get("embed.weight")
     if head is not None and embed is not None and torch.equal(head, embed):
         del bare["head.weight"]  # one tensor under two names
@@ -64,6 +72,19 @@ def _from_gpt2(bare: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor
         found[bias] = torch.zeros(found[f"{bias.removesuffix('bias')}weight"].size(0))
     if without:
         notes.append(f"{len(without)} biases that the file does without begin as zeros")
+    return found
+
+
+def _from_llama(bare: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    notes.append("names of Llama and Qwen3")
+    found: dict[str, Tensor] = {}
+    for name, tensor in bare.items():
+        parts = [_LLAMA.get(part, part) for part in name.removeprefix("model.").split(".")]
+        if "q_proj" in parts:
+            pieces = [bare[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            found[".".join(parts).replace("q_proj", "qkv")] = torch.cat(pieces)
+        elif not {"k_proj", "v_proj", "rotary_emb"}.intersection(parts):
+            found[".".join(parts)] = tensor
     return found
 
 
@@ -119,7 +140,7 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
         some = ", ".join(list(weights)[:4])
         raise DataError(
             f"this is no GPT that we know: {name} is missing{hint}",
-            fix=f"names of GPT-2, nanoGPT or Surefoot are known; the file has {some}, ...",
+            fix=f"names of GPT-2, nanoGPT, Llama, Qwen3 or Surefoot are known; the file has {some}, ...",
         )
     return tuple(tensor.shape)
 

@@ -18,11 +18,11 @@ from surefoot.config.schema import (
     circumstance,
     knob,
 )
-from surefoot.recipes import Recipe
+from surefoot.recipes import Adoption, Recipe
 from surefoot.seeds import derive
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from surefoot.data.batch import Batch
     from surefoot.data.bpe import BPE
@@ -196,6 +196,43 @@ def speak(config: GPTRunConfig, files: Mapping[str, str], world: World) -> TextS
     return speaker(GPT(config.model, bpe.vocab_size).to(world.device), bpe)
 
 
+def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
+    """Read the sizes of a GPT; a tokenizer that came with it is used."""
+    from surefoot.nn.foreign import gpt_sizes, gpt_weights
+
+    weights, notes = gpt_weights(tensors)
+    sizes, left = gpt_sizes(weights, said)
+    config = said.get("config")
+    told = config if isinstance(config, Mapping) else {}
+    sizes |= {k: told[k] for k in GPTConfig.model_fields if k in told and k not in sizes}
+    words = len(weights["embed.weight"])
+    settings = {f"model.{field}": value for field, value in sizes.items()}
+    if kept := said.get("tokenizer"):
+        settings["data.tokenizer"] = kept
+        weights = _cut(weights, _bpe(Path(kept)).vocab_size, notes)
+    else:
+        settings["data.vocab_size"] = words
+        notes.append(f"{words:,} tokens; --tokenizer FILE says which, else they are learned anew")
+    unknown = {f"model.{field}": why for field, why in left.items() if field not in told}
+    return Adoption({"main": weights}, settings, unknown, notes)
+
+
+def _bpe(path: Path) -> BPE:
+    from surefoot.data.bpe import BPE
+
+    return BPE(path.read_text("utf-8"), str(path))
+
+
+def _cut(weights: dict[str, Tensor], count: int, notes: list[str]) -> dict[str, Tensor]:
+    """Drop the rows of tables beyond the vocabulary, which only make its length a round number."""
+    spare = len(weights["embed.weight"]) - count
+    if spare <= 0:
+        return weights
+    notes.append(f"{spare:,} rows of the embedding stand for no token and are dropped")
+    tables = ("embed.weight", "head.weight")
+    return {n: t[:count].clone() if n in tables else t for n, t in weights.items()}
+
+
 _TINY = {"d_model": 32, "num_layers": 2, "num_heads": 2, "context": 32}
 _SEED = {"d_model": 512, "num_layers": 8, "num_heads": 8, "context": 512}
 _MEDIUM = {"d_model": 640, "num_layers": 9, "num_heads": 10, "context": 512}
@@ -207,6 +244,7 @@ recipe = Recipe(
     config=GPTRunConfig,
     build=build,
     speak=speak,
+    adopt=adopt,
     presets={
         "tiny": {
             "model": _TINY,

@@ -1,0 +1,188 @@
+"""Give a trained GPT to other programs, and check on the spot that it is the same model.
+
+    write(model, ..., to="hf")   a folder for `transformers`: Llama, Qwen3 or GPT-2 layout
+    write(model, ..., to="pt")   a state dict of torch and the tokenizer, as two files
+    write(model, ..., to="gguf") one file for llama.cpp; see gguf_file.py
+
+What is written is read again by the library that it is for, where that is installed, and compared
+on 512 positions. Nothing is left behind when something fails.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from surefoot.data.bpe import BPE
+from surefoot.data.tokenizer import Tokenizer
+from surefoot.engine.adopt import read_weights
+from surefoot.errors import CheckFailed, RunError, Unsupported
+from surefoot.nn.foreign import gpt_weights
+from surefoot.nn.gpt import GPT
+from surefoot.nn.public import public_config, public_weights
+from surefoot.seeds import derive
+
+__all__ = ["FORMATS", "QUANTS", "Exported", "write"]
+
+FORMATS = ("hf", "pt", "gguf")
+QUANTS = {"f32": 1e-4, "f16": 1e-2, "q8_0": 0.1}  # largest difference, relative to the logits
+_POSITIONS = 512
+_WEIGHTS, _TOKENIZER = "tiny_gpt_best.pt", "tokenizer_bpe_best.json"
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far its logits are from the original's on some positions.
+
+    `difference` is the largest, `scale` the largest logit; `agree` is the share of positions with
+    the same most probable token. `by` computed the logits of what was written.
+    """
+
+    path: Path
+    positions: int
+    difference: float
+    scale: float
+    agree: float
+    by: str
+
+
+def write(model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f32") -> Exported:
+    """Write `model` to `out`, which must not exist yet, and compare.
+
+    Raises RunError where `out` exists, Unsupported where a package is missing or the format cannot
+    say it, CheckFailed where what was written is another model.
+    """
+    if out.exists():
+        raise RunError(f"{out} exists already", fix="another --out, or remove it")
+    model = model.float().eval()
+    with _staged(out) as place:
+        if to == "hf":
+            by, logits = _write_hf(model, tokenizer, place)
+        elif to == "pt":
+            by, logits = _write_pt(model, tokenizer, place)
+        else:
+            by, logits = _write_gguf(model, tokenizer, place, quant)
+        found = _compared(model, logits, out, by)
+        allowed = QUANTS[quant if to == "gguf" else "f32"]
+        if found.difference > allowed * found.scale:
+            raise CheckFailed(
+                f"what was written computes something else: logits up to {found.scale:.2f} differ "
+                f"by {found.difference:.2g}",
+                where=by, fix="report this; nothing was kept",
+            )  # fmt: skip
+    return found
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """Lend a place beside `out` that becomes it when all went well, and else disappears."""
+    place = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove(place)
+    try:
+        yield place
+        place.rename(out)
+    finally:
+        _remove(place)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def _compared(model: GPT, logits: Logits, out: Path, by: str) -> Exported:
+    device = next(model.parameters()).device
+    length = min(model.config.context, _POSITIONS)
+    rows = -(-_POSITIONS // length)
+    stream = torch.Generator().manual_seed(derive(0, "export"))
+    tokens = torch.randint(0, model.vocab_size, (rows, length), generator=stream)
+    ours, theirs = model(tokens.to(device)).cpu(), logits(tokens)
+    agree = (ours.argmax(-1) == theirs.argmax(-1)).double().mean()
+    difference, scale = (ours - theirs).abs().max(), ours.abs().max()
+    return Exported(out, tokens.numel(), float(difference), float(scale), float(agree), by)
+
+
+def _write_hf(model: GPT, tokenizer: Tokenizer, place: Path) -> tuple[str, Logits]:
+    place.mkdir()
+    border = tokenizer.boundary if isinstance(tokenizer, BPE) else None
+    config = public_config(model.config, model.vocab_size, border)
+    tensors = {n: t.cpu().contiguous() for n, t in public_weights(model).items()}
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    _json(place / "config.json", config)
+    (place / "model.safetensors").chmod((place / "config.json").stat().st_mode)
+    if isinstance(tokenizer, BPE):
+        end = tokenizer.decode([tokenizer.boundary])
+        (place / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        about = {
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+            "model_max_length": model.config.context, "clean_up_tokenization_spaces": False,
+        }  # fmt: skip
+        _json(place / "tokenizer_config.json", about)
+        ends = {"bos_token_id": border, "eos_token_id": border}
+        _json(place / "generation_config.json", ends)
+    else:
+        (place / "vocabulary.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    if find_spec("transformers") is None:
+        tensors, _ = read_weights(place / "model.safetensors")
+        return "read back here (transformers is not installed)", _refilled(model, tensors)
+    return _public(place)
+
+
+def _public(place: Path) -> tuple[str, Logits]:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    twin = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    return f"transformers {transformers.__version__}", lambda tokens: twin(tokens).logits
+
+
+def _write_pt(model: GPT, tokenizer: Tokenizer, place: Path) -> tuple[str, Logits]:
+    place.mkdir()
+    held = {
+        "model": {name: p.detach().cpu().clone() for name, p in model.named_parameters()},
+        "config": {**model.config.model_dump(), "vocab_size": model.vocab_size},
+    }
+    torch.save(held, place / _WEIGHTS)
+    name = _TOKENIZER if isinstance(tokenizer, BPE) else "vocabulary.json"
+    (place / name).write_text(tokenizer.to_json(), encoding="utf-8")
+    tensors, _ = read_weights(place / _WEIGHTS)
+    return "torch.load(weights_only=True)", _refilled(model, tensors)
+
+
+def _write_gguf(model: GPT, tokenizer: Tokenizer, place: Path, quant: str) -> tuple[str, Logits]:
+    if find_spec("gguf") is None:
+        raise Unsupported("the package gguf is missing", fix="pip install gguf")
+    from surefoot.engine import gguf_file
+
+    gguf_file.write(model, tokenizer, place, quant)
+    return f"read back here with gguf, as {quant}", _refilled(model, gguf_file.read(place))
+
+
+def _refilled(model: GPT, tensors: Mapping[str, Tensor]) -> Logits:
+    """Return a fresh model with weights that were read from a file."""
+    weights, _ = gpt_weights(tensors)
+    twin = GPT(model.config, model.vocab_size)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            parameter.copy_(weights[name])
+    return twin.eval()
+
+
+def _json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,167 @@
+"""Export: other programs read the same model, and nothing is left where one does not."""
+
+import json
+import stat
+
+import pytest
+import torch
+
+from surefoot.config.model import GPTConfig
+from surefoot.data.bpe import train_bpe
+from surefoot.data.tokenizer import Characters
+from surefoot.engine import export
+from surefoot.engine.adopt import read_folder
+from surefoot.engine.export import write
+from surefoot.errors import CheckFailed, DataError, RunError, Unsupported
+from surefoot.nn.foreign import gpt_weights
+from surefoot.nn.gpt import GPT
+
+SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "context": 48, "d_ff": 96}
+KINDS = {
+    "qwen3": {},
+    "llama": {"qk_norm": False, "num_kv_heads": 2, "rope_theta": 500.0},
+    "gpt2": {"layout": "gpt2"},
+    "untied": {"tie_embeddings": False, "num_kv_heads": 1, "norm_eps": 1e-6},
+}
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_bpe(["she sells sea shells on the sea shore; the shells she sells"] * 2, 290)
+
+
+def awake(bpe, kind):
+    """A model whose every parameter matters."""
+    model = GPT(GPTConfig(**{**SIZES, **KINDS[kind]}), bpe.vocab_size, seed=1)
+    stream = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=stream), alpha=0.1)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_reads_the_same_model_and_tokenizer(tmp_path, bpe, kind):
+    transformers = pytest.importorskip("transformers")
+    found = write(awake(bpe, kind), bpe, tmp_path / "out", "hf")
+    assert found.positions >= 512 and found.scale > 0.3 and found.agree == 1.0
+    assert found.difference < 1e-4 * found.scale and found.by.startswith("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "she sells  sea shells,\n\nand ünicode"
+    assert theirs(text)["input_ids"] == bpe.encode(text).tolist()
+    assert theirs.eos_token_id == bpe.boundary
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mode & stat.S_IRGRP
+
+
+@pytest.mark.parametrize("to", ["hf", "pt"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_transformers_it_is_read_back_here(tmp_path, bpe, kind, to, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    found = write(awake(bpe, kind), bpe, tmp_path / "out", to)
+    assert found.difference == 0 and "transformers" not in found.by.replace(
+        "(transformers is not", ""
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "untied"])
+@pytest.mark.parametrize(("quant", "near"), [("f32", 0), ("f16", 1e-2), ("q8_0", 0.1)])
+def test_gguf_holds_the_same_model(tmp_path, bpe, kind, quant, near):
+    gguf = pytest.importorskip("gguf")
+    found = write(awake(bpe, kind), bpe, tmp_path / "m.gguf", "gguf", quant)
+    assert found.difference <= near * found.scale
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    arch = "llama" if kind == "llama" else "qwen3"
+    assert reader.fields["general.architecture"].contents() == arch
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    assert len(tokens) == bpe.vocab_size and tokens[bpe.boundary] == "<|endoftext|>"
+    merges = [tuple(m.split(" ")) for m in reader.fields["tokenizer.ggml.merges"].contents()]
+    assert merges == [tuple(m) for m in json.loads(bpe.to_json())["model"]["merges"]]
+    expected = {"llama": 2, "untied": 1}.get(kind, 4)
+    assert reader.fields[f"{arch}.attention.head_count_kv"].contents() == expected
+
+
+def test_rows_of_a_llama_are_in_the_order_of_llama_cpp(bpe):
+    """Row 2i and 2i + 1 of a head are what the halves' rows i are here."""
+    from surefoot.engine.gguf_file import _half_split, _interleaved
+
+    rows = torch.arange(16.0).unsqueeze(1)  # two heads of eight
+    name = "model.layers.0.self_attn.q_proj.weight"
+    found = _interleaved(name, rows, 2, 1)
+    assert found[:8, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert torch.equal(_half_split(name, found, 2, 1), rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "quant", "words"), [("gpt2", "f32", "GELU"), ("qwen3", "q8_0", "do not divide")]
+)
+def test_what_gguf_cannot_say_is_refused(tmp_path, bpe, kind, quant, words, monkeypatch):
+    pytest.importorskip("gguf")
+    monkeypatch.setitem(SIZES, "d_ff", 100)
+    with pytest.raises(Unsupported, match=words):
+        write(awake(bpe, kind), bpe, tmp_path / "m.gguf", "gguf", quant)
+    assert not list(tmp_path.iterdir())
+
+
+def test_characters_go_to_hf_and_pt_alone(tmp_path, bpe, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: "gguf" if name == "gguf" else None)
+    pytest.importorskip("gguf")
+    letters = Characters("abc")
+    model = GPT(GPTConfig(**SIZES), 3, seed=1)
+    for to in ("hf", "pt"):
+        write(model, letters, tmp_path / to, to)
+        assert json.loads((tmp_path / to / "vocabulary.json").read_text())["alphabet"] == "abc"
+    with pytest.raises(Unsupported, match="byte-level BPE"):
+        write(model, letters, tmp_path / "m.gguf", "gguf")
+
+
+def test_another_model_is_not_kept(tmp_path, bpe, monkeypatch):
+    real = export.public_weights
+    wrong = lambda model: {n: t * 1.01 for n, t in real(model).items()}
+    monkeypatch.setattr(export, "public_weights", wrong)
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(CheckFailed, match="something else"):
+        write(awake(bpe, "qwen3"), bpe, tmp_path / "out", "hf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_never_overwritten(tmp_path, bpe):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunError, match="exists already"):
+        write(awake(bpe, "qwen3"), bpe, tmp_path / "out", "hf")
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "untied"])
+def test_a_folder_comes_back_as_it_was(tmp_path, bpe, kind, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    model = awake(bpe, kind)
+    write(model, bpe, tmp_path / "out", "hf")
+    tensors, said = read_folder(tmp_path / "out")
+    weights, _ = gpt_weights(tensors)
+    ours = dict(model.named_parameters())
+    assert weights.keys() == ours.keys()
+    assert all(torch.equal(weights[name], ours[name]) for name in ours)
+    for field, value in said["config"].items():
+        assert getattr(model.config, field) == value, field
+    assert said["tokenizer"].endswith("tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "mamba"}, "neither llama nor qwen3"),
+        ({"hidden_act": "gelu", "attention_bias": True}, "hidden_act gelu, biases"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type yarn"),
+        ({"head_dim": 128}, "wider than the model"),
+    ],
+)
+def test_a_layout_that_is_not_ours_is_refused(tmp_path, bpe, change, words, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    write(awake(bpe, "qwen3"), bpe, tmp_path / "out", "hf")
+    place = tmp_path / "out" / "config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    with pytest.raises(DataError, match=words):
+        read_folder(tmp_path / "out")
+    place.write_text("{")
+    with pytest.raises(DataError, match="no model"):
+        read_folder(tmp_path / "out")
