@@ -148,7 +148,10 @@ def dangers(path: Path) -> list[str]:
 def test_no_file_can_run_code() -> None:
     found = [danger for path in sorted(SRC.rglob("*.py")) for danger in dangers(path)]
     allowed = [d for d in found if d.startswith("data/") and d.endswith("calls np.load")]
-    assert [d for d in found if d not in allowed] == []
+    # Tensors for other programs, asked for by `--to pt`, and read again with weights_only.
+    asked = [d for d in found if d.startswith("engine/export.py") and d.endswith("torch.save")]
+    assert [d for d in found if d not in [*allowed, *asked]] == []
+    assert len(asked) == 1
     for place in allowed:  # np.load reads pickles only when it is told to
         assert "allow_pickle=True" not in (SRC / place.partition(":")[0]).read_text()
 

@@ -98,7 +98,7 @@ def test_what_shapes_do_not_tell_is_asked_for(surefoot: Any, tmp_path: Path, wei
     assert "model.d_model is 32 in the file, not 64" in said.err
     assert "model.context is not known: rotary positions leave no trace" in said.err
     assert "which file?" in surefoot("adopt").err
-    assert "charlm or multiply" in surefoot("adopt", tmp_path / "old.pt").err
+    assert "charlm or gpt" in surefoot("adopt", tmp_path / "old.pt").err
     assert "no such file" in surefoot("adopt", tmp_path / "not.pt", "--recipe", "charlm").err
     assert "--recipe NAME" in surefoot("adopt", "--help").ok().out
 
