@@ -20,7 +20,8 @@ _PEERS = ("transformers", "accelerate", "lightning")
 def heading(title: str, command: str, about: str = "") -> list[str]:
     """Return the first lines of a page of results; `about` is the program's own description."""
     found = [f"{p} {importlib.metadata.version(p)}" for p in _PEERS if _installed(p)]
-    words = " ".join([f"python {command}", *sys.argv[1:]])
+    given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    words = " ".join([f"python {command}", *given])
     return [
         f"# {title}",
         "",
