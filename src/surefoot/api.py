@@ -19,7 +19,7 @@ from surefoot.config.resolve import Resolved, amend, resolve
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, DataError, Problem, RunError
 from surefoot.sinks import Console, Sinks
-from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
+from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir
 
 if TYPE_CHECKING:
     from surefoot.engine import Result
@@ -116,12 +116,12 @@ def unfinished(
 
     Raises RunError when `name` is taken by a run with other settings, or by a finished one.
     """
-    wanted = identity.fingerprint(config)
+    wanted, code = identity.fingerprint(config), recipe.location or recipe.name
     for folder in reversed(list_runs(runs)):
-        same = folder.meta.get("identity") == wanted and folder.meta.get("recipe") == recipe.name
+        same = folder.meta.get("identity") == wanted and folder.recipe_at == code
         if name is not None and folder.name == name:
             if not same:
-                raise _taken(folder, config)
+                raise _taken(folder, config, code)
             if folder.status == "done":
                 fix = "another --name, or surefoot resume with a higher --max-steps"
                 raise RunError(f"run {name} is already done", where=str(folder.path), fix=fix)
@@ -131,18 +131,17 @@ def unfinished(
     return None
 
 
-def _taken(folder: RunFolder, config: RunConfig) -> RunError:
+def _taken(folder: RunFolder, config: RunConfig, code: str) -> RunError:
+    if folder.recipe_at != code:
+        what = f"run {folder.name} is of another recipe: {folder.recipe_at}, and not {code}"
+        return RunError(what, where=str(folder.path), fix="another --name")
     try:
-        was = stored(folder).config
-        diff = [
-            f"  {field}: {old} there, {new} here" for field, old, new in identity.diff(was, config)
-        ]
+        found = identity.diff(stored(folder).config, config)
+        diff = [f"  {field}: {old} there, {new} here" for field, old, new in found]
     except (RunError, ConfigError):
         diff = []
-    return RunError(
-        "\n".join([f"run {folder.name} has other settings", *diff]),
-        where=str(folder.path), fix="another --name, or the same settings",
-    )  # fmt: skip
+    what = "\n".join([f"run {folder.name} has other settings", *diff])
+    return RunError(what, where=str(folder.path), fix="another --name, or the same settings")
 
 
 class Stored:
@@ -150,7 +149,7 @@ class Stored:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.recipe = recipes.find(str(folder.meta.get("location") or folder.meta.get("recipe")))
+        self.recipe = recipes.find(folder.recipe_at)
         path = folder.path / "config.yaml"
         try:
             text = path.read_text(encoding="utf-8")
@@ -265,7 +264,7 @@ def go_on(
         raise RunError(
             "\n".join(["these settings change the numbers and cannot change on a resume:", *lines]),
             where=str(folder.path),
-            fix=f"--fork goes on from here as a new run: surefoot resume {folder.name} --fork ...",
+            fix=f"--fork goes on as a new run: surefoot resume {reference(folder.path)} --fork ...",
         )
     if folder.status == "done" and not grown and _reached(folder, config):
         what = f"run {folder.name} is done at step {folder.meta.get('step')}"

@@ -50,6 +50,29 @@ def sorting(runs: Path) -> list[str]:
     return ["train", str(EXAMPLES / "sort_lists.py"), "--preset", "tiny", "--no-report"]
 
 
+def test_a_mistake_in_a_recipe_is_pointed_at_and_the_next_file_begins_its_own_run(
+    surefoot: Any, runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from surefoot.cli import main
+
+    right = (EXAMPLES / "sort_lists.py").read_text(encoding="utf-8")
+    wrong, mended = tmp_path / "wrong.py", tmp_path / "mended.py"
+    wrong.write_text(right.replace('batch.fields["y"]))', 'batch.fields["z"]))'))
+    mended.write_text(right)
+    settings = ["--preset", "tiny", "--no-report", "--max-steps", "2"]
+    assert main(["train", str(wrong), *settings]) == 1
+    told = capfd.readouterr().err.rstrip().splitlines()[-2:]
+    assert told[0] == "error: your file failed: KeyError: 'z'"
+    assert told[1].startswith(f"  --> {wrong}:") and told[1].endswith(", in loss")
+    failed = {path.name for path in runs.glob("0*")}
+    said = surefoot("train", mended, *settings).ok()
+    assert "unfinished" not in said.out
+    assert {path.name for path in runs.glob("0*")} > failed
+    if failed:
+        taken = surefoot("train", mended, *settings, "--name", *failed)
+        assert taken.code == 2 and f"is of another recipe: {wrong}" in taken.err
+
+
 def test_a_recipe_in_one_file_trains_through_the_same_command(
     surefoot: Any, sorting: list[str], runs: Path
 ) -> None:

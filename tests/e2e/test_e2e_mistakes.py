@@ -127,6 +127,11 @@ def test_a_file_is_pointed_into(refused: Any, tmp_path: Path) -> None:
         (["data", "get", "shakespear9"], "shakespear9", "shakespeare9"),
         (["config", "explain", "d_modle"], "d_modle", "d_model"),
         (["--frobnicate"], "unknown flag --frobnicate", "verbs: "),
+        (["runs", "--jsn"], "unknown flag --jsn", "did you mean --json?"),
+        (["sample", "done", "--promt", "a"], "unknown flag --promt", "did you mean --prompt?"),
+        (["verify", "done", "now"], "unexpected word 'now'", "surefoot verify --help"),
+        (["data", "lst"], "invalid choice: 'lst'", "surefoot data --help"),
+        (["train", "charlm", "--max-steps", "none"], "to know its length", "horizon"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -60,6 +60,17 @@ def test_a_text_without_lines_is_learnt_and_continued(
     assert surefoot("sample", "flat", "--tokens", 5).ok().out.strip("\n")
 
 
+def test_what_a_model_writes_cannot_steer_a_terminal(
+    surefoot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "red.txt"
+    path.write_text("\x1b" * 1000)
+    surefoot.train("--name", "red", steps=3, path=path).ok()
+    assert surefoot("sample", "red", "--tokens", 3).ok().out == "\x1b\x1b\x1b\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert surefoot("sample", "red", "--tokens", 3).ok().out == "␛␛␛\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(
     surefoot: Any, runs: Path, number: int

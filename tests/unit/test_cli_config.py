@@ -81,6 +81,8 @@ def test_explain_says_where_a_run_s_value_came_from(
     )
     assert "from preset tiny" in told(capsys, "explain", "--d-model", "mine")
     assert told(capsys, "explain", "lr").startswith("optim.lr\nPeak learning rate")
+    both = ("lr", "charlm"), ("charlm", "lr")
+    assert len({told(capsys, "explain", *words) for words in both}) == 1
     found = json.loads(told(capsys, "explain", "model.d_model", "mine", "--json"))
     assert (found["value"], found["source"], found["default"]) == (32, "preset tiny", 128)
 

@@ -5,7 +5,7 @@ import pytest
 from surefoot.cli.data import run
 from surefoot.data import corpora as room
 from surefoot.data.corpora import Corpus
-from surefoot.errors import DataError
+from surefoot.errors import ConfigError, DataError
 
 HASH = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 
@@ -61,8 +61,7 @@ def test_an_unknown_name_is_a_data_error():
 
 
 @pytest.mark.parametrize("argv", [[], ["get"], ["lst"], ["list", "--jso"]])
-def test_wrong_words_exit_with_2(argv, capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_wrong_words_are_a_mistake(argv):
+    with pytest.raises(ConfigError) as caught:
         run("data", argv)
-    assert caught.value.code == 2
-    assert "usage: surefoot data" in capsys.readouterr().err
+    assert "surefoot data" in str(caught.value.problems[0].fix)

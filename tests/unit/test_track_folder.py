@@ -13,7 +13,7 @@ import pytest
 
 from surefoot.errors import RunError
 from surefoot.track import folder as room
-from surefoot.track.folder import RunFolder, find, list_runs, runs_dir, write_atomic
+from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir, write_atomic
 
 
 def make(runs: Path, *names: str | None) -> list[RunFolder]:
@@ -260,6 +260,8 @@ def test_where_runs_live(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("SUREFOOT_RUNS", str(tmp_path))
     assert runs_dir(None) == tmp_path
     assert runs_dir("here") == Path("here")
+    assert reference(tmp_path / "one") == "one"
+    assert reference(Path("my runs/one")) == "'my runs/one'"
     monkeypatch.delenv("SUREFOOT_RUNS")
     assert runs_dir() == Path("runs")
 

@@ -42,7 +42,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
 }
 
 _EXAMPLES = (
-    ("surefoot train charlm", "two minutes on a laptop"),
+    ("surefoot train charlm", "some minutes on a laptop"),
     ("surefoot train charlm --help", "every setting"),
     ("surefoot resume last", "after anything"),
 )
@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         _silence(sys.stdout)
         return _PIPE
-    except Exception:
-        return _bug()
+    except Exception as error:
+        return _bug(error)
     return code
 
 
@@ -130,11 +130,19 @@ def _fail(error: SurefootError) -> int:
     return error.exit_code
 
 
-def _bug() -> int:
+def _bug(error: Exception) -> int:
     import traceback
 
     traceback.print_exc()
-    print("\nThis is a bug in surefoot. Please report it with the lines above.", file=sys.stderr)
+    text = "This is a bug in surefoot. Please report it with the lines above."
+    for frame, line in traceback.walk_tb(error.__traceback__):  # the innermost is the last
+        if frame.f_globals.get("__name__", "").startswith("surefoot_file_"):
+            code = frame.f_code
+            text = (
+                f"error: your file failed: {type(error).__name__}: {error}\n"
+                f"  --> {code.co_filename}:{line}, in {code.co_name}"
+            )
+    print(f"\n{text}", file=sys.stderr)
     return _BUG
 
 

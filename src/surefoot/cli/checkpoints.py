@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from surefoot.cli.options import Parser, parser
 from surefoot.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -20,11 +21,9 @@ def run(verb: str, argv: list[str]) -> int:
     return _verify(argv) if verb == "verify" else _checkpoints(argv)
 
 
-def _parser(prog: str, description: str) -> argparse.ArgumentParser:
-    own = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+def _parser(verb: str, description: str) -> Parser:
+    own = parser(verb, description)
     own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
-    own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
-    own.add_argument("--json", action="store_true", help="print one JSON document")
     return own
 
 
@@ -37,7 +36,7 @@ def _open(options: argparse.Namespace) -> tuple[RunFolder, Store]:
 
 
 def _verify(argv: list[str]) -> int:
-    options = _parser("surefoot verify", "Check every checkpoint and the journal.").parse_args(argv)
+    options = _parser("verify", "Check every checkpoint and the journal.").parse_args(argv)
     from surefoot.engine.verify import verify
     from surefoot.track.folder import find, runs_dir
 
@@ -61,7 +60,7 @@ def _verify(argv: list[str]) -> int:
 
 
 def _checkpoints(argv: list[str]) -> int:
-    own = _parser("surefoot checkpoints", "List the checkpoints of a run; prune or fork them.")
+    own = _parser("checkpoints", "List the checkpoints of a run; prune or fork them.")
     own.add_argument("action", nargs="?", choices=["list", "prune", "fork"], default="list")
     own.add_argument("step", nargs="?", help="fork: the step to continue from")
     own.add_argument("--yes", action="store_true", help="prune: really delete")
@@ -150,5 +149,8 @@ def _fork(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"run": new.name, "parent": new.meta["parent"]}))
     else:
-        print(f"run {new.name} begins at step {options.step}; go on: surefoot resume {new.name}")
+        from surefoot.track.folder import reference
+
+        again = f"surefoot resume {reference(new.path)}"
+        print(f"run {new.name} begins at step {options.step}; go on: {again}")
     return 0

@@ -171,6 +171,8 @@ def _print_settings(
 def _explain(argv: list[str]) -> int:
     if argv and argv[0].startswith("--") and argv[0] not in ("--help", "--json", "--runs"):
         argv = [argv[0][2:], *argv[1:]]  # a setting may be asked for by its flag
+    if len(argv) > 1 and _recipe(argv[0]) is not None:
+        argv = [argv[1], argv[0], *argv[2:]]  # `explain RECIPE SETTING` reads as well
     own, word, rest = _own("explain", argv)
     own.add_argument("target", nargs="?", metavar="RUN|RECIPE", help="Where to look.")
     own.add_argument("--runs", metavar="DIR", help="Folder of the runs.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from surefoot.cli.options import Parser
 from surefoot.data.corpora import DEFAULT, Corpus, corpora, get
 from surefoot.data.fetch import cache_dir
 from surefoot.errors import DataError
@@ -27,17 +27,14 @@ def run(verb: str, argv: list[str]) -> int:
     return 0
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(verb: str) -> Parser:
+    parser = Parser(
         f"surefoot {verb}",
         description="Texts that need no file of yours. Train on your own with --path.",
-        allow_abbrev=False,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="list | get NAME")
-    show = actions.add_parser(
-        "list", allow_abbrev=False, help="what there is, its licence, and what is here"
-    )
-    fetch = actions.add_parser("get", allow_abbrev=False, help="download one now, for use offline")
+    show = actions.add_parser("list", help="what there is, its licence, and what is here")
+    fetch = actions.add_parser("get", help="download one now, for use offline")
     fetch.add_argument("name", metavar="NAME", help=", ".join(corpora()))
     for action in (show, fetch):
         action.add_argument("--json", action="store_true", help="print one JSON document")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from surefoot.cli.options import parser
 
 __all__ = ["run"]
 
@@ -16,10 +17,7 @@ Line = tuple[str, str, str]  # what, how it is, advice ("" where all is well)
 
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb and return its exit code."""
-    own = argparse.ArgumentParser(prog="surefoot doctor", description="Look at this machine.")
-    own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
-    own.add_argument("--json", action="store_true", help="print one JSON document")
-    options = own.parse_args(argv)
+    options = parser("doctor", "Look at this machine.").parse_args(argv)
     lines = list(_lines(options.runs))
     if options.json:
         print(json.dumps({what: {"is": how, "advice": advice} for what, how, advice in lines}))

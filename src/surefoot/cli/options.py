@@ -5,19 +5,45 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from json import dumps
-from typing import Any
+from typing import Any, NoReturn
 
+from surefoot.config.suggest import nearest
 from surefoot.config.units import parse_bytes, parse_seconds
+from surefoot.errors import ConfigError, Problem
 from surefoot.track.choose import STATES, Choice, parse_bound
 
-__all__ = ["choice", "filters", "parser", "print_json", "read"]
+__all__ = ["Parser", "choice", "filters", "parser", "print_json", "read"]
 
 
-def parser(verb: str, description: str, json: bool = True) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose mistakes are ConfigErrors, with what was probably meant."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **more})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the options; raises ConfigError that names every unknown flag, or else word."""
+        found, extra = self.parse_known_args(args, namespace)
+        unknown = [word for word in extra if word.startswith("-")] or extra
+        if unknown:
+            raise ConfigError([self._unknown(word) for word in unknown])
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found as a ConfigError."""
+        raise ConfigError(message, fix=f"{self.prog} --help")
+
+    def _unknown(self, word: str) -> Problem:
+        flag = word.partition("=")[0]
+        near = nearest(flag, self._option_string_actions) if flag.startswith("-") else None
+        fix = f"did you mean {near}?" if near else f"{self.prog} --help"
+        what = f"unknown flag {flag}" if flag.startswith("-") else f"unexpected word {word!r}"
+        return Problem(what, "command line", fix)
+
+
+def parser(verb: str, description: str, json: bool = True) -> Parser:
     """Return the parser of a verb about runs, with `--runs` and, where it has one, `--json`."""
-    own = argparse.ArgumentParser(
-        prog=f"surefoot {verb}", description=description, allow_abbrev=False
-    )
+    own = Parser(prog=f"surefoot {verb}", description=description)
     own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
     if json:
         own.add_argument("--json", action="store_true", help="print one JSON document")

@@ -16,7 +16,7 @@ from surefoot.errors import RunError
 from surefoot.track.choose import best_value
 from surefoot.track.clock import Clock
 from surefoot.track.figures import best_of, marks
-from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
+from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir
 from surefoot.track.prune import disk
 from surefoot.track.reading import History, column, read_history, read_last
 from surefoot.track.story import Story, facts, tell
@@ -239,6 +239,7 @@ def _next(run: RunFolder, status: str) -> Iterable[str]:
     report = run.path / "report.html"
     if report.is_file():
         yield f"look   {report}"
-    yield f"write  surefoot sample {run.name}"
+    name = reference(run.path)
+    yield f"write  surefoot sample {name}"
     if status in ("stopped", "failed", "lost"):
-        yield f"go on  surefoot resume {run.name}"
+        yield f"go on  surefoot resume {name}"

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surefoot.cli.options import Parser, parser
 from surefoot.errors import DataError, SurefootError
+from surefoot.track.text import clean
 
 if TYPE_CHECKING:
     from surefoot.engine import Request, Speaker
@@ -21,13 +23,11 @@ def run(verb: str, argv: list[str]) -> int:
     return _sample(argv) if verb == "sample" else _evaluate(argv)
 
 
-def _parser(prog: str, description: str) -> argparse.ArgumentParser:
-    own = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+def _parser(verb: str, description: str) -> Parser:
+    own = parser(verb, description)
     own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
     own.add_argument("--checkpoint", default="best", help="best (default), last or a step")
     own.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
-    own.add_argument("--json", action="store_true", help="print one JSON document")
     return own
 
 
@@ -67,7 +67,7 @@ def _penalty(text: str) -> float:
 
 
 def _words() -> argparse.ArgumentParser:
-    own = _parser("surefoot sample", "Let a model write.")
+    own = _parser("sample", "Let a model write.")
     own.add_argument("--prompt", help="text to continue")
     own.add_argument("--prompts", metavar="FILE", help="continue each line of a file, at once")
     own.add_argument("--repl", action="store_true", help="continue what you type, until Ctrl-D")
@@ -185,7 +185,7 @@ def _several(
         print(json.dumps(told, ensure_ascii=False))
         return 0
     for number, (request, text) in enumerate(zip(requests, texts), 1):
-        print(f"[{number}]", (request.prompt or "") + text, end="\n\n")
+        print(f"[{number}]", _shown((request.prompt or "") + text), end="\n\n")
     return 0
 
 
@@ -193,12 +193,17 @@ def _write(options: argparse.Namespace, speaker: Speaker, learner: str, request:
     stream = sys.stdout.isatty() if options.stream is None else options.stream
     pieces = speaker.reply(learner, request)
     if not stream:
-        print((request.prompt or "") + "".join(pieces))
+        print(_shown((request.prompt or "") + "".join(pieces)))
         return
-    print(request.prompt or "", end="", flush=True)
+    print(_shown(request.prompt or ""), end="", flush=True)
     for piece in pieces:
-        print(piece, end="", flush=True)
+        print(_shown(piece), end="", flush=True)
     print()
+
+
+def _shown(text: str) -> str:
+    """Return text that cannot steer a terminal; a file or a pipe gets it as it is."""
+    return clean(text) if sys.stdout.isatty() else text
 
 
 def _repl(options: argparse.Namespace, speaker: Speaker, learner: str) -> int:
@@ -253,7 +258,7 @@ def _known(names: list[str], speaker: Speaker) -> None:
 
 
 def _evaluate(argv: list[str]) -> int:
-    own = _parser("surefoot evaluate", "Measure a model on held-out data.")
+    own = _parser("evaluate", "Measure a model on held-out data.")
     options = own.parse_args(argv)
     from surefoot import use
     from surefoot.track.text import number

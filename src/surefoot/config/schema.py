@@ -276,7 +276,10 @@ class RunConfig(Section):
         plan, steps = self.schedule, self.limit()
         end = plan.decay_steps or plan.horizon or steps
         if plan.kind != "constant" and end is None and self.train.epochs is None:
-            text = f"{plan.kind} needs to know its length when max_steps is none"
+            text = (
+                f"{plan.kind} needs to know its length where neither max_steps nor epochs is given; "
+                "choose a horizon, or constant"
+            )
             found.append(("schedule.horizon", text))
         if end is not None and plan.kind != "onecycle" and plan.warmup_steps >= end:
             text = f"{plan.warmup_steps} steps of warmup do not fit into {end} steps"

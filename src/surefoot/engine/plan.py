@@ -13,6 +13,7 @@ from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.state import TrainState
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
+from surefoot.track.folder import reference
 from surefoot.track.text import number
 
 __all__ = ["describe", "farewell", "planned_rates", "prepare", "schedule_for", "work"]
@@ -117,7 +118,8 @@ def farewell(
     yield f"run    {path}"
     if report:
         yield f"look   {path / 'report.html'}"
-    yield f"next   surefoot sample {path.name}    surefoot show {path.name}"
+    name = reference(path)
+    yield f"next   surefoot sample {name}    surefoot show {name}"
 
 
 def _digits(value: float) -> str:

@@ -33,7 +33,7 @@ from surefoot.engine.tape import Tape
 from surefoot.engine.witness import Witness
 from surefoot.engine.world import World
 from surefoot.errors import CheckFailed, Stopped, SurefootError
-from surefoot.track.folder import RunFolder, now
+from surefoot.track.folder import RunFolder, now, reference
 from surefoot.track.machine import describe_machine
 from surefoot.track.record import Record, Sink
 
@@ -200,7 +200,7 @@ def _train(
     if status == "stopped":
         raise Stopped(
             f"stopped by {ended} after step {state.step}, saved",
-            where=str(folder.path), fix=f"surefoot resume {folder.name}",
+            where=str(folder.path), fix=f"surefoot resume {reference(folder.path)}",
         )  # fmt: skip
     return result
 

@@ -11,6 +11,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,8 @@ from surefoot.track.meta import FORMAT, parse, read
 from surefoot.track.meta import dump as meta_text
 
 __all__ = [
-    "FORMAT", "TRASH", "RunFolder", "find", "list_runs", "now", "runs_dir", "write_atomic",
+    "FORMAT", "TRASH", "RunFolder", "find", "list_runs", "now", "reference", "runs_dir",
+    "write_atomic",
 ]  # fmt: skip
 
 TRASH = ".trash"  # beside the runs: what prune moved away, by when
@@ -45,6 +47,11 @@ def now() -> str:
 def runs_dir(explicit: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that holds the runs: `explicit`, else $SUREFOOT_RUNS, else ./runs."""
     return Path(explicit or os.environ.get("SUREFOOT_RUNS") or "runs").expanduser()
+
+
+def reference(path: Path) -> str:
+    """Return what to type to mean the run at `path`: its name where runs are looked for, or it."""
+    return shlex.quote(path.name if path.parent == runs_dir() else str(path))
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -128,6 +135,11 @@ class RunFolder:
         """`running`, `stopped`, `failed` or `done`; `lost`: it says running but nobody runs it."""
         status = str(self.meta.get("status", "lost"))
         return "lost" if status == "running" and self.holder() is None else status
+
+    @property
+    def recipe_at(self) -> str:
+        """Where its recipe is found again: a name, or the path of a file."""
+        return str(self.meta.get("location") or self.meta.get("recipe"))
 
     def update(self, **values: Any) -> bool:
         """Merge `values` into `run.json` atomically; False: the disk refused for now.
