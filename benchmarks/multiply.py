@@ -4,9 +4,9 @@
 alone, data against a step, evaluation against steps; it writes benchmarks/results/multiply.md.
 
 `latents` trains the simple transformer and the latent one with 1, 2, 4, 8 and 16 latents, all
-equally large, each for the same CPU time, with several seeds; it writes benchmarks/latents.md.
+equally large, each for the same CPU time, with several seeds; it writes results/multiply_latents.md.
 `tried` trains the simple transformer in other ways, one thing changed at a time; it writes
-benchmarks/tried.md.
+results/multiply_tried.md.
 
 Every finished training is a line in `--results`, so that it can be stopped and goes on.
 """
@@ -275,11 +275,11 @@ def main() -> None:
     if options.what == "costs":
         page, file = costs(), "multiply.md"
     elif options.what == "tried":
-        page, file = tried(options.results or Path("tried.jsonl")), "tried.md"
+        page, file = tried(options.results or Path("tried.jsonl")), "multiply_tried.md"
     else:
         budgets = {True: options.work, False: options.no_work}
         results = options.results or Path("latents.jsonl")
-        page, file = latents(results, options.seeds, budgets), "latents.md"
+        page, file = latents(results, options.seeds, budgets), "multiply_latents.md"
     (HERE / "results" / file).write_text(page)
     print(page)
 

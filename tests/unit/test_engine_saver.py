@@ -122,7 +122,7 @@ def test_too_little_room_is_noticed_before_writing(
 
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Usage)
     saver.save(state)
-    with pytest.raises(OutOfResources, match=r"No space|needs 0\.0 MB"):
+    with pytest.raises(OutOfResources, match=r"No space|needs 0\.1 MB"):
         saver.finish()
     assert not saver.store.folder.exists()
 

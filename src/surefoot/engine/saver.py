@@ -168,7 +168,8 @@ class Saver:
     def _check_room(self, payload: Payload) -> None:
         need = sum(t.nbytes for group in payload.tensors.values() for t in group.values())
         free = shutil.disk_usage(self.store.folder.parent).free
-        if free < need + 1_000_000:
+        need += need // 20 + 100_000  # headers, small state, and rows of the record beside it
+        if free < need:
             raise OSError(errno.ENOSPC, f"needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB free")
 
     def wait(self) -> None:

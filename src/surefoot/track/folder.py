@@ -27,7 +27,7 @@ from surefoot.track.meta import dump as meta_text
 
 __all__ = [
     "FORMAT", "TRASH", "RunFolder", "find", "list_runs", "now", "reference", "runs_dir",
-    "write_atomic",
+    "sync_folder", "write_atomic",
 ]  # fmt: skip
 
 TRASH = ".trash"  # beside the runs: what prune moved away, by when
@@ -67,7 +67,7 @@ def write_atomic(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             staging.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @dataclass
@@ -346,7 +346,7 @@ def _fill(staging: Path, files: Mapping[str, str], meta: dict[str, Any]) -> None
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    _sync_folder(staging)
+    sync_folder(staging)
 
 
 def _rename(staging: Path, final: Path) -> None:
@@ -358,10 +358,10 @@ def _rename(staging: Path, final: Path) -> None:
             fix = "give another --name, or run the command again"
             raise RunError(f"there is already a run called {final.name}", fix=fix) from error
         raise
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Make a rename in `path` durable, where folders can be synced at all."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)

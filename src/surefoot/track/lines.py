@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surefoot.track.folder import sync_folder
+
 __all__ = ["Lines", "encode"]
 
 BACKLOG = 4_000_000  # bytes that wait in memory while the disk is full
@@ -176,6 +178,7 @@ class Lines:
             new.flush()
             os.fsync(new.fileno())
         staging.replace(self.path)
+        sync_folder(self.path.parent)
         os.close(self._handle)
         self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
 
@@ -259,3 +262,4 @@ def _extend_atomic(path: Path, block: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     staging.replace(path)
+    sync_folder(path.parent)
