@@ -20,7 +20,7 @@ def bpe():
 def test_tokens_are_the_librarys_whatever_the_text(bpe):
     library = tokenizers.Tokenizer.from_str(bpe.to_json())
     draw = random.Random(0)
-    letters = "ab it's 12 é😀ß.!\n\r\t\x1c\x1f\x85\u00a0\u2028\u3000\u200b"
+    letters = "ab it's 12 é😀ß.!\n\r\t\x1c\x1f\x7f\x85\u00a0\u2028\u3000\u200b\u0301²_`-{"
     for _ in range(1500):
         text = "".join(draw.choice(letters) for _ in range(draw.randint(1, 16)))
         ids = bpe.encode(text)

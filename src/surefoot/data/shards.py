@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from surefoot.data.bpe import BPE
 from surefoot.data.documents import Piece, Reading, documents
@@ -39,6 +40,7 @@ _FORMAT = 1
 _SHARD = 1 << 24  # bytes of text, at least
 _MOST = 128  # shards
 _BLOCK = 1 << 22  # bytes
+_AT_ONCE = 1 << 18  # characters that are encoded together
 _POLL = 0.1  # seconds
 _SIDES = ("train", "held")
 
@@ -175,9 +177,9 @@ def _write_one(plan: _Plan, number: int, tokenizer: BPE, pieces: Iterator[Piece]
     counts = [Counter[str]() for _ in _SIDES]
     with ExitStack() as stack:
         files = [stack.enter_context(writing(_tokens(plan, number, name))) for name in _SIDES]
-        for piece in pieces:
+        for piece, ids in _encoded(pieces, tokenizer):
             side = int(piece.rank <= plan.threshold)
-            content = border * piece.begins + tokenizer.encode(piece.text).tobytes()
+            content = border * piece.begins + ids.tobytes()
             files[side].write(content)
             states[side].update(content)
             counts[side]["documents"] += piece.begins
@@ -191,6 +193,19 @@ def _write_one(plan: _Plan, number: int, tokenizer: BPE, pieces: Iterator[Piece]
     }
     with writing(_about(plan, number)) as file:
         file.write(json.dumps(about).encode())
+
+
+def _encoded(pieces: Iterator[Piece], tokenizer: BPE) -> Iterator[tuple[Piece, NDArray[Any]]]:
+    """Yield each piece with its tokens; some hundred short ones are encoded at once."""
+    held: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece.text)
+        if size >= _AT_ONCE:
+            yield from zip(held, tokenizer.encode_all([one.text for one in held]))
+            held, size = [], 0
+    yield from zip(held, tokenizer.encode_all([one.text for one in held]))
 
 
 def _load(plan: _Plan, number: int) -> dict[str, Any] | None:
