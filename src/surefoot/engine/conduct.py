@@ -101,7 +101,8 @@ class Conductor:
             self._tell(report, happening)
         kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
         rolled = len(kept) < len(report.readings)
-        report = replace(report, readings=kept)  # what was undone is neither logged nor looked at
+        if rolled:  # what was undone is neither logged nor looked at
+            report = replace(report, readings=kept)
         if _due(report.step, self.config.cadence.log_every):
             with self.meter.record:
                 self._log(report)

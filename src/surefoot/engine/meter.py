@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import psutil
@@ -104,7 +105,12 @@ def sparse(count: int, digits: int) -> bool:
 
 def resident() -> int:
     """Return the bytes of memory that this process holds."""
-    return int(psutil.Process(os.getpid()).memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@cache
+def _process(pid: int) -> psutil.Process:
+    return psutil.Process(pid)
 
 
 def gpu(device: torch.device) -> dict[str, Any]:

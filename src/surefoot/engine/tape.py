@@ -29,14 +29,18 @@ class _Reel:
 
     id: int
     last: int = 0
-    mark: str = ""
+    known: Record | str = ""  # the record there, or its mark; a mark is made only when asked for
     ahead: deque[tuple[int, Record]] = field(default_factory=deque)
     astray: bool = False
     proven: int = 0
 
+    @property
+    def mark(self) -> str:
+        return self.known if isinstance(self.known, str) else self.known.mark(self.last)
+
     def take(self) -> Record:
-        number, record = self.ahead.popleft()
-        self.last, self.mark = number, record.mark(number)
+        self.last, record = self.ahead.popleft()
+        self.known = record
         return record
 
     def load(self, records: Iterable[tuple[int, Record | None]]) -> None:
@@ -209,8 +213,7 @@ class Tape:
         if reel.astray:
             self.journal.append(_branch(reel.id, record.step, reel.last, reel.mark))
             reel.astray = False
-        reel.last = self.journal.append(record)
-        reel.mark = record.mark(reel.last)
+        reel.last, reel.known = self.journal.append(record), record
 
     def sync(self) -> None:
         """Put the journal on the disk. Raises OSError when it cannot be."""
