@@ -71,11 +71,13 @@ def read_until(handle: int, word: bytes | None = None) -> bytes:
 
 def test_tail(run: RunFolder, capsys: Any) -> None:
     assert main(["tail", "one", "-n", "5"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert main(["tail", "one", "-n", "50"]) == 0
     lines = [line[10:] for line in capsys.readouterr().out.splitlines()]
-    assert sorted(lines) == sorted([
+    assert len(lines) == 11 and set(lines) > {  # the log knows only seconds, so no order
         "step 60  skip: loss is nan", "step 60  val loss 0.500",
         "step 60  sample: ROMEO: hark␛[2J …", "going on from the beginning", "warning: no room",
-    ])  # fmt: skip
+    }  # fmt: skip
     assert main(["tail", "-n", "3", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row.get("kind", "sample") for row in rows] == ["event", "eval", "sample"]
