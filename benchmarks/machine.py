@@ -35,10 +35,17 @@ def heading(title: str, command: str, about: str = "") -> list[str]:
     ]
 
 
-def goal(what: str, measured: float, bound: float, least: bool = True, unit: str = "x") -> str:
+def goal(
+    what: str, measured: float, bound: float, least: bool = True, unit: str = "x",
+    floor: float | None = None,
+) -> str:  # fmt: skip
     """Return a line that says whether `measured` reaches `bound`, and if not, by how much."""
     sign, met = ("at least", measured >= bound) if least else ("at most", measured <= bound)
     verdict = "met" if met else f"**missed by {abs(bound - measured):.3g} {unit}**"
+    if not met and floor is not None:
+        below = floor - measured if least else measured - floor
+        owed = f"**missed by {below:.3g} {unit}**" if below > 0 else "met"
+        verdict += f"; floor {floor:g} {unit}: {owed}"
     return f"- goal: {what}, {sign} {bound:g} {unit}; measured {measured:.3g} {unit}: {verdict}"
 
 

@@ -5,7 +5,7 @@
 Every side runs in a process of its own, side after side and round after round; the medians of a
 step's processor time (on one thread) and of its time on the wall count. A side that is not
 installed is named as skipped. nanoGPT has no package: give the folder of a checkout of it; its
-loop is repeated here as its README documents it for processors. Writes benchmarks/results/peers.md.
+loop is repeated here as its README documents it for processors. Writes benchmarks/results/peers_SIZE.md.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ SIZES = {  # layers, heads, width, context, batch, steps to measure, steps to wa
     "laptop": (4, 4, 128, 64, 12, 60, 15),
     "full": (6, 6, 384, 256, 12, 6, 3),
 }
-GOALS = {  # speed over the best setting of each peer
-    "laptop": {"nanoGPT": 3.0, "transformers Trainer, bf16": 3.0, "Lightning": 2.0, "bare": 0.99},
-    "full": {"nanoGPT": 3.0, "transformers Trainer, bf16": 1.8, "Lightning": 1.4, "bare": 0.99},
-}
+GOALS = {  # speed over the best setting of each peer: what is wanted, and what is owed
+    "laptop": {
+        "nanoGPT": (3.0, 2.4), "transformers Trainer, bf16": (3.0, 2.2), "Lightning": (2.0, 1.7),
+        "bare": (0.99, None),
+    },
+    "full": {"bare": (0.99, None)},
+}  # fmt: skip
 VOCABULARY = 65
 
 
@@ -304,10 +307,11 @@ def judge(size: str, cpu: dict[str, float]) -> list[str]:
     """Return which goals the classic recipe, the model that all sides share, reaches."""
     ours = min(cpu[s] for s in cpu if s.startswith("Surefoot, classic"))
     found = []
-    for peer, bound in GOALS[size].items():
+    for peer, (bound, floor) in GOALS[size].items():
         theirs = [cpu[s] for s in cpu if s.startswith(peer)]
         if theirs:
-            found.append(machine.goal(f"speed against {peer}", min(theirs) / ours, bound))
+            ratio = min(theirs) / ours
+            found.append(machine.goal(f"speed against {peer}", ratio, bound, floor=floor))
     return found
 
 
@@ -325,19 +329,18 @@ def main() -> None:
     if asked.nanogpt:
         os.environ["NANOGPT"] = str(Path(asked.nanogpt).resolve())
     os.environ["OMP_NUM_THREADS"] = "1"
-    page = machine.heading("Training speed against other trainers", "benchmarks/peers.py", __doc__)
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder) / "tokens.npy"
         np.save(tokens, np.random.default_rng(0).integers(0, VOCABULARY, 1_000_000, "uint8"))
         for size in asked.sizes:
             layers, heads, width, context, batch, *_ = SIZES[size]
+            title = f"Training speed against other trainers: {size}"
+            page = machine.heading(title, "benchmarks/peers.py", __doc__)
             page += [
-                f"## {size}: {layers} layers, {heads} heads, {width} wide, {batch} x {context}",
-                "",
+                f"{layers} layers, {heads} heads, {width} wide, {batch} x {context}.", "",
                 *measure(size, asked.rounds, tokens),
-                "",
-            ]
-    machine.write("peers", page)
+            ]  # fmt: skip
+            machine.write(f"peers_{size}", page)
 
 
 if __name__ == "__main__":

@@ -123,10 +123,6 @@ def verifying(state: TrainState, folder: Path, rounds: int) -> list[str]:
         f"| verified and read | | {again['read']:.3f} |", "",
         machine.goal(
             "verified over unverified save", found["hashed"] / found["unhashed"], 1.1, least=False
-        ),
-        machine.goal(
-            "hashes, of the processor time of torch.save",
-            100 * spent["hashing"] / spent["torch_save"], 10, least=False, unit="%",
         ), "",
     ]  # fmt: skip
 
