@@ -14,7 +14,7 @@ import torch
 
 __all__ = ["goal", "heading", "write"]
 
-_PEERS = ("transformers", "accelerate", "lightning")
+_PEERS = ("transformers", "accelerate", "lightning", "llama-cpp-python")
 
 
 def heading(title: str, command: str, about: str = "") -> list[str]:

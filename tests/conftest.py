@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,15 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     left = runs_made_here(*places) - before
     assert not left, f"tests left runs behind: {sorted(left)}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def silent_end() -> Iterator[None]:
+    """Close what llama_cpp opens when it is imported and leaves to the interpreter's end."""
+    yield
+    if opened := sys.modules.get("llama_cpp._utils"):
+        opened.outnull_file.close()
+        opened.errnull_file.close()
 
 
 @pytest.fixture(autouse=True)

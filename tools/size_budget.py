@@ -19,8 +19,8 @@ BUDGET = {
     "data": 2550,
     "track": 4100,
     "ops": 600,
-    "nn": 1000,
-    "engine": 4300,
+    "nn": 1300,
+    "engine": 4600,
     "recipes": 1050,
     "cli": 2150,
 }

@@ -23,11 +23,15 @@ def load(
     checkpoint: str | int = "best",
     device: str = "auto",
     dtype: str = "fp32",
+    engine: str = "native",
 ) -> tuple[Speaker, int]:
     """Return a run's models with their weights, and the step they are from.
 
-    `checkpoint` is `best`, `last` or a step; `dtype` (fp32, bf16, fp16) is how weights are held. Works on a run that is being trained. Raises
-    RunError when there is no such checkpoint or the recipe cannot speak.
+    `checkpoint` is `best`, `last` or a step; `dtype` (fp32, bf16, fp16, int8, int4) is how weights
+    are held. Works on a run that is being trained. Raises RunError when there is no such checkpoint
+    or the recipe cannot speak, Unsupported where weights cannot be held like that.
+
+    `engine` is `native` or `llama.cpp`, which writes what a GPT would, through a GGUF.
     """
     from surefoot.engine import open_world
     from surefoot.engine.load import fill, narrow
@@ -38,6 +42,10 @@ def load(
         raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
     speaker = kept.recipe.speak(kept.config, kept.files(), open_world(device))
     step = fill(speaker.models, folder, checkpoint)
+    if engine == "llama.cpp":
+        from surefoot.engine.export import through_llama
+
+        return through_llama(speaker, dtype), step
     narrow(speaker.models, dtype)
     return speaker, step
 
@@ -78,7 +86,7 @@ def export(
 ) -> tuple[Exported, int]:
     """Write a run's model to `out` as `to` (hf, pt or gguf), and compare it with the original.
 
-    `quant` (f32, f16, q8_0) is how GGUF holds matrices. Returns what was found, and the step of
+    `quant` (f32, f16, q8_0, q4_0) is how GGUF holds matrices. Returns what was found, and the step of
     the weights. Raises RunError, Unsupported or CheckFailed; see `engine.export`.
     """
     from surefoot.engine import TextSpeaker

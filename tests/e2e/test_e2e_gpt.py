@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.conftest import PINS, QUICK
 
 from surefoot.data.bpe import BPE
+from surefoot.engine import llama
 
 WORDS = [
     "the",
@@ -143,6 +144,15 @@ def test_it_goes_on_with_what_is_typed(
     asked = ("sample", "a", "--runs", runs, "--tokens", 5, "--device", "cpu", "--repl")
     lines = surefoot(*asked, "--dtype", "bf16", "--stream").ok().out
     assert lines.startswith("the crab") and "\nthe sea" in lines
+
+
+def test_llama_cpp_writes_the_same(surefoot: Any, runs: Path) -> None:
+    asked = ("sample", "a", "--runs", runs, "--tokens", 40, "--json", "--device", "cpu")
+    found = surefoot(*asked, "--engine", "llama.cpp", "--temperature", 0.7)
+    if llama.installed():
+        assert found.ok().json["text"] == surefoot(*asked, "--temperature", 0.7).ok().json["text"]
+    else:
+        assert found.code == 3 and "pip install llama-cpp-python" in found.err
 
 
 def test_flags_that_do_not_go_together_are_refused(surefoot: Any, runs: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import train_bpe
 from surefoot.data.tokenizer import Characters
-from surefoot.engine import export
+from surefoot.engine import export, llama
 from surefoot.engine.adopt import read_folder
 from surefoot.engine.export import write
 from surefoot.errors import CheckFailed, DataError, RunError, Unsupported
@@ -65,11 +65,14 @@ def test_without_transformers_it_is_read_back_here(tmp_path, bpe, kind, to, monk
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "untied"])
-@pytest.mark.parametrize(("quant", "near"), [("f32", 0), ("f16", 1e-2), ("q8_0", 0.1)])
+@pytest.mark.parametrize(
+    ("quant", "near"), [("f32", 1e-5), ("f16", 1e-2), ("q8_0", 0.1), ("q4_0", 0.5)]
+)
 def test_gguf_holds_the_same_model(tmp_path, bpe, kind, quant, near):
     gguf = pytest.importorskip("gguf")
     found = write(awake(bpe, kind), bpe, tmp_path / "m.gguf", "gguf", quant)
     assert found.difference <= near * found.scale
+    assert found.by.startswith("llama.cpp" if llama.installed() else "read back")
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
     arch = "llama" if kind == "llama" else "qwen3"
     assert reader.fields["general.architecture"].contents() == arch

@@ -7,11 +7,14 @@ from surefoot.config.model import GPTConfig
 from surefoot.data.tokenizer import Bytes
 from surefoot.engine.load import narrow
 from surefoot.engine.speak import Request, TextSpeaker, _Writing
+from surefoot.errors import Unsupported
+from surefoot.nn.decode import Decoder
 from surefoot.nn.gpt import GPT
 
 
 def speaker(border=None, **changes):
-    gpt = GPT(GPTConfig(d_model=24, num_layers=2, num_heads=2, context=16, **changes), 256, seed=1)
+    sizes = {"d_model": 24, "num_layers": 2, "num_heads": 2, "context": 16} | changes
+    gpt = GPT(GPTConfig(**sizes), 256, seed=1)
     with torch.no_grad():
         for parameter in gpt.parameters():
             parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
@@ -72,6 +75,32 @@ def test_a_border_stands_before_every_prompt():
 def test_a_prompt_longer_than_the_context_is_remarked_on():
     assert speaker().remark("main", "short") is None
     assert "17 tokens; the model sees the last 16" in speaker().remark("main", "x" * 17)
+
+
+@pytest.mark.parametrize("layout", ["modern", "gpt2"])
+@pytest.mark.parametrize(("dtype", "near"), [("int8", 0.05), ("int4", 0.4)])
+def test_packed_weights_say_nearly_the_same(layout, dtype, near):
+    wide, slim = (speaker(layout=layout, d_model=64, d_ff=96) for _ in range(2))
+    narrow(slim.models, dtype)
+    tokens = torch.arange(12).unsqueeze(0)
+    with torch.no_grad():
+        full, less = wide.models["main"](tokens), slim.models["main"](tokens).float()
+        decode = Decoder(slim.models["main"])
+        last = decode(tokens, decode.empty(1))
+    assert 0 < (full - less).abs().max() < near * full.abs().max()
+    assert (full[:, -1] - last).abs().max() < near * full.abs().max()
+    assert not any(isinstance(m, torch.nn.Linear) for m in slim.models["main"].modules())
+    assert "".join(slim.reply("main", Request("ab", 8)))
+
+
+def test_four_bits_need_rows_in_groups():
+    with pytest.raises(Unsupported, match="multiples of 32, not 24"):
+        narrow(speaker(d_model=24).models, "int4")
+
+
+def test_what_is_no_gpt_is_not_packed():
+    with pytest.raises(Unsupported, match="toy is no GPT"):
+        narrow({"toy": torch.nn.Linear(2, 2)}, "int8")
 
 
 @pytest.mark.parametrize("layout", ["modern", "gpt2"])

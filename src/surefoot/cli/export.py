@@ -9,7 +9,7 @@ from dataclasses import asdict
 __all__ = ["run"]
 
 _FORMATS = ("hf", "pt", "gguf")
-_QUANTS = ("f32", "f16", "q8_0")
+_QUANTS = ("f32", "f16", "q8_0", "q4_0")
 
 
 def run(verb: str, argv: list[str]) -> int:

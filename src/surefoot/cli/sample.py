@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surefoot.cli.options import Parser, parser
 from surefoot.errors import DataError, SurefootError
-from surefoot.track.text import clean
+from surefoot.track.text import bytes_text, clean
 
 if TYPE_CHECKING:
     from surefoot.engine import Request, Speaker
@@ -87,7 +88,14 @@ def _words() -> argparse.ArgumentParser:
         "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
     )
     own.add_argument("--seed", type=int, default=0, help="the same seed writes the same (0)")
-    own.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of weights")
+    own.add_argument(
+        "--dtype", choices=("fp32", "bf16", "fp16", "int8", "int4"), default="fp32",
+        help="of weights; int8 and int4 are for processors, and faster",
+    )  # fmt: skip
+    own.add_argument(
+        "--engine", choices=("native", "llama.cpp"), default="native",
+        help="what computes: torch, or llama.cpp through a GGUF (pip install llama-cpp-python)",
+    )  # fmt: skip
     own.add_argument(
         "--stream", action=argparse.BooleanOptionalAction, default=None,
         help="show each word when it is written (on a terminal)",
@@ -105,7 +113,7 @@ def _sample(argv: list[str]) -> int:
 
     speaker, step = use.load(
         options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device,
-        dtype=options.dtype,
+        dtype=options.dtype, engine=options.engine,
     )  # fmt: skip
     if options.ask is not None:
         return _ask(options, speaker, step)
@@ -125,7 +133,9 @@ def _sample(argv: list[str]) -> int:
         told = {"step": step, "learner": learner, "prompt": options.prompt, "seed": options.seed}
         print(json.dumps({**told, "text": text}, ensure_ascii=False))
         return 0
+    begun = time.monotonic()
     _write(options, speaker, learner, requests[0])
+    _cost(begun)
     return 0
 
 
@@ -173,6 +183,7 @@ def _several(
     """Write several texts, at once where the model can."""
     from surefoot.engine import TextSpeaker
 
+    begun = time.monotonic()
     if isinstance(speaker, TextSpeaker):
         texts = speaker.replies(learner, requests)
     else:
@@ -186,6 +197,7 @@ def _several(
         return 0
     for number, (request, text) in enumerate(zip(requests, texts), 1):
         print(f"[{number}]", _shown((request.prompt or "") + text), end="\n\n")
+    _cost(begun)
     return 0
 
 
@@ -199,6 +211,14 @@ def _write(options: argparse.Namespace, speaker: Speaker, learner: str, request:
     for piece in pieces:
         print(_shown(piece), end="", flush=True)
     print()
+
+
+def _cost(begun: float) -> None:
+    """Say how long it took, and what memory this process has."""
+    import psutil
+
+    took, resident = time.monotonic() - begun, psutil.Process().memory_info().rss
+    print(f"{took:.1f} s, {bytes_text(resident)} resident", file=sys.stderr)
 
 
 def _shown(text: str) -> str:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,17 +27,25 @@ from torch import Tensor
 
 from surefoot.data.bpe import BPE
 from surefoot.data.tokenizer import Tokenizer
+from surefoot.engine import llama
 from surefoot.engine.adopt import read_weights
+from surefoot.engine.sample import Decodes
+from surefoot.engine.speak import Speaker, TextSpeaker
 from surefoot.errors import CheckFailed, RunError, Unsupported
 from surefoot.nn.foreign import gpt_weights
 from surefoot.nn.gpt import GPT
 from surefoot.nn.public import public_config, public_weights
 from surefoot.seeds import derive
 
-__all__ = ["FORMATS", "QUANTS", "Exported", "write"]
+__all__ = ["FORMATS", "QUANTS", "Exported", "through_llama", "write"]
 
 FORMATS = ("hf", "pt", "gguf")
-QUANTS = {"f32": 1e-4, "f16": 1e-2, "q8_0": 0.1}  # largest difference, relative to the logits
+QUANTS = {
+    "f32": 1e-4,
+    "f16": 1e-2,
+    "q8_0": 0.1,
+    "q4_0": 0.5,
+}  # largest difference, relative to the logits
 _POSITIONS = 512
 _WEIGHTS, _TOKENIZER = "tiny_gpt_best.pt", "tokenizer_bpe_best.json"
 
@@ -171,7 +181,15 @@ def _write_gguf(model: GPT, tokenizer: Tokenizer, place: Path, quant: str) -> tu
     from surefoot.engine import gguf_file
 
     gguf_file.write(model, tokenizer, place, quant)
+    if llama.installed():
+        return f"llama.cpp, as {quant}", partial(_by_llama, place, model.config.context)
     return f"read back here with gguf, as {quant}", _refilled(model, gguf_file.read(place))
+
+
+def _by_llama(path: Path, context: int, tokens: Tensor) -> Tensor:
+    """Return what llama.cpp computes from a GGUF."""
+    with llama.lent(path, context) as computer:
+        return computer.logits(tokens)
 
 
 def _refilled(model: GPT, tensors: Mapping[str, Tensor]) -> Logits:
@@ -186,3 +204,25 @@ def _refilled(model: GPT, tensors: Mapping[str, Tensor]) -> Logits:
 
 def _json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def through_llama(speaker: Speaker, dtype: str) -> TextSpeaker:
+    """Return `speaker` with llama.cpp to compute in place of its models, whose weights go.
+
+    The way there is a GGUF, compared as any export and then removed. Raises RunError where this is
+    no language model, Unsupported where GGUF has no such layout, vocabulary or type.
+    """
+    if not isinstance(speaker, TextSpeaker):
+        raise RunError("llama.cpp writes text, and this recipe does not")
+    if dtype not in llama.QUANT_OF:
+        raise Unsupported(f"llama.cpp is not given {dtype}", fix="--dtype fp16, int8 or int4")
+    engines: dict[str, Decodes] = {}
+    for name, model in speaker.models.items():
+        if not isinstance(model, GPT):
+            raise RunError(f"{name} is no language model that llama.cpp knows")
+        with tempfile.TemporaryDirectory(prefix="surefoot-") as place:
+            path = Path(place) / "model.gguf"
+            write(model, speaker.tokenizer, path, "gguf", llama.QUANT_OF[dtype])
+            engines[name] = llama.LlamaCpp(path, model.config.context)
+        model.to("meta")
+    return replace(speaker, engines=engines)

@@ -1,6 +1,6 @@
 """GGUF, the format of llama.cpp: Llama and Qwen3 layouts with a byte-level BPE.
 
-Matrices may be narrowed to f16 or q8_0 (blocks of 32 numbers with a scale); norms stay in fp32.
+Matrices may be narrowed to f16, or to q8_0 or q4_0 (blocks of 32 numbers with a scale); norms stay in fp32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INNER = {
     "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 _NORMAL, _CONTROL = 1, 3  # types of tokens
-_BLOCK = 32  # numbers of a row that q8_0 takes together
+_BLOCK = 32  # numbers of a row that q8_0 and q4_0 take together
 
 
 def write(model: GPT, tokenizer: Tokenizer, path: Path, quant: str) -> None:
@@ -101,9 +101,9 @@ def _fits(model: GPT, tokenizer: Tokenizer, quant: str) -> BPE:
             fix="--to hf or --to pt",
         )
     widths = {config.d_model, config.ff_width}
-    if quant == "q8_0" and any(width % _BLOCK for width in widths):
+    if quant.startswith("q") and any(width % _BLOCK for width in widths):
         raise Unsupported(
-            f"q8_0 takes {_BLOCK} numbers together, which do not divide {sorted(widths)}",
+            f"{quant} takes {_BLOCK} numbers together, which do not divide {sorted(widths)}",
             fix="--quant f16",
         )
     return tokenizer

@@ -9,7 +9,9 @@ from torch import nn
 
 from surefoot.engine.named import restore_weights
 from surefoot.engine.store import Checkpoint, Store
-from surefoot.errors import CheckpointError, RunError
+from surefoot.errors import CheckpointError, RunError, Unsupported
+from surefoot.nn.gpt import GPT
+from surefoot.nn.packed import pack_
 from surefoot.track.folder import RunFolder
 
 __all__ = ["fill", "narrow", "select"]
@@ -48,14 +50,20 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
 
 
 def narrow(models: Mapping[str, nn.Module], dtype: str) -> None:
-    """Hold the weights of `models` as `fp32`, `bf16` or `fp16` from now on.
+    """Hold the weights of `models` as `fp32`, `bf16`, `fp16`, `int8` or `int4` from now on.
 
-    Tables of angles stay in fp32, and so do the sums inside norms.
+    Tables of angles stay in fp32, and so do the sums inside norms. Raises Unsupported where a
+    model or its device cannot do that; see `nn.packed`.
     """
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-    for model in models.values():
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(kind)
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    for name, model in models.items():
+        if dtype in kind:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(kind[dtype])
+        elif isinstance(model, GPT):
+            pack_(model, int(dtype.removeprefix("int")))
+        else:
+            raise Unsupported(f"{name} is no GPT: no {dtype} for it", fix="--dtype bf16")
 
 
 def select(store: Store, folder: RunFolder, which: str | int = "best") -> Checkpoint:

@@ -1,29 +1,42 @@
 """Write with a model: draw the next token, again and again.
 
-Works on any model with `decode(tokens, pasts)` and a `config.context`, like `nn.gpt.GPT`. It
-reads nothing and prints nothing; it leaves the global generators and the model's mode alone.
+Reads nothing and prints nothing; leaves the global generators and the model's mode alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surefoot.errors import ConfigError
-from surefoot.nn.gpt import Past
+from surefoot.nn.decode import Decoder
 from surefoot.seeds import derive
 
 if TYPE_CHECKING:
-    from surefoot.nn.gpt import GPT
+    from surefoot.nn.gpt import GPT, Past
 
-__all__ = ["choose", "generate"]
+__all__ = ["Decodes", "choose", "generate"]
+
+
+class Decodes(Protocol):
+    """Reads tokens after tokens that it has read: `nn.decode.Decoder`, `engine.llama.LlamaCpp`."""
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def empty(self, batch: int) -> list[Past]: ...
+
+    def __call__(self, tokens: Tensor, pasts: list[Past]) -> Tensor: ...
 
 
 def generate(
-    model: GPT,
+    model: GPT | Decodes,
     tokens: Tensor,
     count: int,
     *,
@@ -48,15 +61,16 @@ def generate(
     way, from the left. Arithmetic is that of the weights; autocast is ignored.
     """
     _check(tokens, count, temperature, top_k, top_p, min_p, repetition_penalty)
-    batch, context = tokens.size(0), model.config.context
+    decode = Decoder(model) if isinstance(model, nn.Module) else model
+    batch, context = tokens.size(0), decode.context
     draws = _draws(seed, batch, count).to(tokens.device)
     known = torch.empty(batch, tokens.size(1) + count, dtype=torch.int64, device=tokens.device)
     known[:, : tokens.size(1)] = tokens
     end = tokens.size(1)
-    start, pasts = max(0, end - context), _empty(model, batch)
+    start, pasts = max(0, end - context), decode.empty(batch)
     fresh = known[:, start:end]
     for step in range(count):
-        logits = _next(model, fresh, pasts)
+        logits = _next(decode, fresh, pasts)
         if repetition_penalty != 1.0:
             logits = _penalised(logits, known[:, :end], repetition_penalty)
         token = choose(logits, draws[:, step], temperature, top_k, top_p, min_p)
@@ -66,7 +80,7 @@ def generate(
         fresh = known[:, end - 1 : end]
         if end - start > context:
             start = end - (context - context // 4)
-            fresh, pasts = known[:, start:end], _empty(model, batch)
+            fresh, pasts = known[:, start:end], decode.empty(batch)
 
 
 @torch.no_grad()
@@ -154,10 +168,6 @@ def _stream(key: int) -> torch.Generator:
     return torch.Generator().manual_seed(key)
 
 
-def _empty(model: GPT, batch: int) -> list[Past]:
-    return [Past(batch, model.config.context) for _ in range(model.config.num_layers)]
-
-
-def _next(model: GPT, tokens: Tensor, pasts: list[Past]) -> Tensor:
+def _next(decode: Decodes, tokens: Tensor, pasts: list[Past]) -> Tensor:
     with torch.autocast(tokens.device.type, enabled=False):
-        return model.decode(tokens, pasts)
+        return decode(tokens, pasts)

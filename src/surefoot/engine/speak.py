@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from surefoot.data.tokenizer import Tokenizer
-from surefoot.engine.sample import generate
+from surefoot.engine.sample import Decodes, generate
+from surefoot.nn.decode import Decoder
 
 __all__ = ["Answerer", "Request", "Speaker", "TextSpeaker"]
 
@@ -74,13 +75,14 @@ class TextSpeaker:
     """A language model and its tokenizer.
 
     `border` is the token between documents, where there is one: it stands before every prompt,
-    and a text ends where the model writes it.
+    and a text ends where the model writes it. `engines` compute instead of the models, by learner.
     """
 
     models: Mapping[str, nn.Module]
     tokenizer: Tokenizer
     default_prompt: str = "\n"
     border: int | None = None
+    engines: Mapping[str, Decodes] = field(default_factory=dict)
 
     def reply(self, learner: str, request: Request) -> Iterator[str]:
         """Continue the prompt; pieces are whole characters, whatever the tokens are."""
@@ -97,6 +99,8 @@ class TextSpeaker:
 
         A text does not depend on the others, but for the rounding of larger matrix products.
         """
+        if learner in self.engines:  # they write one text at a time
+            return ["".join(self.reply(learner, request)) for request in requests]
         groups: dict[Any, list[int]] = {}
         prompts = [self._read(request.prompt) for request in requests]
         for i, request in enumerate(requests):
@@ -131,8 +135,9 @@ class TextSpeaker:
         self, learner: str, known: torch.Tensor, request: Request, seed: int | list[int]
     ) -> Iterator[torch.Tensor]:
         model: Any = self.models[learner].eval()
-        device = next(model.parameters()).device
-        return generate(model, known.to(device), request.tokens, seed=seed, **request.settings)
+        decode = self.engines.get(learner) or Decoder(model)
+        tokens = known.to(decode.device)
+        return generate(decode, tokens, request.tokens, seed=seed, **request.settings)
 
     def _read(self, prompt: str | None) -> NDArray[np.int64]:
         tokens = self.tokenizer.encode(self.default_prompt if prompt is None else prompt)

@@ -1,0 +1,161 @@
+"""Writing speed at one text: ours, transformers with its cache, and llama.cpp, on the same weights.
+
+    python benchmarks/generation.py [--threads 1] [--rounds 3] [--tokens 128]
+
+A model of the size of the gpt recipe's `full`, with weights as they are drawn: speed does not
+depend on them. Each side runs in a process of its own, side after side and round after round. With
+one thread processor time counts, with more the time on the wall. Writes
+benchmarks/results/generation.md. A side that is not installed is named as skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import machine
+
+SIDES = {
+    "transformers, fp32": ("transformers", "fp32"),
+    "Surefoot, fp32": ("native", "fp32"),
+    "llama.cpp, f32": ("llama_cpp", "fp32"),
+    "Surefoot, bf16": ("native", "bf16"),
+    "Surefoot, int8": ("native", "int8"),
+    "llama.cpp, q8_0": ("llama_cpp", "int8"),
+    "Surefoot, int4": ("native", "int4"),
+    "llama.cpp, q4_0": ("llama_cpp", "int4"),
+}
+PROMPT, WORDS = 16, 8192
+
+
+def child(kind: str, dtype: str, threads: int, count: int) -> None:
+    """Measure one side in this process and print what was found as JSON."""
+    import torch
+
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    tokens = torch.randint(0, WORDS, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as place:
+        write = writer(kind, dtype, tokens, count, Path(place))
+        write()
+        took = []
+        for _ in range(3):
+            begun = clock()
+            ids = write()
+            took.append(clock() - begun)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"speed": count / min(took), "ids": ids, "resident": resident}))
+
+
+def writer(kind: str, dtype: str, tokens, count: int, place: Path) -> Callable[[], list[int]]:
+    """Return what writes `count` tokens greedily."""
+    import torch
+
+    from surefoot.config.model import GPTConfig
+    from surefoot.engine import llama
+    from surefoot.engine.load import narrow
+    from surefoot.engine.sample import generate
+    from surefoot.nn.gpt import GPT
+
+    config = GPTConfig(d_model=512, num_layers=8, num_heads=8, context=512)
+    model = GPT(config, WORDS).eval()
+    if kind == "transformers":
+        import transformers
+
+        from surefoot.nn.public import public_config, public_weights
+
+        shape = transformers.AutoConfig.for_model(**public_config(config, WORDS, None))
+        theirs = transformers.AutoModelForCausalLM.from_config(shape).eval()
+        theirs.load_state_dict(public_weights(model), strict=False)
+        model.to("meta")
+        how = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
+        return lambda: theirs.generate(tokens, pad_token_id=0, **how)[0, PROMPT:].tolist()
+    if kind == "native":
+        narrow({"main": model}, dtype)
+        return lambda: [int(t) for t in generate(model, tokens, count, temperature=0)]
+    from surefoot.engine import gguf_file
+
+    gguf_file.write(model, vocabulary(), place / "model.gguf", llama.QUANT_OF[dtype])
+    model.to("meta")
+    computer = llama.LlamaCpp(place / "model.gguf", config.context)
+    torch.set_grad_enabled(False)
+    return lambda: [int(t) for t in generate(computer, tokens, count, temperature=0)]
+
+
+def vocabulary():
+    """Return any BPE of the right size: a made text has enough pairs of letters."""
+    from surefoot.data.bpe import train_bpe
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = [a + b + c + d for a in letters for b in letters[:20] for c in letters for d in "aeio"]
+    return train_bpe([" ".join(pieces)] * 2, WORDS)
+
+
+def measured(side: str, options: argparse.Namespace) -> dict | None:
+    kind, dtype = SIDES[side]
+    if kind != "native" and importlib.util.find_spec(kind) is None:
+        return None
+    command = [sys.executable, "-W", "ignore", __file__, "--child", kind, dtype]
+    more = ["--threads", str(options.threads), "--tokens", str(options.tokens)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    out = subprocess.run(
+        command + more, check=True, capture_output=True, text=True, env=environment
+    )
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    own = argparse.ArgumentParser()
+    own.add_argument("--threads", type=int, default=1)
+    own.add_argument("--rounds", type=int, default=3)
+    own.add_argument("--tokens", type=int, default=128)
+    own.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = own.parse_args()
+    if options.child:
+        child(*options.child, options.threads, options.tokens)
+        return
+    found: dict[str, list[dict]] = {}
+    for _ in range(options.rounds):
+        for side in SIDES:
+            if one := measured(side, options):
+                found.setdefault(side, []).append(one)
+                print(side, round(one["speed"]), flush=True)
+    speed = {s: statistics.median(x["speed"] for x in runs) for s, runs in found.items()}
+    base = speed.get("transformers, fp32")
+    ids = found["Surefoot, fp32"][0]["ids"]
+    lines = [
+        "| | tokens/s | x transformers | resident | greedy tokens |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for side, runs in found.items():
+        same = next((i for i, (a, b) in enumerate(zip(runs[0]["ids"], ids)) if a != b), None)
+        told = "the same" if same is None else f"the same up to token {same}"
+        ratio = f"{speed[side] / base:.2f}" if base else "-"
+        resident = min(r["resident"] for r in runs) / 1e6
+        lines.append(f"| {side} | {speed[side]:.0f} | {ratio} | {resident:.0f} MB | {told} |")
+    skipped = [side for side in SIDES if side not in found]
+    if skipped:
+        lines.append(f"\nNot installed: {', '.join(skipped)}.")
+    of = lambda side, other: speed.get(side, 0.0) / speed.get(other, float("nan"))
+    goals = [
+        ("fp32 against transformers", of("Surefoot, fp32", "transformers, fp32"), 3.0),
+        ("int8 against transformers", of("Surefoot, int8", "transformers, fp32"), 3.0),
+        ("fp32 against llama.cpp", of("Surefoot, fp32", "llama.cpp, f32"), 1.0),
+    ]
+    lines += ["", *(machine.goal(what, ratio, least) for what, ratio, least in goals)]
+    title = f"Writing: 29.5 M parameters, {PROMPT} + {options.tokens} tokens, one text"
+    machine.write("generation", machine.heading(title, "benchmarks/generation.py", __doc__) + lines)
+
+
+if __name__ == "__main__":
+    main()
