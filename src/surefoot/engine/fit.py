@@ -125,7 +125,7 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
 def _compiler(device: str) -> str | None:
     if device.startswith("cuda"):
         try:
-            import triton  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+            import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
         except ImportError:
             return None
         return "triton"
