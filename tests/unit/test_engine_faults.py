@@ -112,13 +112,15 @@ def test_another_error_of_a_look_is_not_hidden(toy: Any) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
 def test_a_disk_that_refuses_speaks_in_words(number: int) -> None:
-    with pytest.raises(OutOfResources, match="the disk refuses: no") as failed, refusals():
-        raise OSError(number, "no", "/there/journal")
+    with pytest.raises(OutOfResources, match="the disk refuses: no") as failed:
+        with refusals(Path("runs/some")):
+            raise OSError(number, "no", "/there/journal")
+    assert "surefoot resume some" in str(failed.value)
     assert failed.value.where == "/there/journal" and failed.value.exit_code == 4
 
 
 def test_an_error_that_is_not_the_disks_goes_through() -> None:
-    with pytest.raises(FileNotFoundError), refusals():
+    with pytest.raises(FileNotFoundError), refusals(Path("runs/some")):
         raise FileNotFoundError(errno.ENOENT, "gone")
 
 

@@ -91,7 +91,7 @@ def create(
     born, payload = origin(job) if origin is not None else ({}, None)
     folder = RunFolder.create(runs, recipe.name, name, files, meta | born)
     if payload is not None:
-        with folder.lock(), refusals():
+        with folder.lock(), refusals(folder.path):
             Store(folder.path / "checkpoints", meta["id"]).save(
                 born["step"], payload, places={}, identity=meta["identity"]
             )

@@ -34,8 +34,8 @@ def synced(record: Record, tape: Tape) -> None:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Turn what the disk refuses, and a run cannot do without, into OutOfResources."""
+def refusals(run: Path) -> Iterator[None]:
+    """Turn what the disk refuses, and the run in folder `run` cannot do without, into OutOfResources."""
     try:
         yield
     except OSError as error:
@@ -44,7 +44,7 @@ def refusals() -> Iterator[None]:
         raise OutOfResources(
             f"the disk refuses: {error.strerror}",
             where=str(error.filename) if error.filename else None,
-            fix="free space or mend the disk, then: surefoot resume RUN",
+            fix=f"free space or mend the disk, then: surefoot resume {run.name}",
         ) from error
 
 

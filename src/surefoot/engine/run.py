@@ -83,7 +83,7 @@ def begin(
         return ancestor, payload
 
     new = create(recipe, config, origin=descend if parent else None, **particulars)
-    with new.folder.lock(), refusals():
+    with new.folder.lock(), refusals(new.folder.path):
         return _play(new.folder, config, new.job, new.world, new.pins, open_sinks, new.notes)
 
 
@@ -103,7 +103,7 @@ def resume(
     is held by another process or its data changed, Unsupported when this machine cannot do what
     was pinned, CheckFailed at the first step whose bits differ.
     """
-    with folder.lock(), refusals():
+    with folder.lock(), refusals(folder.path):
         job, world, pins, horizons = rebuild(recipe, folder.reload(), config)
         other = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
         identity = fingerprint(config) if grown else folder.meta["identity"]
@@ -222,10 +222,13 @@ class _Found:
             yield f"checkpoint {text}"
         if segment:
             whence = f"checkpoint of step {self.step}" if self.step else "the beginning"
-            again = f"{record.superseded} rows of the record will be written again"
+            rows = record.superseded
+            again = f"{rows} row{'s' * (rows != 1)} of the record will be written again"
             yield f"going on from {whence}; {again}"
         if tape.ahead:
-            yield f"{tape.ahead} steps after it are in the journal and will be compared bit for bit"
+            steps = f"{tape.ahead} steps" if tape.ahead > 1 else "the step"
+            verb = "are" if tape.ahead > 1 else "is"
+            yield f"{steps} after it {verb} in the journal and will be compared bit for bit"
 
 
 def _restore(store: Store, state: TrainState, mirror: Mirror | None) -> _Found:

@@ -133,7 +133,7 @@ class Saver:
             self._failure, self._retry_at = error, time.monotonic() + RETRY
             self._news.append(
                 f"checkpoint not saved: {_say(error)}; older ones are whole, training goes on, "
-                f"trying again in {RETRY:.0f} s. To free space: surefoot checkpoints RUN prune"
+                f"trying again in {RETRY:.0f} s. To free space: surefoot checkpoints {self._run} prune"
             )
         else:
             self._failure = None
@@ -164,6 +164,10 @@ class Saver:
             if not self._mirror_lost:
                 self._news.append(f"mirror {self.mirror.folder}: {_say(error)}; training goes on")
             self._mirror_lost = True
+
+    @property
+    def _run(self) -> str:
+        return self.store.folder.parent.name
 
     def _check_room(self, payload: Payload) -> None:
         need = sum(t.nbytes for group in payload.tensors.values() for t in group.values())
@@ -210,7 +214,7 @@ class Saver:
             raise OutOfResources(
                 f"checkpoint not saved: {_say(error)}; older ones are whole",
                 where=str(self.store.folder),
-                fix="free disk space, then: surefoot resume RUN",
+                fix=f"free disk space, then: surefoot resume {self._run}",
             ) from error
         if error is not None:
             raise error

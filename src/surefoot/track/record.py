@@ -165,14 +165,18 @@ class Record:
             return trouble
 
     def close(self) -> None:
-        """Sync, close the files, then let each sink finish."""
+        """Sync, close the files, then let each sink finish; the first one last.
+
+        So whoever talks to people can still say what the others met.
+        """
         with self._lock:
-            sinks, self._sinks = self._sinks, []
             trouble = _first(lines.close() for lines in self._files)
-            for sink in sinks:
-                self._show(sink, "close")
             if trouble is not None:
-                self._log.write(f"the record could not be completed: {trouble.strerror}", "warning")
+                self.note(f"the record could not be completed: {trouble.strerror}", "warning")
+            for sink in [*self._sinks[1:], *self._sinks[:1]]:
+                if sink in self._sinks:
+                    self._sinks.remove(sink)
+                    self._show(sink, "close")
             self._log.close()
 
     def __enter__(self) -> Self:
