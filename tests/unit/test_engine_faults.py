@@ -112,9 +112,9 @@ def test_another_error_of_a_look_is_not_hidden(toy: Any) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
 def test_a_disk_that_refuses_speaks_in_words(number: int) -> None:
-    with pytest.raises(OutOfResources, match="the disk refuses: no") as failed:
-        with refusals(Path("runs/some")):
-            raise OSError(number, "no", "/there/journal")
+    run = Path("runs/some")
+    with pytest.raises(OutOfResources, match="the disk refuses: no") as failed, refusals(run):
+        raise OSError(number, "no", "/there/journal")
     assert "surefoot resume some" in str(failed.value)
     assert failed.value.where == "/there/journal" and failed.value.exit_code == 4
 
