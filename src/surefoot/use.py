@@ -84,7 +84,7 @@ def export(
     learner: str | None = None,
     quant: str = "f32",
 ) -> tuple[Exported, int]:
-    """Write a run's model to `out` as `to` (hf, pt or gguf), and compare it with the original.
+    """Write a run's model to `out` as `to` (hf, pt, gguf, ollama or onnx), and compare it with the original.
 
     `quant` (f32, f16, q8_0, q4_0) is how GGUF holds matrices. Returns what was found, and the step of
     the weights. Raises RunError, Unsupported or CheckFailed; see `engine.export`.

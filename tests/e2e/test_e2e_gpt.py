@@ -184,5 +184,5 @@ def test_out_and_in_again_and_training_goes_on(
 
 
 def test_no_export_without_a_known_format(surefoot: Any, runs: Path, tmp_path: Path) -> None:
-    for more in (["--to", "hf"], ["--to", "onnx", "--out", "x"], ["--to", "hf", "--quant", "f16"]):
+    for more in (["--to", "hf"], ["--to", "exl2", "--out", "x"], ["--to", "hf", "--quant", "f16"]):
         assert surefoot("export", "a", "--runs", runs, *more).code == 2

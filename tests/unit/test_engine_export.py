@@ -9,7 +9,7 @@ import torch
 from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import train_bpe
 from surefoot.data.tokenizer import Characters
-from surefoot.engine import export, llama
+from surefoot.engine import export, llama, onnx_file
 from surefoot.engine.adopt import read_folder
 from surefoot.engine.export import write
 from surefoot.errors import CheckFailed, DataError, RunError, Unsupported
@@ -82,6 +82,35 @@ def test_gguf_holds_the_same_model(tmp_path, bpe, kind, quant, near):
     assert merges == [tuple(m) for m in json.loads(bpe.to_json())["model"]["merges"]]
     expected = {"llama": 2, "untied": 1}.get(kind, 4)
     assert reader.fields[f"{arch}.attention.head_count_kv"].contents() == expected
+
+
+def test_ollama_is_told_what_the_model_needs(tmp_path, bpe):
+    pytest.importorskip("gguf")
+    assert write(awake(bpe, "qwen3"), bpe, tmp_path / "o", "ollama", "f16").difference > 0
+    lines = (tmp_path / "o" / "Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ./model.gguf" and (tmp_path / "o" / "model.gguf").exists()
+    assert "PARAMETER num_ctx 48" in lines and 'PARAMETER stop "<|endoftext|>"' in lines
+
+
+def test_onnxruntime_computes_the_same_for_any_length(tmp_path, bpe):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = awake(bpe, "untied")
+    assert write(model, bpe, tmp_path / "o", "onnx").by == "onnxruntime"
+    assert (tmp_path / "o" / "tokenizer.json").read_text() == bpe.to_json()
+    session = runtime.InferenceSession(tmp_path / "o" / "model.onnx")
+    for shape in ((1, 1), (3, 48)):
+        tokens = torch.randint(0, bpe.vocab_size, shape)
+        (found,) = session.run(None, {"tokens": tokens.numpy()})
+        with torch.no_grad():
+            assert (model(tokens) - torch.from_numpy(found)).abs().max() < 1e-4
+
+
+def test_onnx_without_its_packages_is_refused(tmp_path, bpe, monkeypatch):
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    with pytest.raises(Unsupported, match="needs onnx, onnxscript, onnxruntime"):
+        write(awake(bpe, "qwen3"), bpe, tmp_path / "o", "onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_of_a_llama_are_in_the_order_of_llama_cpp(bpe):

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 __all__ = ["run"]
 
-_FORMATS = ("hf", "pt", "gguf")
+_FORMATS = ("hf", "pt", "gguf", "ollama", "onnx")
 _QUANTS = ("f32", "f16", "q8_0", "q4_0")
 
 
@@ -20,17 +20,20 @@ def run(verb: str, argv: list[str]) -> int:
     own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
     own.add_argument(
         "--to", required=True, choices=_FORMATS,
-        help="hf: a folder for transformers; pt: files for torch; gguf: a file for llama.cpp",
+        help="hf: a folder for transformers; pt: files for torch; gguf: a file for llama.cpp; "
+        "ollama: that and a Modelfile; onnx: a graph for onnxruntime",
     )  # fmt: skip
     own.add_argument("--out", required=True, metavar="PATH", help="what to write; must not exist")
-    own.add_argument("--quant", choices=_QUANTS, default="f32", help="gguf: how matrices are held")
+    own.add_argument(
+        "--quant", choices=_QUANTS, default="f32", help="gguf, ollama: how matrices are held"
+    )
     own.add_argument("--checkpoint", default="best", help="best (default), last or a step")
     own.add_argument("--learner", help="which model, where a run has several")
     own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
     own.add_argument("--json", action="store_true", help="print one JSON document")
     options = own.parse_args(argv)
-    if options.quant != "f32" and options.to != "gguf":
-        own.error("--quant is for --to gguf")
+    if options.quant != "f32" and options.to not in ("gguf", "ollama"):
+        own.error("--quant is for --to gguf and --to ollama")
     from surefoot import use
 
     found, step = use.export(

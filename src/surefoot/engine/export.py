@@ -3,6 +3,8 @@
     write(model, ..., to="hf")   a folder for `transformers`: Llama, Qwen3 or GPT-2 layout
     write(model, ..., to="pt")   a state dict of torch and the tokenizer, as two files
     write(model, ..., to="gguf") one file for llama.cpp; see gguf_file.py
+    write(model, ..., to="ollama") that file and a Modelfile
+    write(model, ..., to="onnx") a graph for onnxruntime; see onnx_file.py, and the tokenizer
 
 What is written is read again by the library that it is for, where that is installed, and compared
 on 512 positions. Nothing is left behind when something fails.
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from surefoot.data.bpe import BPE
 from surefoot.data.tokenizer import Tokenizer
-from surefoot.engine import llama
+from surefoot.engine import llama, onnx_file
 from surefoot.engine.adopt import read_weights
 from surefoot.engine.sample import Decodes
 from surefoot.engine.speak import Speaker, TextSpeaker
@@ -37,9 +39,10 @@ from surefoot.nn.gpt import GPT
 from surefoot.nn.public import public_config, public_weights
 from surefoot.seeds import derive
 
-__all__ = ["FORMATS", "QUANTS", "Exported", "through_llama", "write"]
+__all__ = ["FORMATS", "QUANTISED", "QUANTS", "Exported", "through_llama", "write"]
 
-FORMATS = ("hf", "pt", "gguf")
+FORMATS = ("hf", "pt", "gguf", "ollama", "onnx")
+QUANTISED = ("gguf", "ollama")
 QUANTS = {
     "f32": 1e-4,
     "f16": 1e-2,
@@ -82,10 +85,14 @@ def write(model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f3
             by, logits = _write_hf(model, tokenizer, place)
         elif to == "pt":
             by, logits = _write_pt(model, tokenizer, place)
+        elif to == "onnx":
+            by, logits = _write_onnx(model, tokenizer, place)
+        elif to == "ollama":
+            by, logits = _write_ollama(model, tokenizer, place, quant)
         else:
             by, logits = _write_gguf(model, tokenizer, place, quant)
         found = _compared(model, logits, out, by)
-        allowed = QUANTS[quant if to == "gguf" else "f32"]
+        allowed = QUANTS[quant if to in QUANTISED else "f32"]
         if found.difference > allowed * found.scale:
             raise CheckFailed(
                 f"what was written computes something else: logits up to {found.scale:.2f} differ "
@@ -184,6 +191,30 @@ def _write_gguf(model: GPT, tokenizer: Tokenizer, place: Path, quant: str) -> tu
     if llama.installed():
         return f"llama.cpp, as {quant}", partial(_by_llama, place, model.config.context)
     return f"read back here with gguf, as {quant}", _refilled(model, gguf_file.read(place))
+
+
+def _write_ollama(model: GPT, tokenizer: Tokenizer, place: Path, quant: str) -> tuple[str, Logits]:
+    place.mkdir()
+    found = _write_gguf(model, tokenizer, place / "model.gguf", quant)
+    assert isinstance(tokenizer, BPE)  # or there were no GGUF
+    lines = [
+        "FROM ./model.gguf",
+        'TEMPLATE """{{ .Prompt }}"""',
+        f"PARAMETER num_ctx {model.config.context}",
+        "PARAMETER temperature 0.8",
+        "PARAMETER top_p 0.95",
+        f"PARAMETER stop {json.dumps(tokenizer.decode([tokenizer.boundary]))}",
+    ]
+    (place / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return found
+
+
+def _write_onnx(model: GPT, tokenizer: Tokenizer, place: Path) -> tuple[str, Logits]:
+    place.mkdir()
+    onnx_file.write(model, place / "model.onnx")
+    name = "tokenizer.json" if isinstance(tokenizer, BPE) else "vocabulary.json"
+    (place / name).write_text(tokenizer.to_json(), encoding="utf-8")
+    return "onnxruntime", partial(onnx_file.logits, place / "model.onnx")
 
 
 def _by_llama(path: Path, context: int, tokens: Tensor) -> Tensor:

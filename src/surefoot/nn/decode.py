@@ -9,7 +9,7 @@ B examples, T tokens, C width, H query heads, K key and value heads, D numbers a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -55,15 +55,24 @@ class Decoder:
 
         T is anything at the very beginning, and 1 afterwards. The context limits the sum.
         """
-        model, start = self.model, pasts[0].length
-        span = slice(start, start + tokens.size(1))
+        x = self._read(tokens, pasts[0].length, pasts)
+        return _wide(self.head(self.norm(x[:, -1])))
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Return [B, T, V] for i64[B, T]: what `GPT` gives, in operations without a gradient."""
+        x = self._read(tokens, 0, [None] * len(self.layers))
+        return _wide(self.head(self.norm(x)))
+
+    def _read(self, tokens: Tensor, start: int, pasts: Sequence[Past | None]) -> Tensor:
+        model, span = self.model, slice(start, start + tokens.size(1))
         x = _wide(model.embed.weight[tokens])  # [B, T, C]
         if model.positions is not None:
             x = x + model.positions.weight[span]
         turn = None if model.turn is None else model.turn[:, span]
         for layer, past in zip(self.layers, pasts, strict=True):
             x = layer(x, turn, past)
-        return _wide(self.head(self.norm(x[:, -1])))
+        return x
 
 
 class _Layer:
@@ -84,15 +93,21 @@ class _Layer:
             )
             self.head_norm = _rms(_wide(torch.cat((q, k)).detach()), attn.q_norm.eps)
 
-    def __call__(self, x: Tensor, turn: Tensor | None, past: Past) -> Tensor:
+    def __call__(self, x: Tensor, turn: Tensor | None, past: Past | None) -> Tensor:
         heads = self.qkv(self.norm1(x)).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
         both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 2)
         if turn is not None:
             both = _turned(both if self.head_norm is None else self.head_norm(both), turn)
         q, k = both.transpose(1, 2).split([self.heads, self.kv_heads], 1)
-        k, v = past.append(k.to(v.dtype), v.transpose(1, 2))
+        k, v = k.to(v.dtype), v.transpose(1, 2)
+        if past is not None:
+            k, v = past.append(k, v)
         found = F.scaled_dot_product_attention(
-            q.to(v.dtype), k, v, is_causal=q.size(2) > 1, enable_gqa=self.heads != self.kv_heads
+            q.to(v.dtype),
+            k,
+            v,
+            is_causal=past is None or q.size(2) > 1,
+            enable_gqa=self.heads != self.kv_heads,
         )
         x = x + self.out(found.transpose(1, 2).flatten(2))
         h = self.norm2(x)
