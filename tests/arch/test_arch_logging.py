@@ -15,6 +15,8 @@ ALLOWED = {
     ("track/log.py", "addHandler"),  # a NullHandler on our own logger
     ("engine/debug.py", "simplefilter"),  # inside `catch_warnings`
     ("data/clean.py", "simplefilter"),  # inside `catch_warnings`
+    ("engine/onnx_file.py", "simplefilter"),  # inside `catch_warnings`
+    ("engine/onnx_file.py", "setLevel"),  # of torch's exporter while it works, and put back
 }
 
 
