@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from surefoot.config.fields import leaves
+from surefoot.ops import OPS
 from surefoot.recipes import find, names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,6 +202,7 @@ def test_every_setting_is_read_by_somebody() -> None:
         elif path.name in ("schema.py", "model.py"):
             found = {n.name: reads(n) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
             methods.update({name: what for name, what in found.items() if name != "conflicts"})
+    outside |= set(OPS)  # the ways of operations are read by name
     used = outside.union(*(what for name, what in methods.items() if name in outside))
     for recipe in names():
         known = {p: leaf for p, leaf in leaves(find(recipe).config).items() if not leaf.overlay}

@@ -140,7 +140,7 @@ recipe = Recipe(
                 "device": "cpu", "precision": "fp32", "compile": "off", "threads": 1,
                 "matmul": "default", "micro_batch_size": 4, "prefetch_threads": 0,
             },
-            "ops": {"attention": "sdpa", "cross_entropy": "reference"},
+            "ops": {"keyed_dropout": "table"},
             "optim": {"kind": "adamw", "lr": 0.02, "eps": 1e-8},
             "schedule": {"warmup_steps": 2},
             "cadence": {"log_every": 1, "validate_every": 3, "sample_every": 4, "save_every": 2},

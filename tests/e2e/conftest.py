@@ -26,6 +26,10 @@ PINS = {
     "compile": "off",
     "attention": "sdpa",
     "cross-entropy": "reference",
+    "norm": "fused",
+    "rotary": "fused",
+    "swiglu": "reference",
+    "keyed-dropout": "table",
     "micro-batch-size": 8,
     "prefetch-threads": 0,
 }

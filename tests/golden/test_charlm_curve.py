@@ -36,7 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "charlm", preset="tiny", runs=tmp_path_factory.mktemp("golden"), quiet=True, path=TEXT,
         max_steps=20, dropout=0.1, device="cpu", precision="fp32", threads=1, matmul="default",
         compile="off", micro_batch_size=4, prefetch_threads=0, attention="sdpa",
-        cross_entropy="reference", log_every=1, validate_every=10, sample_every=10, save_every=10,
+        cross_entropy="reference", norm="fused", rotary="fused", swiglu="reference",
+        keyed_dropout="table", log_every=1, validate_every=10, sample_every=10, save_every=10,
         report=False, tensorboard=False,
     )  # fmt: skip
     torch.set_num_threads(threads)

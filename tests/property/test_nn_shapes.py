@@ -57,7 +57,7 @@ def test_a_gpt_of_any_size_trains(config, batch, vocab, data):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from([w for w in ATTENTION.ways if w != "reference"]),
+    st.sampled_from(["sdpa", "sdpa_fp32", "matmul"]),
     st.integers(1, 3), st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]), st.integers(1, 40),
     st.sampled_from([1, 2, 5, 16]), st.integers(0, 99),
 )  # fmt: skip
@@ -80,7 +80,7 @@ def test_losses_add_up_over_any_split(positions, width, vocab, seed):
     weight = torch.randn(vocab, width, generator=stream)
     targets = torch.randint(0, vocab, (positions,), generator=stream)
     targets[torch.rand(positions, generator=stream) < 0.2] = -100
-    for way in CROSS_ENTROPY.ways.values():
+    for way in map(CROSS_ENTROPY.ways.get, ("reference", "chunked")):
         whole = way.call(hidden, weight, targets)
         cut = positions // 3
         parts = [way.call(hidden[s], weight, targets[s]) for s in (slice(cut), slice(cut, None))]

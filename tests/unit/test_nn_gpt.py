@@ -219,7 +219,9 @@ def test_work_is_counted_for_the_matrix_products_that_are_done():
     from torch.utils.flop_counter import FlopCounterMode
 
     config = small(layout="gpt2")
-    model = GPT(config, VOCAB, attention=_full_attention)
+    model = GPT(config, VOCAB)
+    for block in model.blocks:
+        block.attn.attend = _full_attention
     x = tokens(2, config.context)
     with FlopCounterMode(display=False) as counter:
         model(x, x).backward()

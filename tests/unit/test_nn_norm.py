@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surefoot.nn.norm import RMSNorm, rotary, rotate
+from surefoot.nn.norm import RMSNorm, rotary
+from surefoot.ops import ROTARY
+
+rotate = ROTARY.call
 
 
 def draw(*shape, seed=0):

@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "verify": ("look", "checkpoints", "check that every checkpoint of a run is whole"),
     "config": ("prepare", "config", "show, explain, document or migrate settings"),
     "data": ("prepare", "data", "list texts by name, or get one"),
+    "ops": ("prepare", "ops", "list the ways of operations, their speed here, and check them"),
     "doctor": ("prepare", "doctor", "say what this machine can do"),
 }
 

@@ -167,14 +167,22 @@ class Machine(Section):
 
 
 class Ops(Section):
-    """Which implementation of an operation runs; `reference` is the specification."""
+    """Which way an operation is computed, by name or from a file; see `surefoot ops`."""
 
-    attention: Literal["auto", "reference", "sdpa", "sdpa_fp32"] = knob(
-        "auto", "Attention: reference, torch's fused one, or that in fp32 under autocast."
+    attention: str = knob("auto", "Attention: auto, reference, sdpa, sdpa_fp32, matmul, compile.")
+    cross_entropy: str = knob(
+        "auto", "Head and loss at once: auto, reference, chunked, torch, compile."
     )
-    cross_entropy: Literal["auto", "reference", "chunked"] = knob(
-        "auto", "Head and loss: at once, or in chunks that never hold all logits."
-    )
+    norm: str = knob("auto", "RMSNorm: auto, reference, fused, torch, compile, triton.")
+    rotary: str = knob("auto", "Rotary positions, with QK-norm: auto, reference, fused, compile.")
+    swiglu: str = knob("auto", "SwiGLU's gate: auto, reference, recomputed, compile, triton.")
+    keyed_dropout: str = knob("auto", "Dropout: auto, reference, table, compile, triton.")
+    adamw: str = knob("auto", "A step of AdamW: auto, reference, foreach, fused.")
+    orthogonalise: str = knob("auto", "A step of Muon: auto, reference, bf16, compile.")
+
+    def ways(self) -> dict[str, str]:
+        """Return the way that is asked for of each operation."""
+        return {name: str(way) for name, way in self}
 
 
 class Cadence(Section):

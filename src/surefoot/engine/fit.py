@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,16 @@ import xxhash
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
+from surefoot.engine import tune
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.place import apply, matmul_path
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.world import World
 from surefoot.nn.dropout import set_keys
+from surefoot.ops import OPS
+from surefoot.ops.compiled import compiler
+from surefoot.track.machine import describe_machine
 
 __all__ = ["Pins", "Plan", "choose", "usable_cores"]
 
@@ -62,9 +64,16 @@ class Pins:
     matmul: str = "default"
     micro_batch_size: int = 1
     prefetch_threads: int = 0
-    attention: str = "sdpa"
-    cross_entropy: str = "reference"
+    ops: Mapping[str, str] = field(default_factory=dict)
     why: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Pins:
+        """Return what `as_dict` wrote; of older runs, whose kernels stood beside the rest, too."""
+        known = {f.name for f in fields(cls)}
+        found = {name: value for name, value in values.items() if name in known}
+        older = {name: values[name] for name in OPS if name in values}
+        return cls(**{**found, "ops": {**older, **found.get("ops", {})}})
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for run.json."""
@@ -78,12 +87,12 @@ def choose(
 
     `cache` is a file of earlier answers for the same question on the same machine.
     """
-    question = _question(config, job)
+    question = _question(config, job, world.device)
     known = _recall(cache, question)
     if known is None:
         known = _Probe(config, job, world).answer()
         _remember(cache, question, known)
-    pins = Pins(**known["pins"])
+    pins = Pins.read(known["pins"])
     step = float(known["step_seconds"])
     pins = _decide_compile(config, pins, step, steps)
     for learner in job.learners.values():
@@ -105,12 +114,11 @@ def _plan(
 
 def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | None) -> Pins:
     asked = config.machine.compile
-    compiler = _compiler(pins.device)
     if asked == "off":
         return _with(pins, "compile", False, "asked for")
     if asked == "on":
         return _with(pins, "compile", True, "asked for")
-    if compiler is None:
+    if compiler(pins.device) is None:
         what = "Triton" if pins.device.startswith("cuda") else "C++ compiler"
         return _with(pins, "compile", False, f"no {what} here")
     if pins.device == "mps":
@@ -122,26 +130,22 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
     return _with(pins, "compile", pays, reason)
 
 
-def _compiler(device: str) -> str | None:
-    if device.startswith("cuda"):
-        try:
-            import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
-        except ImportError:
-            return None
-        return "triton"
-    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-
-
 def _with(pins: Pins, name: str, value: Any, why: str) -> Pins:
     return replace(pins, **{name: value, "why": {**pins.why, name: why}})
 
 
-def _question(config: RunConfig, job: Job) -> str:
+def _question(config: RunConfig, job: Job, device: torch.device) -> str:
     facts = [
-        torch.__version__, platform.processor() or platform.machine(), os.cpu_count(),
-        usable_cores(), fingerprint(config), job.source.fingerprint, sorted(job.learners), 5,
+        torch.__version__, _device_name(device), os.cpu_count(), usable_cores(),
+        fingerprint(config), job.source.fingerprint, sorted(job.learners), 6,
     ]  # fmt: skip
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str).encode())
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {describe_machine()['cpu']}"
 
 
 def _recall(cache: Path | None, question: str) -> dict[str, Any] | None:
@@ -197,6 +201,7 @@ class _Probe:
         seconds = self._size_up(first)
         activations = self._activations(first)
         pins, seconds = self._race(first, seconds)
+        pins = self._tune(pins, seconds)
         micro = self._micro(activations)
         pins = replace(pins, micro_batch_size=micro, prefetch_threads=self._prefetch())
         step = seconds * self.config.train.batch_size / self.size
@@ -221,13 +226,13 @@ class _Probe:
             if device.type == "cuda":
                 precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
                 self.why["precision"] = f"the {torch.cuda.get_device_name(device)} has {precision}"
-        way = self.config.ops.attention
-        entropy = self.config.ops.cross_entropy
+        ways, unused = tune.begin(self.config, self.job)
+        if unused:
+            self.why["unused"] = f"no model of this run uses {', '.join(unused)}"
         return Pins(
             device=str(device), precision=precision, threads=threads,
             matmul="default" if machine.matmul == "auto" else machine.matmul,
-            attention="sdpa" if way == "auto" else way,
-            cross_entropy="reference" if entropy == "auto" else entropy,
+            ops=ways,
         )  # fmt: skip
 
     def _size_up(self, pins: Pins) -> float:
@@ -241,10 +246,10 @@ class _Probe:
         if self.world.device.type != "cpu":
             return pins, best
         measured = {"fp32": best}
-        for label, change in self._candidates():
+        for label, change, ways in self._candidates():
             if len(measured) > 1 and self.clock() > self.deadline:
                 break
-            trial = replace(pins, **change)
+            trial = replace(pins, **change, ops={**pins.ops, **ways})
             measured[label] = seconds = self._seconds(trial)
             if seconds < best * _MARGIN:
                 pins, best = trial, seconds
@@ -264,24 +269,36 @@ class _Probe:
         self.why["threads"] = f"1: {alone * 1e3:.1f} ms, {cores}: {together * 1e3:.1f} ms"
         return (more, together) if together < alone * _THREADS_MARGIN else (pins, best)
 
-    def _candidates(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _candidates(self) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
+        """Yield a label, what to change, and the ways to change with it."""
         machine, ops = self.config.machine, self.config.ops
         free = ops.attention == "auto"
         if machine.precision == "auto":
-            yield "bf16", {"precision": "bf16"}
+            yield "bf16", {"precision": "bf16"}, {}
         if machine.precision in ("auto", "bf16") and free:
-            yield "bf16 with plain attention", {"precision": "bf16", "attention": "matmul"}
-            yield "bf16 with fp32 attention", {"precision": "bf16", "attention": "sdpa_fp32"}
-        onednn = {
-            "precision": "fp32",
-            "matmul": "onednn",
-            **({"attention": "sdpa"} if free else {}),
-        }
+            bf16 = {"precision": "bf16"}
+            yield "bf16 with plain attention", bf16, {"attention": "matmul"}
+            yield "bf16 with fp32 attention", bf16, {"attention": "sdpa_fp32"}
         wanted = machine.matmul == "auto" and machine.precision in ("auto", "fp32")
         if wanted and matmul_path("onednn").accurate():
-            yield "fp32 by oneDNN", onednn
+            onednn = {"precision": "fp32", "matmul": "onednn"}
+            yield "fp32 by oneDNN", onednn, {"attention": "sdpa"} if free else {}
         if ops.cross_entropy == "auto":
-            yield "the best with the loss in chunks", {"cross_entropy": "chunked"}
+            yield "the best with the loss in chunks", {}, {"cross_entropy": "chunked"}
+
+    def _tune(self, pins: Pins, seconds: float) -> Pins:
+        """Let the operations that no race decided be measured at the sizes of this model."""
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+        device = self.world.device
+        free = tune.free(self.config, device)
+        ways, why = tune.choose(self.job, free, self._passes, device, pins.ops, seconds)
+        self.why |= why
+        return replace(pins, ops={**pins.ops, **ways})
+
+    def _passes(self) -> None:
+        for learner in self.job.learners.values():
+            self._pass(learner)
 
     def _seconds(self, pins: Pins) -> float:
         """Return seconds of forward and backward of `size` examples: the best of up to three.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from surefoot.engine.learner import Learner
+from surefoot.engine.own import find
 from surefoot.errors import Unsupported
-from surefoot.ops import ATTENTION, CROSS_ENTROPY
+from surefoot.ops import slots
 
 __all__ = [
     "Decisions",
@@ -37,9 +39,7 @@ class Decisions(Protocol):
     @property
     def matmul(self) -> str: ...
     @property
-    def attention(self) -> str: ...
-    @property
-    def cross_entropy(self) -> str: ...
+    def ops(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,16 @@ def matmul_path(name: str) -> MatmulPath:
 def apply(learner: Learner, pins: Decisions) -> None:
     """Make this process and `learner` compute as decided; compiling is a step of its own.
 
-    Raises Unsupported when a kernel that was asked for by name cannot run here.
+    Raises Unsupported when a kernel that was asked for by name cannot run here, RunError when the
+    file that it came from changed.
     """
     torch.set_num_threads(pins.threads)
     repeatable(torch.device(pins.device))
     matmul_path(pins.matmul).use()
     learner.set_precision(pins.precision)
-    use = getattr(learner.model, "use", None)
-    if use is not None:
-        device = torch.device(pins.device)
-        use(
-            attention=ATTENTION.pick(pins.attention, device),
-            cross_entropy=CROSS_ENTROPY.pick(pins.cross_entropy, device),
-        )
+    for slot in slots((learner.model, *learner.optimisers)):
+        way = pins.ops.get(slot.op.name, slot.op.standard)
+        slot.put(find(slot.op, way).pick(way, pins.device))
 
 
 def repeatable(device: torch.device) -> None:

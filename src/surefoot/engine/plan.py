@@ -8,6 +8,7 @@ from pathlib import Path
 
 from surefoot.config.learners import alone, own
 from surefoot.config.schema import RunConfig
+from surefoot.engine import tune
 from surefoot.engine.fit import Pins, Plan
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
@@ -86,8 +87,9 @@ def describe(job: Job, pins: Pins, plan: Plan, steps: int | None) -> Iterator[st
         f"{'no last' if steps is None else steps} steps"
     )
     threads = f", {pins.threads} thread{'s' * (pins.threads > 1)}" if pins.device == "cpu" else ""
+    kernels = "".join(f"{text}, " for text in tune.shown(pins.ops))
     yield (
-        f"uses   {pins.device}, {pins.precision}{threads}, attention {pins.attention}, "
+        f"uses   {pins.device}, {pins.precision}{threads}, {kernels}"
         f"compile {'on' if pins.compile else 'off'}"
     )
     for name, why in sorted(pins.why.items()):

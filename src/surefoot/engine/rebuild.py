@@ -42,7 +42,7 @@ def rebuild(
     """
     pinned = dict(folder.meta["pinned"])
     horizon = pinned.pop("horizon")
-    pins = Pins(**pinned)
+    pins = Pins.read(pinned)
     world = open_world(pins.device)
     job = recipe.build(repeated(config, folder.meta), world)
     if job.source.fingerprint != folder.meta["source"]:

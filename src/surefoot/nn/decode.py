@@ -138,7 +138,7 @@ def _rms(weight: Tensor, eps: float) -> Product:
 
 
 def _turned(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn heads [B, T, H, D] by the angles of `turn` [2, T, 1, D]; see `nn.norm.rotate`."""
+    """Turn heads [B, T, H, D] by the angles of `turn` [2, T, 1, D]; see `ops.rotary`."""
     cos, sin = turn.unbind()
     x = _wide(x)
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)

@@ -9,8 +9,7 @@ B examples, T tokens, C width, H query heads, K key and value heads, D numbers a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +18,10 @@ from torch.nn import functional as F
 from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.init import Embedding, Linear, fill_
-from surefoot.nn.norm import RMSNorm, rotary, rotate
-from surefoot.ops import ATTENTION, CROSS_ENTROPY
+from surefoot.nn.norm import RMSNorm, rotary
+from surefoot.ops import ATTENTION, CROSS_ENTROPY, ROTARY, SWIGLU, Op
 
-__all__ = ["GPT", "Attend", "Attention", "Block", "FeedForward", "Past"]
-
-CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class Attend(Protocol):
-    """A way of `surefoot.ops.attention`."""
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor: ...
+__all__ = ["GPT", "Attention", "Block", "FeedForward", "Past"]
 
 
 class Past:
@@ -58,13 +49,15 @@ class Past:
 class Attention(nn.Module):
     """Self-attention with fused projections: `qkv` holds q, k and v on top of each other."""
 
-    def __init__(self, config: GPTConfig, attend: Attend, causal: bool = True) -> None:
+    kernels: ClassVar[dict[str, Op]] = {"attend": ATTENTION, "rotate": ROTARY}
+
+    def __init__(self, config: GPTConfig, causal: bool = True) -> None:
         super().__init__()
         self.causal = causal
+        self.attend, self.rotate = ATTENTION.call, ROTARY.call
         self.heads = config.num_heads
         self.kv_heads = config.num_kv_heads or config.num_heads
         self.width = config.d_model // config.num_heads
-        self.attend = attend
         bias = config.layout == "gpt2"
         rows = (self.heads + 2 * self.kv_heads) * self.width
         self.qkv = Linear(config.d_model, rows, bias=bias)
@@ -84,7 +77,7 @@ class Attention(nn.Module):
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
         both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 2)
         if turn is not None:
-            both = rotate(both, turn, *self._qk_norm())
+            both = self.rotate(both, turn, *self._qk_norm())
         q, k = both.split([self.heads, self.kv_heads], 2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if past is not None:
@@ -103,8 +96,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU (modern; Shazeer, "GLU Variants Improve Transformer", 2020) or GELU (gpt2)."""
 
+    kernels: ClassVar[dict[str, Op]] = {"gated": SWIGLU}
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.gated = SWIGLU.call
         biased = config.layout == "gpt2"
         self.gate = None if biased else Linear(config.d_model, config.ff_width, bias=False)
         self.up = Linear(config.d_model, config.ff_width, bias=biased)
@@ -112,7 +108,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)  # [B, T, F]
-        h = F.gelu(h) if self.gate is None else F.silu(self.gate(x)) * h
+        h = F.gelu(h) if self.gate is None else self.gated(self.gate(x), h)
         out: Tensor = self.down(h)
         return out
 
@@ -125,9 +121,9 @@ def _norm(config: GPTConfig) -> nn.Module:
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on a norm of the residual stream."""
 
-    def __init__(self, config: GPTConfig, attend: Attend, causal: bool = True) -> None:
+    def __init__(self, config: GPTConfig, causal: bool = True) -> None:
         super().__init__()
-        self.norm1, self.attn = _norm(config), Attention(config, attend, causal)
+        self.norm1, self.attn = _norm(config), Attention(config, causal)
         self.norm2, self.mlp = _norm(config), FeedForward(config)
         self.drop1, self.drop2 = Dropout(config.dropout), Dropout(config.dropout)
 
@@ -144,17 +140,12 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Tokens i64[B, T] to logits [B, T, V].
 
-    Values are a function of `seed` alone. `attention` is a way of `surefoot.ops.attention`.
+    Values are a function of `seed` alone.
     """
 
-    def __init__(
-        self,
-        config: GPTConfig,
-        vocab_size: int,
-        *,
-        seed: int = 0,
-        attention: Attend = ATTENTION.ways["sdpa"].call,
-    ) -> None:
+    kernels: ClassVar[dict[str, Op]] = {"cross_entropy": CROSS_ENTROPY}
+
+    def __init__(self, config: GPTConfig, vocab_size: int, *, seed: int = 0) -> None:
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.embed = Embedding(vocab_size, config.d_model)
@@ -166,12 +157,12 @@ class GPT(nn.Module):
             turn = rotary(config.d_model // config.num_heads, config.context, config.rope_theta)
             self.register_buffer("turn", turn, persistent=False)
         self.drop = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = _norm(config)
         self.head = Linear(config.d_model, vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
-        self.cross_entropy: CrossEntropy = CROSS_ENTROPY.ways["reference"].call
+        self.cross_entropy = CROSS_ENTROPY.call
         fill_(self, seed, branches=2 * config.num_layers)
 
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -191,13 +182,10 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens)
         if targets is None:
             return self.head(hidden)
-        return self.cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten())
-
-    def use(self, *, attention: Attend, cross_entropy: CrossEntropy) -> None:
-        """Choose the ways of both operations from now on."""
-        self.cross_entropy = cross_entropy
-        for block in self._layers():
-            block.attn.attend = attention
+        found: Tensor = self.cross_entropy(
+            hidden.flatten(0, 1), self.head.weight, targets.flatten()
+        )
+        return found
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, pasts: list[Past]) -> Tensor:

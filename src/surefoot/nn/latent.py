@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from surefoot.config.model import EncoderDecoderConfig, GPTConfig
 from surefoot.errors import DataError
 from surefoot.nn.dropout import Dropout
-from surefoot.nn.gpt import GPT, Attend, Attention, Block, Past
+from surefoot.nn.gpt import GPT, Block, Past
 from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary
-from surefoot.ops import ATTENTION
+from surefoot.ops import ATTENTION, Op
 
 __all__ = [
     "Answering",
@@ -42,10 +42,12 @@ Known = tuple[Tensor, Tensor]  # keys and values [B, H, S, D]
 class CrossAttention(nn.Module):
     """Attention of x [B, T, C] to a memory [B, S, C]; every token may look at every place."""
 
-    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+    kernels: ClassVar[dict[str, Op]] = {"attend": ATTENTION}
+
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.width = config.d_model // config.num_heads
-        self.attend = attend
+        self.attend = ATTENTION.call
         self.q = Linear(config.d_model, config.d_model, bias=False)
         self.kv = Linear(config.d_model, 2 * config.d_model, bias=False)
         self.out = Linear(config.d_model, config.d_model, bias=False)
@@ -76,12 +78,12 @@ class CrossAttention(nn.Module):
 class CrossBlock(nn.Module):
     """A look at a memory, and then a block: attention of the tokens to each other, feed-forward."""
 
-    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.cross = CrossAttention(config, attend)
+        self.cross = CrossAttention(config)
         self.drop = Dropout(config.dropout)
-        self.block = Block(config, attend)
+        self.block = Block(config)
 
     def forward(self, x: Tensor, turn: Tensor, memory: Tensor) -> Tensor:
         x = x + self.drop(self.cross(self.norm(x), self.cross.read(memory)))
@@ -116,7 +118,6 @@ class SimpleTransformer(nn.Module):
         answer: int,
         *,
         seed: int = 0,
-        attention: Attend = ATTENTION.ways["sdpa"].call,
     ) -> None:
         super().__init__()
         self.config = config
@@ -128,15 +129,15 @@ class SimpleTransformer(nn.Module):
         self.register_buffer("turn", turn, persistent=False)
         self.drop = Dropout(config.dropout)
         layers = range(config.num_layers)
-        self.encoder = nn.ModuleList(Block(block, attention, causal=False) for _ in layers)
+        self.encoder = nn.ModuleList(Block(block, causal=False) for _ in layers)
         self.memory_norm = RMSNorm(config.d_model, block.norm_eps)
-        self._add_bottleneck(block, attention)
-        self.decoder = nn.ModuleList(CrossBlock(block, attention) for _ in layers)
+        self._add_bottleneck(block)
+        self.decoder = nn.ModuleList(CrossBlock(block) for _ in layers)
         self.norm = RMSNorm(config.d_model, block.norm_eps)
         self.head = Linear(config.d_model, vocab_size, bias=False)
         fill_(self, seed, branches=3 * config.num_layers)
 
-    def _add_bottleneck(self, block: GPTConfig, attention: Attend) -> None:
+    def _add_bottleneck(self, block: GPTConfig) -> None:
         """The decoder sees the whole memory."""
 
     def _narrow(self, memory: Tensor) -> Tensor:
@@ -187,12 +188,6 @@ class SimpleTransformer(nn.Module):
     def _decoder(self) -> list[CrossBlock]:
         return cast("list[CrossBlock]", list(self.decoder))
 
-    def use(self, *, attention: Attend, cross_entropy: Any) -> None:
-        """Choose the way of attention from now on; the loss is not this model's."""
-        for module in self.modules():
-            if isinstance(module, Attention | CrossAttention):
-                module.attend = attention
-
     def flops(self) -> int:
         """Floating-point operations of forward and backward for one example, attention left out."""
         c, question = self.config, self.places.num_embeddings
@@ -218,12 +213,12 @@ class LatentTransformer(SimpleTransformer):
     then attend to each other in `latent_layers` blocks.
     """
 
-    def _add_bottleneck(self, block: GPTConfig, attention: Attend) -> None:
+    def _add_bottleneck(self, block: GPTConfig) -> None:
         self.latents = Embedding(self.config.num_latent, block.d_model)
         self.reader_norm = RMSNorm(block.d_model, block.norm_eps)
-        self.reader = CrossAttention(block, attention)
+        self.reader = CrossAttention(block)
         layers = range(self.config.latent_layers)
-        self.latent_blocks = nn.ModuleList(Block(block, attention, causal=False) for _ in layers)
+        self.latent_blocks = nn.ModuleList(Block(block, causal=False) for _ in layers)
         self.latent_norm = RMSNorm(block.d_model, block.norm_eps)
 
     def _narrow(self, memory: Tensor) -> Tensor:
@@ -274,10 +269,6 @@ class DecoderOnly(nn.Module):
     def follow(self, token: Tensor, answering: Answering) -> Tensor:
         """Add i64[B] to the answer and return the logits [B, V] of what comes next."""
         return self.gpt.decode(token.unsqueeze(1), answering.pasts)
-
-    def use(self, *, attention: Attend, cross_entropy: Any) -> None:
-        """Choose the way of attention from now on; the loss is not this model's."""
-        self.gpt.use(attention=attention, cross_entropy=cross_entropy)
 
     def flops(self) -> int:
         """Floating-point operations of forward and backward for one example, attention left out."""

@@ -9,32 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from surefoot.nn.optimiser import groups_of
+from surefoot.ops import ORTHOGONALISE, Op
 
-__all__ = ["Muon", "orthogonalise"]
-
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: steep at zero, near one elsewhere
-
-
-def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
-    """Push all singular values of each matrix of [n, r, c] towards 1; bf16, of the same shape."""
-    tall = stack.size(1) > stack.size(2)
-    x = stack.bfloat16()
-    if tall:
-        x = x.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    a, b, c = QUINTIC
-    for _ in range(steps):
-        gram = x @ x.mT
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal(dim1=1, dim2=2).add_(a)
-        x = factor @ x  # (a + b gram + c gram²) x
-    return x.mT if tall else x
+__all__ = ["Muon"]
 
 
 class Muon:
@@ -44,6 +27,8 @@ class Muon:
     names their heights in `rows`, by its id: each is made orthogonal on its own. The step of an
     r x c matrix is lr * sqrt(max(1, r/c)). State: `momentum_buffer` of each parameter.
     """
+
+    kernels: ClassVar[dict[str, Op]] = {"orthogonalise": ORTHOGONALISE}
 
     def __init__(
         self,
@@ -59,6 +44,7 @@ class Muon:
         )
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self.rows = rows or {}
+        self.orthogonalise = ORTHOGONALISE.call
         for group in self.param_groups:
             if any(p.dim() != 2 for p in group["params"]):
                 raise ValueError("Muon is for matrices; give vectors and embeddings to AdamW")
@@ -84,9 +70,7 @@ class Muon:
             for part, target in zip(update.split(heights), param.split(heights), strict=True):
                 stacks.setdefault((part.size(0), part.size(1)), []).append((part, target))
         for (r, c), pairs in stacks.items():
-            stack = pairs[0][0].new_empty(len(pairs), r, c, dtype=torch.bfloat16)
-            torch._foreach_copy_(list(stack.unbind()), [u for u, _ in pairs])
-            whole = orthogonalise(stack, group["steps"])
+            whole = self.orthogonalise([u for u, _ in pairs], group["steps"])
             moved = list(whole.float().unbind())
             torch._foreach_add_([t for _, t in pairs], moved, alpha=-lr * math.sqrt(max(1, r / c)))
 

@@ -8,10 +8,12 @@ step of a small model. Learning rates are written into `param_groups` before eac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from surefoot.ops import ADAMW, Op
 
 __all__ = ["AdamW", "Optimiser", "groups_of"]
 
@@ -37,11 +39,13 @@ def groups_of(
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), by torch's fused kernel.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
     State of each parameter: `step` f32[] (on the parameter's device), `exp_avg`, `exp_avg_sq`;
-    the same names, values and bits as `torch.optim.AdamW(fused=True)`.
+    the same names as `torch.optim.AdamW(fused=True)`, and with the way `fused` the same bits.
     """
+
+    kernels: ClassVar[dict[str, Op]] = {"compute": ADAMW}
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class AdamW:
         for group in self.param_groups:
             group["fused"] = True
         self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self.compute = ADAMW.call
 
     @torch.no_grad()
     def step(self) -> None:
@@ -68,12 +73,10 @@ class AdamW:
             states = [self.state.get(p) or self._begin(p) for p in params]
             counts = [s["step"] for s in states]
             torch._foreach_add_(counts, 1)
-            torch._fused_adamw_(
+            self.compute(
                 params, [p.grad for p in params], [s["exp_avg"] for s in states],
-                [s["exp_avg_sq"] for s in states], [], counts,
-                lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
-                weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
-                maximize=False,
+                [s["exp_avg_sq"] for s in states], counts,
+                (group["lr"], *group["betas"], group["eps"], group["weight_decay"]),
             )  # fmt: skip
 
     def _begin(self, param: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surefoot.ops.way import Op, Way
+from surefoot.ops.compiled import compiled
+from surefoot.ops.draw import numbers, sizes
+from surefoot.ops.way import Case, Op, Way, wide
 
 __all__ = ["ATTENTION"]
 
@@ -24,7 +26,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
     if k.size(1) != q.size(1):
         group = q.size(1) // k.size(1)
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    scores = (q @ k.transpose(-2, -1)).float() / math.sqrt(q.size(-1))  # [B, H, T, S]
+    scores = wide(q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))  # [B, H, T, S]
     if not causal:
         return scores.softmax(-1).to(v.dtype) @ v
     new, seen = scores.shape[-2:]
@@ -103,12 +105,25 @@ def _mask(new: int, seen: int, group: int, dtype: torch.dtype, device: torch.dev
 _kept_mask = lru_cache(maxsize=8)(_mask)
 
 
+def _draw(stream: torch.Generator, large: bool) -> Case:
+    """q, k and v as a fused projection gives them: strided views of [B, T, heads, D]."""
+    b, k, group, t, d = (8, 4, 1, 128, 32) if large else sizes(stream, 3, 3, 3, 40, 17)
+    heads = (group * k, k, k)
+    parts = numbers(stream, b, t, sum(heads), d).split(heads, 2)
+    return [x.transpose(1, 2).requires_grad_() for x in parts]
+
+
 ATTENTION = Op(
     "attention",
     {
         "reference": Way(_reference, tolerance=0.0),
         "sdpa": Way(_sdpa, tolerance=1e-5),
-        "sdpa_fp32": Way(_sdpa_fp32, tolerance=1e-5),
+        "sdpa_fp32": Way(
+            _sdpa_fp32, tolerance=1e-5, dtypes=(torch.float32, torch.bfloat16, torch.float16)
+        ),
         "matmul": Way(_matmul, tolerance=1e-5),
+        "compile": compiled(_reference, tolerance=1e-5),
     },
+    standard="sdpa",
+    draw=_draw,
 )

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surefoot.ops.way import Op, Way
+from surefoot.ops.compiled import compiled
+from surefoot.ops.draw import numbers, sizes
+from surefoot.ops.way import Case, Op, Way, wide
 
 __all__ = ["CROSS_ENTROPY"]
 
@@ -22,7 +24,7 @@ _IGNORED = -100
 
 def _reference(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """All logits at once, softmax in fp32."""
-    logits = F.linear(hidden, weight).float()
+    logits = wide(F.linear(hidden, weight))
     return F.cross_entropy(logits, targets, ignore_index=_IGNORED, reduction="sum")
 
 
@@ -43,15 +45,16 @@ def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros((), device=hidden.device)
+        exact = wide(hidden[:0]).dtype
+        total = torch.zeros((), dtype=exact, device=hidden.device)
         wanted = any(ctx.needs_input_grad[:2])
         by_hidden = torch.empty_like(hidden) if wanted else None
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        by_weight = torch.zeros_like(weight, dtype=exact) if wanted else None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.size(0), _CHUNK):
                 span = slice(start, start + _CHUNK)
                 h, t = hidden[span], targets[span]
-                logs = F.linear(h, weight).float().log_softmax(-1)
+                logs = wide(F.linear(h, weight)).log_softmax(-1)
                 total += F.nll_loss(logs, t, ignore_index=_IGNORED, reduction="sum")
                 if by_hidden is not None and by_weight is not None:
                     by_logits = _by_logits(logs, t).to(weight.dtype)
@@ -75,10 +78,37 @@ def _by_logits(logs: Tensor, targets: Tensor) -> Tensor:
     return found.mul_(counted)
 
 
+def _torch(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Torch's own fusion of both, in fp32 also under autocast: it would add the loss in bf16."""
+    fused: Any = getattr(F, "linear_cross_entropy")  # noqa: B009 - newer than the oldest torch
+    with torch.autocast(hidden.device.type, enabled=False):
+        found: Tensor = fused(
+            hidden.to(weight.dtype), weight, targets, ignore_index=_IGNORED, reduction="sum"
+        )
+    return found
+
+
+def _has_fusion(device: torch.device) -> str | None:
+    return None if hasattr(F, "linear_cross_entropy") else f"torch {torch.__version__} lacks it"
+
+
+def _draw(stream: torch.Generator, large: bool) -> Case:
+    n, c, v = (1024, 128, 2048) if large else sizes(stream, 600, 40, 90)
+    hidden, weight = numbers(stream, n, c), numbers(stream, v, c)
+    targets = torch.randint(0, v, (n,), generator=stream)
+    targets[1::5] = _IGNORED
+    return [hidden.requires_grad_(), weight.requires_grad_(), targets]
+
+
 CROSS_ENTROPY = Op(
     "cross_entropy",
     {
         "reference": Way(_reference, tolerance=0.0),
         "chunked": Way(_chunked, tolerance=1e-5),
+        "torch": Way(
+            _torch, tolerance=1e-5, dtypes=(torch.float64, torch.float32), obstacle=_has_fusion
+        ),
+        "compile": compiled(_reference, tolerance=1e-5),
     },
+    draw=_draw,
 )
