@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from machine import heading
+from machine import goal, heading
 
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Optim
@@ -41,12 +41,15 @@ ROUNDS, ROWS, STEPS = 7, 2000, 20
 MILLION = 1_000_000
 REPORT = "from surefoot.track.report import refresh; refresh(Path(sys.argv[1]), pictures=False)"
 SHOW = "from surefoot.cli import main; main(['show', sys.argv[1]])"
+COMPARE = "from surefoot.cli import main; main(['compare', *sys.argv[1:], '--runs', '{runs}'])"
+LIST = "from surefoot.cli import main; main(['runs', '--runs', '{runs}'])"
+MOST, ROOM, QUICK = 5.0, 200.0, 0.15  # seconds, MB, seconds for a list
 CHILD = """
-import sys, time
+import os, sys
 from pathlib import Path
 {work}
 peak = next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split()[1]
-print(time.process_time(), peak, file=sys.stderr)  # seconds, KiB
+print(sum(os.times()[:4]), peak, file=sys.stderr)  # seconds, also of children, and KiB
 """
 
 
@@ -110,31 +113,55 @@ def logging() -> list[str]:
     return lines
 
 
-def long_run(runs: Path) -> RunFolder:
-    """Make a run of two million rows."""
-    run = RunFolder.create(runs, "charlm", "long", {}, {"max_steps": 2 * MILLION})
+def long_run(runs: Path, name: str, rows: int) -> RunFolder:
+    """Make a run of many rows."""
+    run = RunFolder.create(runs, "charlm", name, {}, {"max_steps": rows})
     with (run.path / "metrics.jsonl").open("w", encoding="utf-8") as file:
-        for step in range(1, 2 * MILLION + 1):
+        for step in range(1, rows + 1):
             head = {"kind": "train", "step": step, "learner": "main", "segment": 0, "time": step}
             values = {"loss": 3 + 1 / step, "lr": 1e-3, "grad_norm": 0.8, "tokens_per_s": 18234.5}
             file.write(json.dumps({**head, **values}) + "\n")
-    run.update(status="done", step=2 * MILLION)
+    run.update(status="done", step=rows)
     return run
 
 
+def ask(work: str, *arguments: str) -> tuple[float, float]:
+    """Return the CPU seconds and the peak of memory, in MB, of a process that does `work`."""
+    command = [sys.executable, "-c", CHILD.format(work=work), *arguments]
+    spent, peak = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stderr.split()[-2:]
+    return float(spent), int(peak) / 1e3
+
+
 def reading() -> list[str]:
-    """Return the lines about reading two million rows."""
-    lines = ["| two million rows | CPU seconds | peak memory | size |", "|---|---:|---:|---:|"]
+    """Return the lines about reading two million rows, and about listing many runs."""
+    lines, goals = ["| | CPU seconds | peak memory |", "|---|---:|---:|"], []
     with tempfile.TemporaryDirectory() as folder:
-        run = long_run(Path(folder))
-        for name, work in (("report.html", REPORT), ("surefoot show", SHOW)):
-            command = [sys.executable, "-c", CHILD.format(work=work), str(run.path)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            spent, peak = done.stderr.split()
-            size = (run.path / "report.html").stat().st_size / 1e3 if "report" in name else 0
-            told = f"{size:.0f} kB" if size else ""
-            lines.append(f"| {name} | {float(spent):.1f} | {int(peak) / 1e3:.0f} MB | {told} |")
-    return lines
+        runs = Path(folder)
+        whole, half, other = (
+            str(long_run(runs, name, rows).path)
+            for name, rows in (("whole", 2 * MILLION), ("half", MILLION), ("other", MILLION))
+        )
+        works = {
+            "report.html": (REPORT, whole), "surefoot show": (SHOW, whole),
+            "surefoot compare, with its page, of two runs that share them":
+                (COMPARE.format(runs=runs), half, other),
+        }  # fmt: skip
+        for name, work in works.items():
+            spent, peak = ask(*work)
+            lines.append(f"| two million rows: {name} | {spent:.1f} | {peak:.0f} MB |")
+            goals.append(goal(f"two million rows, {name}", spent, MOST, least=False, unit="s"))
+            goals.append(goal(f"its memory, {name}", peak, ROOM, least=False, unit="MB"))
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(500):
+            RunFolder.create(Path(folder), "charlm", None, {}, {"max_steps": 100})
+        work = LIST.format(runs=folder)
+        found = [ask(work) for _ in range(ROUNDS)]
+        spent, peak = (statistics.median(side) for side in zip(*found, strict=True))
+        lines.append(f"| surefoot runs, 500 of them | {spent:.2f} | {peak:.0f} MB |")
+        goals.append(goal("listing 500 runs", spent, QUICK, least=False, unit="s"))
+    return [*lines, "", *goals]
 
 
 def main() -> None:
