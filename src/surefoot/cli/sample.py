@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,9 @@ from surefoot.track.text import bytes_text, clean
 if TYPE_CHECKING:
     from surefoot.engine import Request, Speaker
 
-__all__ = ["run"]
+__all__ = ["painted", "run"]
+
+QUESTIONS = {"ask": "ask", "rgb": "rgb", "name": "name_text"}  # what is asked, and by which flag
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -102,6 +105,8 @@ def _words() -> argparse.ArgumentParser:
     )  # fmt: skip
     own.add_argument("--learner", help="which model, where a run has several")
     own.add_argument("--ask", metavar="Q", help='a question, like "12 x 34", to every model')
+    own.add_argument("--rgb", metavar="R,G,B", help="a colour, channels from 0 to 1, or #rrggbb")
+    own.add_argument("--name-text", metavar="NAME", help='the name of a colour, like "dusty teal"')
     return own
 
 
@@ -115,8 +120,9 @@ def _sample(argv: list[str]) -> int:
         options.run, runs=options.runs, checkpoint=options.checkpoint, device=options.device,
         dtype=options.dtype, engine=options.engine,
     )  # fmt: skip
-    if options.ask is not None:
-        return _ask(options, speaker, step)
+    for kind, flag in QUESTIONS.items():
+        if (question := getattr(options, flag)) is not None:
+            return _ask(options, speaker, step, kind, question)
     learner = options.learner or next(iter(speaker.models))
     _known([learner], speaker)
     if not options.json:
@@ -141,7 +147,8 @@ def _sample(argv: list[str]) -> int:
 
 def _fits(own: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse flags that do not go together."""
-    given = [f"--{n}" for n in ("prompt", "prompts", "ask", "repl") if getattr(options, n)]
+    names = ("prompt", "prompts", "repl", *QUESTIONS.values())
+    given = [f"--{n.replace('_', '-')}" for n in names if getattr(options, n) not in (None, False)]
     if len(given) > 1:
         own.error(f"{' and '.join(given)}: give one of them")
     if options.repl and (options.json or options.samples > 1):
@@ -252,23 +259,51 @@ def _remark(speaker: Speaker, learner: str, prompt: str | None) -> None:
         print(text, file=sys.stderr)
 
 
-def _ask(options: argparse.Namespace, speaker: Speaker, step: int) -> int:
+def _ask(options: argparse.Namespace, speaker: Speaker, step: int, kind: str, question: str) -> int:
     """Put one question to one learner, or to all."""
     from surefoot.engine import Answerer
 
-    if not isinstance(speaker, Answerer) or "ask" not in speaker.questions:
-        raise SurefootError("this recipe answers no questions", fix="--prompt TEXT lets it write")
+    if not isinstance(speaker, Answerer) or kind not in speaker.questions:
+        what = f"this recipe answers no --{QUESTIONS[kind].replace('_', '-')}"
+        raise SurefootError(what, fix=_instead(speaker))
     names = [options.learner] if options.learner else list(speaker.models)
     _known(names, speaker)
-    found = {name: dict(speaker.questions["ask"](name, options.ask)) for name in names}
+    found = {name: dict(speaker.questions[kind](name, question)) for name in names}
     if options.json:
-        print(json.dumps({"step": step, "ask": options.ask, "answers": found}))
+        told = {"answers": found} if kind == "ask" else found[names[0]]
+        print(json.dumps({"step": step, kind: question, **told}, ensure_ascii=False))
         return 0
     print(f"checkpoint of step {step}", file=sys.stderr)
     for name, facts in found.items():
         label = f"{name:<8} " if len(speaker.models) > 1 else ""
-        print(f"{label}{options.ask} = {facts['text']}")
+        print(f"{label}{question} = {facts['text']}" if kind == "ask" else painted(facts["text"]))
     return 0
+
+
+def _instead(speaker: Speaker) -> str:
+    """Return the flags that this speaker answers."""
+    known = [f"--{QUESTIONS[kind].replace('_', '-')}" for kind in getattr(speaker, "questions", ())]
+    return f"{' or '.join(known)}" if known else "--prompt TEXT lets it write"
+
+
+def painted(text: str) -> str:
+    """Return text for this terminal: before each colour like #0048ba stands a block of it.
+
+    A pipe, a dumb terminal and $NO_COLOR get the text as it is.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal or console.no_color or console.color_system is None:
+        return text
+    found = Text()
+    for piece in re.split(r"(#[0-9a-f]{6}\b)", text):
+        found.append("      ", f"on {piece}") if piece[:1] == "#" and len(piece) == 7 else None
+        found.append(f" {piece}" if piece[:1] == "#" and len(piece) == 7 else clean(piece))
+    with console.capture() as shown:
+        console.print(found, end="", soft_wrap=True)
+    return shown.get()
 
 
 def _known(names: list[str], speaker: Speaker) -> None:

@@ -11,11 +11,11 @@ import operator
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surefoot.engine.learner import Learner
 
-__all__ = ["WINDOW", "checksum"]
+__all__ = ["WINDOW", "checksum", "weights_sum"]
 
 WINDOW = 1 << 15  # parameters looked at in one step, with their moments and their average
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -35,6 +35,13 @@ def checksum(learner: Learner, step: int) -> Tensor:
         by_size.setdefault(view.element_size(), []).append(view)
     found = [torch.cat(v).sum(dtype=torch.int64) for v in by_size.values()]
     return found[0] if len(found) == 1 else torch.stack(found).sum()
+
+
+@torch.no_grad()
+def weights_sum(model: nn.Module) -> int:
+    """Return a sum over the very bits of a model's parameters; it waits for the device."""
+    found = [_bits(p.detach()).sum(dtype=torch.int64) for p in model.parameters()]
+    return int(torch.stack(found).sum()) if found else 0
 
 
 def _whole(learner: Learner) -> list[Tensor]:

@@ -27,7 +27,7 @@ class Job:
     model in eval mode: an evaluation returns metrics (`val_loss` is the one that "best" means),
     a sampler text (from a seed), a drawing a picture or None. `exams` are evaluations that training never
     makes and `surefoot evaluate` does: those on a test set. `data` says for the record what is
-    learned from; `notes` say it to a person. `files` are small texts kept with the run (a
+    learned from, and with `loss_unit` in what losses are, where it is not nats; `notes` say it to a person. `files` are small texts kept with the run (a
     vocabulary), so that the model can be used without its data. `settings` (section.name ->
     value) are what was substituted while building, such as the text that took the place of one
     out of reach; a resume repeats them. `show` writes a batch of one example for a person.

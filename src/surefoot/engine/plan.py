@@ -102,17 +102,22 @@ def farewell(
     seconds: float,
     path: Path,
     *,
+    unit: str,
     report: bool,
 ) -> Iterator[str]:
-    """Yield how it ended: time, best losses and last accuracies; where it is, what to type next."""
+    """Yield how it ended: time, best losses and last accuracies; where it is, what to type next.
+
+    `unit` is that of losses; those in nats are told in bits, too.
+    """
     minutes, rest = divmod(round(seconds), 60)
     yield f"done   step {state.step} in " + (f"{minutes} min {rest} s" if minutes else f"{rest} s")
     for name, learner in state.learners.items():
         label = "" if len(state.learners) == 1 else f"{name}: "
         if "best" in learner.memory:
             step, loss = learner.memory["best"]
-            bits = loss / math.log(2)
-            yield f"best   {label}val loss {_digits(loss)} nats, {_digits(bits)} bits, at step {step}"
+            bits = f", {_digits(loss / math.log(2))} bits" if unit == "nats" else ""
+            told = f"{_digits(loss)} {unit}".rstrip()
+            yield f"best   {label}val loss {told}{bits}, at step {step}"
         last = scores.get(name, {})
         shares = [f"{word} {last[key]:.1%}" for key, word in _SHARES.items() if key in last]
         if shares:

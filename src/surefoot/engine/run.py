@@ -194,7 +194,9 @@ def _train(
     folder.update(status=status, ended=now(), step=state.step, best=best)
     if status == "done":
         seconds, report = time.monotonic() - begun, config.track.report
-        for line in farewell(state, conductor.scores, seconds, folder.path, report=report):
+        unit = job.data.get("loss_unit", "nats")
+        lines = farewell(state, conductor.scores, seconds, folder.path, unit=unit, report=report)
+        for line in lines:
             record.note(line)
     result = Result(folder.path, status, state.step, conductor.scores, best, tape.proven)
     if status == "stopped":
