@@ -240,3 +240,15 @@ def test_empty_file_and_empty_section_say_nothing(yaml: Any) -> None:
     found = settle(files=[yaml("")])
     assert found.notes == ["run.yaml says nothing"]
     assert settle(files=[yaml("train:\noptim: {}\n")]).config == settle().config
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "bound"),
+    [
+        ("--threads", "0", "at least 1"), ("--threads", "100000", "at most 1024"),
+        ("--prefetch-threads", "-1", "at least 0"), ("--micro-batch-size", "0", "at least 1"),
+    ],
+)  # fmt: skip
+def test_counts_that_no_machine_has_are_refused(flag: str, value: str, bound: str) -> None:
+    with pytest.raises(ConfigError, match=f"auto or a number of {bound}"):
+        settle(flag, value)

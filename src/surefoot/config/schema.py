@@ -8,7 +8,7 @@ refused. This module builds nothing and imports no torch.
 from __future__ import annotations
 
 import re
-from math import isqrt
+from math import inf, isqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ __all__ = [
     "knob",
     "largest_divisor",
 ]
+
+MOST_THREADS = 1024  # with very many, libraries take the stack and the process dies without a word
 
 
 def knob(default: Any, doc: str, **rules: Any) -> Any:
@@ -161,8 +163,10 @@ class Machine(Section):
     @classmethod
     def _count(cls, value: int | str, info: Any) -> int | str:
         least = 0 if info.field_name == "prefetch_threads" else 1
-        if isinstance(value, int) and value < least:
-            raise ValueError(f"expected auto or a number of at least {least}")
+        most = inf if info.field_name == "micro_batch_size" else MOST_THREADS
+        if isinstance(value, int) and not least <= value <= most:
+            bound = f"at least {least}" if value < least else f"at most {most}"
+            raise ValueError(f"expected auto or a number of {bound}")
         return value
 
 
