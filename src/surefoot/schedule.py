@@ -98,8 +98,13 @@ class OneCycle:
     div: float = 25.0
     final_div: float = 1e4
 
+    @property
+    def peak(self) -> int:
+        """The step at which the rate is highest, reached also by the shortest runs."""
+        return max(1, round(self.rise * self.end))
+
     def __call__(self, step: int) -> float:
-        peak = max(1.0, self.rise * self.end)
+        peak = self.peak
         low, last = 1 / self.div, 1 / (self.div * self.final_div)
         if step < peak:
             return low + (1 - low) * 0.5 * (1 - math.cos(math.pi * step / peak))

@@ -35,12 +35,14 @@ def load(
     """
     from surefoot.engine import open_world
     from surefoot.engine.load import fill, narrow
+    from surefoot.engine.rebuild import repeated
 
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
     if kept.recipe.speak is None:
         raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
-    speaker = kept.recipe.speak(kept.config, kept.files(), open_world(device))
+    config = repeated(kept.config, folder.meta)
+    speaker = kept.recipe.speak(config, kept.files(), open_world(device))
     step = fill(speaker.models, folder, checkpoint)
     if engine == "llama.cpp":
         from surefoot.engine.export import through_llama

@@ -15,6 +15,9 @@ ALLOWED = {
     ("track/log.py", "addHandler"),  # a NullHandler on our own logger
     ("engine/debug.py", "simplefilter"),  # inside `catch_warnings`
     ("data/clean.py", "simplefilter"),  # inside `catch_warnings`
+    ("data/compile_rate.py", "simplefilter"),  # inside `catch_warnings`
+    ("recipes/code/base.py", "simplefilter"),  # inside `catch_warnings`
+    ("recipes/code/base.py", "setLevel"),  # of libraries while they load, and put back
     ("engine/onnx_file.py", "simplefilter"),  # inside `catch_warnings`
     ("engine/onnx_file.py", "setLevel"),  # of torch's exporter while it works, and put back
 }

@@ -94,6 +94,11 @@ class BPE:
         found: str = self._library.decode(tokens.tolist(), skip_special_tokens=False)
         return found
 
+    def token(self, name: str) -> int | None:
+        """Return the number of the token called `name`, or None."""
+        found: int | None = self._library.token_to_id(name)
+        return found
+
     def to_json(self) -> str:
         """Return the library's JSON."""
         return self._text

@@ -238,12 +238,17 @@ class Conductor:
         return "val_loss" in found and self._judge(name, step, found["val_loss"])
 
     def _judge(self, name: str, step: int, loss: float) -> bool:
-        """Keep the best value and the patience in the learner's memory, which is saved."""
+        """Keep the best value and the patience in the learner's memory, which is saved.
+
+        Patience counts from the peak of a one-cycle schedule on: while the rate rises, the loss may
+        wait, and what comes after the peak is what the schedule is for.
+        """
         policy, memory = self.policy(name), self.state.learners[name].memory
         best = memory.get("best")
         improved = math.isfinite(loss) and (best is None or loss < best[1] - policy.min_delta)
         memory["score"] = [step, loss]
-        memory["waited"] = 0 if improved else memory.get("waited", 0) + 1
+        rising = step <= getattr(self.state.learners[name].schedule, "peak", 0)
+        memory["waited"] = 0 if improved or rising else memory.get("waited", 0) + 1
         if improved:
             memory["best"] = [step, loss]
         if policy.patience and memory["waited"] >= policy.patience:

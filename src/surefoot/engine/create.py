@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.config.fields import changed
 from surefoot.config.files import dump
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
@@ -66,7 +67,7 @@ def create(
     limit = config.limit(len(job.source))
     horizon = config.schedule.horizon or config.schedule.decay_steps or limit
     horizons = prepare(job, config, {})
-    pins, plan = fit.choose(config, job, world, limit, cache)
+    pins, plan = fit.choose(changed(config, job.settings), job, world, limit, cache)
     room_for(runs, plan.disk)
     pinned = {**pins.as_dict(), "horizon": horizon}
     resolved = {k: v for k, v in pinned.items() if k != "why"}

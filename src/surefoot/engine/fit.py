@@ -103,11 +103,13 @@ def choose(
 def _plan(
     config: RunConfig, job: Job, pins: Pins, known: Mapping[str, Any], steps: int | None
 ) -> Plan:
-    weights = sum(p.numel() * 4 for x in job.learners.values() for p in x.parameters)
+    learners = job.learners.values()
+    weights = sum(p.numel() * 4 for x in learners for p in x.parameters)
+    frozen = sum(p.nbytes for x in learners for p in x.model.parameters() if not p.requires_grad)
     moments = 2 if config.optim.kind == "adamw" else 1.5
     state = int(weights * (1 + moments))
     kept = config.keep.last + 1 + config.keep.best / (1 + moments)
-    memory = int(state + weights + known["activation_bytes"] * pins.micro_batch_size)
+    memory = int(frozen + state + weights + known["activation_bytes"] * pins.micro_batch_size)
     step = float(known["step_seconds"])
     return Plan(memory, weights, None if steps is None else steps * step, int(state * kept), step)
 
@@ -333,7 +335,8 @@ class _Probe:
     def _activations(self, pins: Pins) -> int:
         """Return bytes kept for backward by one example, summed over storages."""
         kept: dict[int, int] = {}
-        owned = {p.data_ptr() for x in self.job.learners.values() for p in x.parameters}
+        models = [x.model for x in self.job.learners.values()]
+        owned = {p.data_ptr() for model in models for p in model.parameters()}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()

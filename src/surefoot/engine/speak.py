@@ -101,23 +101,30 @@ class TextSpeaker:
         """
         if learner in self.engines:  # they write one text at a time
             return ["".join(self.reply(learner, request)) for request in requests]
-        groups: dict[Any, list[int]] = {}
         prompts = [self._read(request.prompt) for request in requests]
+        return [text for text, _ in self.continuations(learner, prompts, requests)]
+
+    def continuations(
+        self, learner: str, prompts: Sequence[NDArray[np.int64]], requests: Sequence[Request]
+    ) -> list[tuple[str, bool]]:
+        """Like `replies`, for prompts as tokens [n]; also whether each text ended by itself."""
+        groups: dict[Any, list[int]] = {}
         for i, request in enumerate(requests):
             key = (len(prompts[i]), replace(request, prompt=None, seed=0))
             groups.setdefault(key, []).append(i)
-        found = [""] * len(requests)
+        found = [("", False)] * len(requests)
         for (_, shared), members in groups.items():
             known = torch.from_numpy(np.stack([prompts[i] for i in members]))
             texts = [_Writing(self.tokenizer, self.border, shared.stop) for _ in members]
             seeds = [requests[i].seed for i in members]
+            said = [""] * len(members)
             for tokens in self._generate(learner, known, shared, seeds):
-                for i, text, token in zip(members, texts, tokens.tolist()):
-                    found[i] += text.push(token)
+                said = [a + text.push(t) for a, text, t in zip(said, texts, tokens.tolist())]
                 if all(text.done for text in texts):
                     break
-            for i, text in zip(members, texts):
-                found[i] += text.rest()
+            for i, text, start in zip(members, texts, said):
+                whole = text.done
+                found[i] = (start + text.rest(), whole)
         return found
 
     def remark(self, learner: str, prompt: str | None) -> str | None:

@@ -49,25 +49,28 @@ class _Chunked(torch.autograd.Function):
         total = torch.zeros((), dtype=exact, device=hidden.device)
         wanted = any(ctx.needs_input_grad[:2])
         by_hidden = torch.empty_like(hidden) if wanted else None
-        by_weight = torch.zeros_like(weight, dtype=exact) if wanted else None
+        trained = ctx.needs_input_grad[1]  # a head that nobody trains needs none
+        by_weight = torch.zeros_like(weight, dtype=exact) if trained else None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.size(0), _CHUNK):
                 span = slice(start, start + _CHUNK)
                 h, t = hidden[span], targets[span]
                 logs = wide(F.linear(h, weight)).log_softmax(-1)
                 total += F.nll_loss(logs, t, ignore_index=_IGNORED, reduction="sum")
-                if by_hidden is not None and by_weight is not None:
+                if by_hidden is not None:
                     by_logits = _by_logits(logs, t).to(weight.dtype)
                     torch.mm(by_logits, weight, out=by_hidden[span])
-                    by_weight += by_logits.T @ h
+                    if by_weight is not None:
+                        by_weight += by_logits.T @ h
         ctx.save_for_backward(by_hidden, by_weight)
         ctx.kind = weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         by_hidden, by_weight = ctx.saved_tensors
-        return by_hidden * grad.to(by_hidden.dtype), (by_weight * grad).to(ctx.kind), None
+        for_weight = None if by_weight is None else (by_weight * grad).to(ctx.kind)
+        return by_hidden * grad.to(by_hidden.dtype), for_weight, None
 
 
 def _by_logits(logs: Tensor, targets: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ __all__ = ["Adoption", "Recipe", "find", "import_file", "names"]
 
 _SHIPPED = {
     "charlm": "surefoot.recipes.charlm:recipe",
+    "code": "surefoot.recipes.code:recipe",
     "colours": "surefoot.recipes.colours:recipe",
     "gpt": "surefoot.recipes.gpt:recipe",
     "multiply": "surefoot.recipes.multiply:recipe",

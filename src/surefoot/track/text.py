@@ -149,13 +149,30 @@ def train_parts(row: Mapping[str, Any]) -> list[str]:
 
 
 def eval_parts(row: Mapping[str, Any]) -> list[str]:
-    """Return what an eval row says as short texts, the well-known ones first and in plain words."""
-    parts = []
-    for key, value in row.items():
-        amount = None if isinstance(value, bool) else real(value)
-        if key not in _PLACE and amount is not None:
-            parts.append(_metric(key, amount))
-    return parts
+    """Return what an eval row says as short texts, the well-known ones first and in plain words.
+
+    An interval, KEY_low and KEY_high, and what a model was before, base_KEY, stand beside KEY.
+    """
+    amounts = {
+        key: amount
+        for key, value in row.items()
+        if key not in _PLACE and not isinstance(value, bool) and (amount := real(value)) is not None
+    }
+    beside = {f"{key}_{end}" for key in amounts for end in ("low", "high")}
+    beside |= {f"base_{key}" for key in amounts}
+    return [_metric(k, v) + _beside(k, amounts) for k, v in amounts.items() if k not in beside]
+
+
+def _beside(key: str, amounts: Mapping[str, float]) -> str:
+    low, high = amounts.get(f"{key}_low"), amounts.get(f"{key}_high")
+    said = [] if low is None or high is None else [f"{_rough(low)} to {_rough(high)}"]
+    base = amounts.get(f"base_{key}")
+    said += [] if base is None else [f"base {_rough(base)}"]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _rough(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _metric(key: str, value: float) -> str:

@@ -1,0 +1,123 @@
+"""Say of pieces of Python whether they compile. Runs as a process of its own; executes none.
+
+Started by compile_rate.py with this file's path, without site packages, in a process that may use
+one gigabyte and some seconds. Reads a line of JSON for each piece, writes one for each verdict.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tokenize
+from typing import Any
+
+__all__ = ["compiles", "judge", "limit", "lines_of", "main"]
+
+_BYTES, _SECONDS = 1 << 30, 10
+_FORBIDDEN = ("exec", "open", "import", "os.", "socket.", "subprocess.", "ctypes.")
+
+
+def limit() -> None:
+    """Take away what judging needs none of."""
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's clock remains
+        pass
+    else:
+        resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    compile("x = 1", "<warm>", "exec")  # whatever compiling imports comes before the hook
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(_FORBIDDEN):
+            raise PermissionError(event)
+
+    sys.addaudithook(refuse)
+
+
+def compiles(source: str) -> bool:
+    """Whether Python takes `source`; nothing of it runs."""
+    try:
+        compile(source, "<piece>", "exec", dont_inherit=True)
+    except Exception:  # SyntaxError, ValueError, RecursionError, MemoryError, OverflowError
+        return False
+    return True
+
+
+def lines_of(source: str, first: int) -> tuple[list[tuple[int, int]], int | None, bool]:
+    """Return (column, last row) of whole logical lines from row `first` on.
+
+    The second answer is the column of a line that the end of the text cuts off, the third whether
+    something cannot be read that more text would not mend.
+    """
+    found: list[tuple[int, int]] = []
+    start: tuple[int, int] | None = None
+    skipped = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    last = source.count("\n") + 1
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.NEWLINE:
+                if not token.string:  # the end of the text, and not of the line
+                    break
+                if start is not None and start[0] >= first:
+                    found.append((start[1], token.start[0]))
+                start = None
+            elif token.type not in skipped and start is None:
+                start = token.start
+    except tokenize.TokenError as error:
+        row = error.args[1][0] if len(error.args) > 1 else 0
+        return found, _column(start, first), "EOF" not in str(error) and row < last
+    except SyntaxError as error:  # such as a dedent to nowhere
+        return found, None, (error.lineno or 0) < last
+    return found, _column(start, first), False
+
+
+def _column(start: tuple[int, int] | None, first: int) -> int | None:
+    return start[1] if start is not None and start[0] >= first else None
+
+
+def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
+    """Judge a completion of a function body that begins at `column`.
+
+    `whole` says that the model ended by itself. `cut` is the verdict on what stands before the
+    end of the function, or where there is none, before the last statement, which may be half.
+    """
+    source = prefix + text + ("\n" if whole else "")
+    rows = source.split("\n")
+    found, half, broken = lines_of(source, prefix.count("\n") + 1)
+    over = next((i for i, line in enumerate(found) if line[0] < column), None)
+    if over is None and half is not None and half < column:
+        over = len(found)
+    inside = found if over is None else found[:over]
+    if over is None and not whole:
+        head = max((i for i, line in enumerate(inside) if line[0] == column), default=0)
+        opens = bool(inside) and rows[inside[head][1] - 1].rstrip().endswith(":")
+        if opens or head < len(inside) - 1:
+            inside = inside[:head]
+    usable = bool(inside) and (over is not None or not broken)
+    kept = "\n".join(rows[: inside[-1][1]]) + "\n" if usable else ""
+    return {
+        "as_is": compiles(source),
+        "cut": bool(kept) and compiles(kept),
+        "ended": whole or over is not None,
+        "empty": not text.strip(),
+    }
+
+
+def main() -> None:
+    """Judge what comes in, until nothing does."""
+    limit()
+    for line in sys.stdin:
+        told = json.loads(line)
+        try:
+            verdict = judge(told["prefix"], told["text"], told["column"], told["whole"])
+        except Exception:  # of the judge itself, in a piece made to break it
+            verdict = {"as_is": False, "cut": False, "ended": False, "empty": False}
+        sys.stdout.write(json.dumps(verdict) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""Low-rank adapters on a pretrained model, and the pretrained model as the engine wants it.
+
+`peft` makes the adapters (Hu et al., "LoRA", 2021) and `transformers` the model; this adds what
+they leave open: masks of dropout that are functions of keys, a loss that never holds all logits,
+optimiser groups that are told and not guessed, and a guard against a fault of `bitsandbytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surefoot.errors import ConfigError
+from surefoot.nn.dropout import Dropout
+from surefoot.ops import CROSS_ENTROPY, Op
+
+__all__ = [
+    "Lora",
+    "Pretrained",
+    "Writer",
+    "adapt",
+    "adapter_groups",
+    "frozen_digest",
+    "guard_four_bit",
+    "linears",
+    "recompute_layers",
+]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What adapters are like: `alpha / rank` scales them, with `rslora` alpha / sqrt(rank).
+
+    `targets` are names of linear layers, or "all". `dora` also learns the length of each row (Liu
+    et al., 2024); `freeze_a` trains only the second factor (Zhang et al., "LoRA-FA", 2023), which
+    then need not remember the inputs of the layer.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all",)
+    rslora: bool = False
+    dora: bool = False
+    freeze_a: bool = False
+
+
+class Pretrained(nn.Module):
+    """A causal language model of `transformers`, with or without adapters.
+
+    `model(x)` gives logits f32[B, T, V]; `model(x, y)` the loss in nats summed over the targets
+    i64[B, T] that are not -100.
+    """
+
+    kernels: ClassVar[dict[str, Op]] = {"entropy": CROSS_ENTROPY}
+
+    def __init__(self, inner: nn.Module, context: int) -> None:
+        super().__init__()
+        self.inner = inner
+        outer: Any = inner
+        causal: Any = outer.get_base_model() if hasattr(inner, "peft_config") else inner
+        self.config = _Size(context, causal.config)
+        self.entropy = CROSS_ENTROPY.call
+        self._parts = (causal,)  # a tuple, so that nothing is registered twice
+        self._adapted = [m for m in inner.modules() if hasattr(m, "lora_A")]
+
+    @property
+    def causal(self) -> Any:
+        """The model of `transformers` itself."""
+        return self._parts[0]
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.causal.get_output_embeddings().weight.size(0))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return logits, or with targets the summed loss."""
+        hidden = self.hidden(x)[0]  # [B, T, C]
+        head = self.causal.get_output_embeddings()
+        if y is None:
+            return self.logits(hidden)
+        if _plain(head, self.causal.config):
+            # Else a gradient would be made for a head that nobody trains.
+            weight = head.weight if head.weight.requires_grad else head.weight.detach()
+            return self.entropy(hidden.flatten(0, 1), weight, y.flatten())
+        logits = self.logits(hidden)
+        return F.cross_entropy(
+            logits.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="sum"
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return f32[..., V] for hidden states [..., C]."""
+        found = self.causal.get_output_embeddings()(hidden).float()
+        return _as_said(found, self.causal.config)
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Inside the block the adapters are off: the model as it was before training."""
+        inner: Any = self.inner
+        with inner.disable_adapter():
+            yield
+
+    def hidden(self, x: Tensor, **options: Any) -> Any:
+        """Return what the blocks make of tokens i64[B, T], [B, T, C] first of all."""
+        mixed = torch.is_autocast_enabled(x.device.type)
+        for layer in self._adapted:  # autocast narrows the factors; else the input is widened
+            layer.cast_input_dtype_enabled = not mixed  # type: ignore[assignment]
+        return self.causal.base_model(input_ids=x, **{"use_cache": False, **options})
+
+
+class Writer:
+    """A pretrained model that reads token by token and says what comes next (engine/sample.py)."""
+
+    def __init__(self, model: Pretrained) -> None:
+        self.model = model
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model sees at once."""
+        return self.model.config.context
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens are expected."""
+        return next(self.model.parameters()).device
+
+    def empty(self, batch: int) -> Any:
+        """Return the empty memory of texts; it grows with them."""
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, pasts: Any) -> Tensor:
+        """Read tokens i64[B, T] after those in `pasts`; return logits f32[B, V] of what is next."""
+        hidden = self.model.hidden(tokens, past_key_values=pasts, use_cache=True)[0][:, -1]
+        return self.model.logits(hidden)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The sizes that the engine asks a model for."""
+
+    context: int
+    public: Any
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.public.num_hidden_layers)
+
+
+def _plain(head: nn.Module, config: Any) -> bool:
+    """Whether logits are nothing but hidden states times the weights of the head."""
+    told = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    altered = any(getattr(config, name, None) not in (None, 1.0) for name in told)
+    return type(head) is nn.Linear and head.bias is None and not altered
+
+
+def _as_said(logits: Tensor, config: Any) -> Tensor:
+    """Do to logits what the model's own head does after the product."""
+    if scale := getattr(config, "logits_scaling", None):
+        logits = logits / scale
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def linears(model: nn.Module) -> dict[str, int]:
+    """Return the names that linear layers of the blocks go by, and how many layers each names."""
+    causal: Any = model
+    head = causal.get_output_embeddings()
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            last = name.rpartition(".")[2]
+            found[last] = found.get(last, 0) + 1
+    return found
+
+
+def adapt(model: nn.Module, lora: Lora, seed: int) -> nn.Module:
+    """Return `model` with fresh adapters in its linear layers; only they are trained.
+
+    Until the first update it computes what it computed before. Raises ConfigError for targets
+    that are no linear layers of the model, and lists those.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    causal: Any = model
+    there = linears(causal)
+    unknown = [t for t in lora.targets if t != "all" and t not in there]
+    if unknown:
+        names = ", ".join(there)
+        what = f"adapter.targets: no linear layer is called {', '.join(unknown)}"
+        raise ConfigError(what, fix=f"all, or of: {names}")
+    options: dict[str, Any] = {
+        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
+        "target_modules": "all-linear" if "all" in lora.targets else list(lora.targets),
+        "use_rslora": lora.rslora, "use_dora": lora.dora, "bias": "none",
+        "task_type": "CAUSAL_LM",
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted: nn.Module = get_peft_model(causal, LoraConfig(**options))
+    for module in adapted.modules():
+        masks: Any = getattr(module, "lora_dropout", {})
+        for name, layer in masks.items():
+            if isinstance(layer, nn.Dropout):
+                masks[name] = Dropout(layer.p)
+    for name, parameter in adapted.named_parameters():
+        if lora.freeze_a and ".lora_A." in name:
+            parameter.requires_grad_(False)
+    return adapted
+
+
+def adapter_groups(
+    model: nn.Module, lr: float, ratio: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Sort what is trained into optimiser groups, each with `name`, `lr`, `peak`, `weight_decay`.
+
+    The second factors learn `ratio` times as fast as the first (Hayou et al., "LoRA+", 2024);
+    lengths of rows and other vectors at the plain rate and without decay. The last group has the
+    plain rate.
+    """
+    named: dict[str, list[Tensor]] = {"B": [], "vectors": [], "A": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        vector = parameter.dim() < 2 or "lora_magnitude" in name
+        second = ".lora_B." in name or "lora_embedding_B" in name
+        named["vectors" if vector else "B" if second else "A"].append(parameter)
+    rates = {"B": lr * ratio, "vectors": lr, "A": lr}
+    return [
+        {
+            "name": name, "params": params, "lr": rates[name], "peak": rates[name],
+            "weight_decay": 0.0 if name == "vectors" else weight_decay,
+        }
+        for name, params in named.items() if params
+    ]  # fmt: skip
+
+
+def guard_four_bit(model: nn.Module) -> int:
+    """Keep 4-bit layers from repacking themselves for inference; return how many there are.
+
+    On processors with bf16 instructions, bitsandbytes 0.50 rewrites the weights of a layer in its
+    first evaluation for a kernel that has no backward: gradients through the base are then dropped
+    with no more than a warning, and the weights are no longer those that were loaded.
+    """
+    layers = [m for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    return len(layers)
+
+
+def recompute_layers(model: Any) -> None:
+    """Keep only the inputs of the layers; what is inside is computed again for the gradient."""
+    name = "activation_checkpointing_enable"  # as transformers 5.20 and later call it
+    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """Return a name of all the model's bits, quantised weights and their constants included."""
+    state = xxhash.xxh3_128()
+    for name, tensor in sorted(_tensors(model.state_dict()).items()):
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        state.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return state.hexdigest()
+
+
+def _tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}

