@@ -41,6 +41,14 @@ def test_the_split_depends_on_the_names_alone() -> None:
     assert (turned.held_out[order] == WIKIPEDIA.held_out).all()
 
 
+def test_fewer_names_train_and_the_same_are_held_out() -> None:
+    some, more = load("wikipedia", 0.1, 50), load("wikipedia", 0.1, 100)
+    assert len(Names(some)) == 50
+    assert set(some.rows(held_out=False)) < set(more.rows(held_out=False))
+    assert (some.rows(held_out=True) == WIKIPEDIA.rows(held_out=True)).all()
+    assert Names(some).fingerprint != Names(more).fingerprint
+
+
 def test_a_batch_is_places_that_train() -> None:
     source = Names(WIKIPEDIA)
     row = source.batch(np.arange(len(source)), np.zeros(len(source), dtype=np.int64), 1).fields

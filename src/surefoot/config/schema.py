@@ -242,6 +242,9 @@ class Track(Section):
     update_ratio: bool = circumstance(
         False, "Also log how far updates move the weights, relative to their size, by layer."
     )
+    life_check: bool = circumstance(
+        True, "Look in the first steps whether the model learns, and name what does not."
+    )
     sinks: tuple[str, ...] = circumstance(
         (), "Python files with `open_sink`, each told everything that is recorded."
     )

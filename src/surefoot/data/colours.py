@@ -120,13 +120,15 @@ class Colours:
     """A list: names as they are written, values u8[n, 3], and the share of values held out.
 
     Names with the same value are always on the same side. Who is held out is a hash of the first
-    of them in the alphabet, and so the same in every run.
+    of them in the alphabet, and so the same in every run. `most` is how many names train, None
+    for all: those whose own hashes are the lowest.
     """
 
     list_name: str
     names: tuple[str, ...]
     values: NDArray[np.uint8]
     val_ratio: float
+    most: int | None = None
 
     @cached_property
     def rgb(self) -> Float:
@@ -149,7 +151,11 @@ class Colours:
 
     def rows(self, held_out: bool) -> Int:
         """Return the places of the names that train, or of those that do not, i64[m]."""
-        return np.flatnonzero(self.held_out == held_out)
+        found = np.flatnonzero(self.held_out == held_out)
+        if held_out or self.most is None:
+            return found
+        hashes = [_hash(self.folded[place]) for place in found.tolist()]
+        return np.sort(found[np.argsort(hashes, kind="stable")[: self.most]])
 
     def nearest(self, rgb: NDArray[np.float64], count: int) -> list[tuple[str, str, float]]:
         """Return (name, #rrggbb, difference by CIEDE2000) of the `count` colours nearest to f64[3]."""
@@ -165,12 +171,12 @@ def _hash(name: str) -> float:
     return int.from_bytes(blake2b(name.encode(), digest_size=6).digest(), "big") / 2.0**48
 
 
-def load(name: ListName, val_ratio: float) -> Colours:
+def load(name: ListName, val_ratio: float, most: int | None = None) -> Colours:
     """Return one of the lists that come with the package."""
     text = (resources.files("surefoot.data") / "lists" / f"colours_{name}.csv").read_text("utf-8")
     rows = list(csv.reader(text.splitlines()))[1:]
     values = np.array([list(bytes.fromhex(code[1:])) for _, code in rows], dtype=np.uint8)
-    return Colours(name, tuple(written for written, _ in rows), values, val_ratio)
+    return Colours(name, tuple(written for written, _ in rows), values, val_ratio, most)
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,8 @@ class Names:
 
     @property
     def fingerprint(self) -> str:
-        return f"colours/1/{self.colours.list_name}/{self.colours.val_ratio:g}"
+        c = self.colours
+        return f"colours/1/{c.list_name}/{c.val_ratio:g}/{len(self)}"
 
     @cached_property
     def _rows(self) -> Int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from surefoot.config.learners import alone
 from surefoot.config.schema import RunConfig, Train
+from surefoot.data.batch import Data
 from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
+from surefoot.engine.life import EXAMPLES, LATER, Life
 from surefoot.engine.look import draw, look_at, sample
 from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.meter import Meter, Timed, sparse
@@ -51,6 +53,7 @@ class Conductor:
     meter: Meter = field(default_factory=Meter)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
+    _lives: dict[str, Life] = field(default_factory=dict)
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
 
@@ -66,6 +69,7 @@ class Conductor:
             self._save()
         every = self.config.cadence.log_every if self.config.track.update_ratio else 0
         self._ratios = {n: watch_updates(x, every) for n, x in self.state.learners.items() if every}
+        self._lives = dict(self._watched())
         while not self.state.finished:
             try:
                 for report in self._steps():
@@ -99,6 +103,7 @@ class Conductor:
             self.witness.write(report)
         for happening in report.happenings:
             self._tell(report, happening)
+        self._live(report)
         kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
         rolled = len(kept) < len(report.readings)
         if rolled:  # what was undone is neither logged nor looked at
@@ -125,6 +130,34 @@ class Conductor:
             "event", report.step, happening.learner,
             event=happening.event.name.lower(), value=happening.value, why=happening.why,
         )  # fmt: skip
+
+    def _watched(self) -> Iterator[tuple[str, Life]]:
+        """Yield the learners that are young, with those who look whether they live."""
+        young = {n: x for n, x in self.state.learners.items() if x.updates < LATER}
+        seed, size = self.config.train.seed, self.config.train.batch_size
+        for name, learner in young.items() if self.config.track.life_check else ():
+            count = min(EXAMPLES, size, learner.micro or size)
+            batch = Data(self.job.source, seed, size).batch(0, 0, count)
+            life = Life(learner, self.world.to(batch), derive(seed, "life"))
+            if self._try_life(name, life.watch) is not None:
+                yield name, life
+
+    def _live(self, report: Report) -> None:
+        """Say what is found to be dead; the numbers of the run do not depend on it."""
+        for name in [n for n in report.readings if n in self._lives]:
+            found = self._try_life(name, self._lives[name].findings)
+            for text in found or ():
+                self.record.note(f"{self._prefix(name)}step {report.step}: {text}", "warning")
+            if found is None or self._lives[name].done:
+                del self._lives[name]
+
+    def _try_life(self, name: str, look: Callable[[], list[str]]) -> list[str] | None:
+        try:
+            return look()
+        except Exception as error:  # a loss that only works in training, for example
+            text = f"{self._prefix(name)}whether it lives is not known: {type(error).__name__}: {error}"
+            self.record.note(text, "warning")
+            return None
 
     def _prefix(self, learner: str) -> str:
         return "" if len(self.state.learners) == 1 else f"{learner}: "

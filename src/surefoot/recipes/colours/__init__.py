@@ -25,14 +25,14 @@ EXAMPLES = ("rgb 0,0.28,0.73", "name dusty teal")  # written down while training
 
 def build(config: ColoursConfig, world: World) -> Job:
     """Set up the list and the model."""
-    from surefoot.data.colours import Names, load
+    from surefoot.data.colours import Names
     from surefoot.engine import Job, Learner
     from surefoot.nn.optim import build_optimisers
     from surefoot.recipes.colours.answers import Exam, Palette
     from surefoot.recipes.colours.pictures import pictures
     from surefoot.recipes.colours.tables import Tables, loss, vector_loss
 
-    colours = load(config.data.list_name, config.data.val_ratio)
+    colours = listed(config)
     tables = Tables.of(colours, config.model, world.device)
     model = make(config, derive(config.train.seed, "init")).to(world.device)
     measure: Any = partial(loss, tables=tables, weights=config.loss)
@@ -55,6 +55,13 @@ def build(config: ColoursConfig, world: World) -> Job:
     )  # fmt: skip
 
 
+def listed(config: ColoursConfig) -> Colours:
+    """Return the list that the configuration names."""
+    from surefoot.data.colours import load
+
+    return load(config.data.list_name, config.data.val_ratio, config.data.most_names)
+
+
 def make(config: ColoursConfig, seed: int = 0) -> nn.Module:
     """Return the model that the configuration describes."""
     from surefoot.recipes.colours.models import ColourModel, VectorModel
@@ -71,7 +78,8 @@ def notes(config: ColoursConfig, colours: Colours) -> Iterator[str]:
     values = len({bytes(value) for value in colours.values})
     who = {"wikipedia": "Wikipedia, by way of nc 1.2.0", "large": "color-name-list 14.29.0"}
     yield f"data   {total:,} names of {values:,} colours ({who[colours.list_name]}, MIT)"
-    yield f"       {held:,} names are held out; names of one colour are never parted"
+    trained = len(colours.rows(held_out=False))
+    yield f"       {trained:,} train and {held:,} are held out; names of one colour are never parted"
 
 
 def show(colours: Colours, batch: Batch) -> str:
@@ -84,10 +92,9 @@ def show(colours: Colours, batch: Batch) -> str:
 
 def speak(config: ColoursConfig, files: Mapping[str, str], world: World) -> Palette:
     """Return the model, and how it answers."""
-    from surefoot.data.colours import load
     from surefoot.recipes.colours.answers import Palette
 
-    colours = load(config.data.list_name, config.data.val_ratio)
+    colours = listed(config)
     models = {"main": make(config).to(world.device)}
     return Palette(models, colours, config.model.reads, config.model.gram_kinds)
 

@@ -48,6 +48,7 @@ class NamesOfColours(Section):
     val_ratio: float = knob(
         0.1, "Share of colours that are never trained on, with all their names.", gt=0, lt=0.9
     )
+    most_names: int | None = knob(None, "Names that train, at most; default: all.", ge=1)
     val_batch: int = circumstance(1024, "Names looked at at once in an evaluation.", ge=1)
     train_names: int = circumstance(
         4000, "Training names that an evaluation asks for again, at most.", ge=1
