@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from surefoot.engine.curriculum import TeacherForcing
+from surefoot.engine.curriculum import Growth, TeacherForcing
 
 
 def test_constant_stays() -> None:
@@ -52,3 +52,10 @@ def test_what_is_remembered_survives_json_and_is_small() -> None:
         forcing.observe(step, 1.0 / (step + 3), memory)
         memory = json.loads(json.dumps(memory))
     assert memory["teacher_forcing"]["losses"] == [1.0 / (step + 3) for step in range(44, 50)]
+
+
+def test_the_context_doubles_until_it_is_whole() -> None:
+    growth = Growth(30)
+    assert [growth.level(step, {}) for step in (0, 9, 10, 19, 20, 29, 30, 10**9)] == [
+        1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1 / 2, 1.0, 1.0,
+    ]  # fmt: skip

@@ -20,6 +20,7 @@ SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "context": 48, "d_ff": 
 KINDS = {
     "qwen3": {},
     "llama": {"qk_norm": False, "num_kv_heads": 2, "rope_theta": 500.0},
+    "arcee": {"qk_norm": False, "num_kv_heads": 2, "feed_forward": "relu2"},
     "gpt2": {"layout": "gpt2"},
     "untied": {"tie_embeddings": False, "num_kv_heads": 1, "norm_eps": 1e-6},
 }
@@ -64,7 +65,7 @@ def test_without_transformers_it_is_read_back_here(tmp_path, bpe, kind, to, monk
     )
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama", "untied"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "arcee", "untied"])
 @pytest.mark.parametrize(
     ("quant", "near"), [("f32", 1e-5), ("f16", 1e-2), ("q8_0", 0.1), ("q4_0", 0.5)]
 )
@@ -74,13 +75,13 @@ def test_gguf_holds_the_same_model(tmp_path, bpe, kind, quant, near):
     assert found.difference <= near * found.scale
     assert found.by.startswith("llama.cpp" if llama.installed() else "read back")
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
-    arch = "llama" if kind == "llama" else "qwen3"
+    arch = kind if kind in ("llama", "arcee") else "qwen3"
     assert reader.fields["general.architecture"].contents() == arch
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     assert len(tokens) == bpe.vocab_size and tokens[bpe.boundary] == "<|endoftext|>"
     merges = [tuple(m.split(" ")) for m in reader.fields["tokenizer.ggml.merges"].contents()]
     assert merges == [tuple(m) for m in json.loads(bpe.to_json())["model"]["merges"]]
-    expected = {"llama": 2, "untied": 1}.get(kind, 4)
+    expected = {"llama": 2, "arcee": 2, "untied": 1}.get(kind, 4)
     assert reader.fields[f"{arch}.attention.head_count_kv"].contents() == expected
 
 
@@ -135,6 +136,17 @@ def test_what_gguf_cannot_say_is_refused(tmp_path, bpe, kind, quant, words, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_what_no_public_layout_has_is_kept_by_pt_alone(tmp_path, bpe, to, monkeypatch):
+    more = {"softcap": 15.0, "value_embeddings": True, "feed_forward": "relu2"}
+    monkeypatch.setitem(KINDS, "rich", more)
+    words = "softcap or value_embeddings or relu2 together with qk_norm"
+    with pytest.raises(Unsupported, match=words):
+        write(awake(bpe, "rich"), bpe, tmp_path / "out", to)
+    assert not list(tmp_path.iterdir())
+    assert write(awake(bpe, "rich"), bpe, tmp_path / "out", "pt").difference == 0
+
+
 def test_characters_go_to_hf_and_pt_alone(tmp_path, bpe, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: "gguf" if name == "gguf" else None)
     pytest.importorskip("gguf")
@@ -181,7 +193,7 @@ def test_a_folder_comes_back_as_it_was(tmp_path, bpe, kind, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "mamba"}, "neither llama nor qwen3"),
+        ({"model_type": "mamba"}, "none of llama, qwen3, arcee"),
         ({"hidden_act": "gelu", "attention_bias": True}, "hidden_act gelu, biases"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type yarn"),
         ({"head_dim": 128}, "wider than the model"),

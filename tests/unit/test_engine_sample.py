@@ -20,6 +20,9 @@ def model(**changes):
     with torch.no_grad():
         for parameter in gpt.parameters():
             parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
+        for block in gpt.blocks:
+            if block.attn.value_scale is not None:
+                block.attn.value_scale.fill_(1.0)
     return gpt
 
 
@@ -48,6 +51,7 @@ def by_full_forward(gpt, tokens, count):
     [
         {},
         {"layout": "gpt2"},
+        {"feed_forward": "relu2", "softcap": 5.0, "value_embeddings": True},
         {"num_kv_heads": 1},
         {"qk_norm": False, "d_model": 32, "num_heads": 4},
     ],

@@ -207,6 +207,39 @@ def test_loss_is_a_sum_in_nats_that_ignores_masked_targets():
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_a_bounded_loss_is_that_of_bounded_logits_and_so_is_its_gradient():
+    from surefoot.nn import gpt
+
+    model, x, y = awake(small(softcap=3.0)), tokens(2, 10), tokens(2, 10, seed=1)
+    y[0, 3:6] = -100
+    plain = torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum")
+    assert model(x).abs().max() < 3.0
+    (expected,) = torch.autograd.grad(plain, model.head.weight)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpt, "_AT_ONCE", 7)
+        (found,) = torch.autograd.grad(model(x, y), model.head.weight)
+        assert model(x, y).item() == pytest.approx(plain.item(), rel=1e-6)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_with_a_border_every_document_is_read_as_if_alone():
+    config, border = small(), 0
+    model = awake(config)
+    model.border = border
+    first, second = tokens(1, 6, seed=1).clamp(min=1), tokens(1, 8, seed=2).clamp(min=1)
+    second[0, 0] = border
+    together = model(torch.cat((first, second), 1))
+    assert torch.allclose(together[:, :6], model(first), atol=1e-5)
+    assert torch.allclose(together[:, 6:], model(second), atol=1e-5)
+    model.border = None
+    assert not torch.allclose(model(torch.cat((first, second), 1)), together, atol=1e-2)
+
+
+def test_zeros_where_a_layer_writes_leave_the_embedding():
+    model, x = GPT(small(zero_init=True), VOCAB), tokens(1, 5)
+    assert torch.equal(model.hidden(x), model.norm(model.embed(x)))
+
+
 def test_the_loss_of_a_fresh_model_is_that_of_a_uniform_guess():
     for layout in ("modern", "gpt2"):
         model = GPT(small(layout=layout), VOCAB)

@@ -12,9 +12,10 @@ __all__ = ["EncoderDecoderConfig", "GPTConfig"]
 class GPTConfig(Section):
     """A decoder-only transformer.
 
-    `modern` is the Qwen3 layout (RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings) and
-    without `qk_norm` the Llama layout; `gpt2` is the classic one (LayerNorm, learned positions,
-    GELU). Both are public architectures, so an export loses nothing.
+    `modern` is the Qwen3 layout (RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings),
+    without `qk_norm` the Llama layout, and with `relu2` besides the Arcee layout; `gpt2` is the
+    classic one (LayerNorm, learned positions, GELU). These are public architectures, so an export
+    loses nothing. `private` names what no public architecture has.
     """
 
     layout: Literal["modern", "gpt2"] = knob("modern", "modern (Qwen3, Llama) or gpt2.")
@@ -26,12 +27,22 @@ class GPTConfig(Section):
     )
     d_ff: int | None = knob(
         None,
-        "Width inside the feed-forward part; default: 8/3 (modern) or 4 (gpt2) x d_model.",
+        "Width inside the feed-forward part; default: 8/3 (SwiGLU) or 4 x d_model.",
         ge=1,
     )
     context: int = knob(64, "Tokens that the model sees at once.", ge=1)
     dropout: float = knob(0.0, "Dropout of embeddings and residual branches.", ge=0, lt=1)
     qk_norm: bool = knob(True, "modern: RMSNorm of queries and keys (Qwen3); off: Llama.")
+    feed_forward: Literal["swiglu", "relu2"] = knob(
+        "swiglu", "modern: SwiGLU, or squared ReLU without a gate."
+    )
+    softcap: float | None = knob(
+        None, "Bound logits by x tanh(logit / x); no public layout has it.", gt=0
+    )
+    value_embeddings: bool = knob(
+        False, "Add a table of tokens to the values of every layer; no public layout has it."
+    )
+    zero_init: bool = knob(False, "Begin with zeros where a layer writes into the residual stream.")
     tie_embeddings: bool = knob(True, "Share the input embedding with the output head.")
     rope_theta: float = knob(10000.0, "modern: base of the rotary frequencies.", gt=0)
     norm_eps: float = knob(1e-5, "Added to the variance in norms.", gt=0)
@@ -51,14 +62,26 @@ class GPTConfig(Section):
             found.append(("num_kv_heads", text))
         if self.layout == "gpt2" and self.num_kv_heads not in (None, self.num_heads):
             found.append(("num_kv_heads", "the gpt2 layout has no grouped queries"))
+        if self.layout == "gpt2" and self.feed_forward == "relu2":
+            found.append(("feed_forward", "the gpt2 layout has GELU; --layout modern has relu2"))
         return found
 
     @property
+    def private(self) -> list[str]:
+        """Settings that no public architecture has, so that neither HF nor GGUF can say them."""
+        given = [
+            (self.softcap is not None, "softcap"),
+            (self.value_embeddings, "value_embeddings"),
+            (self.feed_forward == "relu2" and self.qk_norm, "relu2 together with qk_norm"),
+        ]
+        return [name for there, name in given if there]
+
+    @property
     def ff_width(self) -> int:
-        """Width inside the feed-forward part, rounded up to a multiple of 32 for modern."""
+        """Width inside the feed-forward part; with a gate rounded up to a multiple of 32."""
         if self.d_ff is not None:
             return self.d_ff
-        if self.layout == "gpt2":
+        if self.layout == "gpt2" or self.feed_forward == "relu2":
             return 4 * self.d_model
         return -(-8 * self.d_model // 3 // 32) * 32
 

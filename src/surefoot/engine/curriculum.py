@@ -1,4 +1,6 @@
-"""How often a decoder is shown the true token before, and not its own: teacher forcing.
+"""How hard the work is: teacher forcing, and how much of the context is seen.
+
+Teacher forcing is how often a decoder is shown the true token before, and not its own.
 
 Bengio et al., "Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks" (2015):
 training begins with the truth and slowly turns to what the model itself would have said.
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Shape", "TeacherForcing"]
+__all__ = ["Growth", "Shape", "TeacherForcing"]
 
 Shape = Literal["constant", "linear", "exponential", "inverse-sigmoid"]
 _KEY = "teacher_forcing"  # in the learner's memory
@@ -64,3 +66,20 @@ class TeacherForcing:
             return False
         before = math.fsum(losses[: self.window])
         return abs(math.fsum(losses[self.window :]) - before) <= self.tolerance * abs(before)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The share of the context that tokens see: 1/8, 1/4, 1/2 for a third of `steps` each, then 1.
+
+    Li et al., "The Stability-Efficiency Dilemma: Sequence Length Warmup" (2021).
+    """
+
+    steps: int
+
+    def level(self, step: int, memory: Mapping[str, Any]) -> float:
+        """Return the share at `step`."""
+        return 1.0 if step >= self.steps else 2.0 ** (3 * step // self.steps - 3)
+
+    def observe(self, step: int, loss: float, memory: dict[str, Any]) -> None:
+        """Remember nothing: the share is a function of the step."""

@@ -1,6 +1,6 @@
 """Give a trained GPT to other programs, and check on the spot that it is the same model.
 
-    write(model, ..., to="hf")   a folder for `transformers`: Llama, Qwen3 or GPT-2 layout
+    write(model, ..., to="hf")   a folder for `transformers`: Llama, Qwen3, Arcee or GPT-2 layout
     write(model, ..., to="pt")   a state dict of torch and the tokenizer, as two files
     write(model, ..., to="gguf") one file for llama.cpp; see gguf_file.py
     write(model, ..., to="ollama") that file and a Modelfile

@@ -1,4 +1,4 @@
-"""GGUF, the format of llama.cpp: Llama and Qwen3 layouts with a byte-level BPE.
+"""GGUF, the format of llama.cpp: Llama, Qwen3 and Arcee layouts with a byte-level BPE.
 
 Matrices may be narrowed to f16, or to q8_0 or q4_0 (blocks of 32 numbers with a scale); norms stay in fp32.
 """
@@ -28,6 +28,7 @@ _INNER = {
     "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
+_PAIRED = ("llama", "arcee")  # llama.cpp turns neighbours in these, and halves in others
 _NORMAL, _CONTROL = 1, 3  # types of tokens
 _BLOCK = 32  # numbers of a row that q8_0 and q4_0 take together
 
@@ -57,7 +58,7 @@ def write(model: GPT, tokenizer: Tokenizer, path: Path, quant: str) -> None:
     out.add_file_type(gguf.LlamaFileType[{"f32": "ALL_F32"}.get(quant, f"MOSTLY_{quant.upper()}")])
     _add_tokenizer(out, bpe)
     for name, tensor in public_weights(model).items():
-        if public["model_type"] == "llama":
+        if public["model_type"] in _PAIRED:
             tensor = _interleaved(name, tensor, config.num_heads, public["num_key_value_heads"])
         array = tensor.cpu().float().numpy()
         wide = gguf.GGMLQuantizationType.F32 if array.ndim == 1 else kind
@@ -73,18 +74,19 @@ def read(path: Path) -> dict[str, Tensor]:
     import gguf
 
     reader = gguf.GGUFReader(path)
-    llama = reader.fields["general.architecture"].contents() == "llama"
-    heads = reader.fields["llama.attention.head_count"].contents() if llama else 0
-    kv_heads = reader.fields["llama.attention.head_count_kv"].contents() if llama else 0
+    kind = reader.fields["general.architecture"].contents()
+    paired = kind in _PAIRED
+    heads = reader.fields[f"{kind}.attention.head_count"].contents() if paired else 0
+    kv_heads = reader.fields[f"{kind}.attention.head_count_kv"].contents() if paired else 0
     back = {theirs: ours for ours, theirs in (_TOP | _INNER).items()}
     found: dict[str, Tensor] = {}
     for tensor in reader.tensors:
-        stem, _, kind = tensor.name.rpartition(".")
+        stem, _, part = tensor.name.rpartition(".")
         *block, inner = stem.split(".")
-        name = f"layers.{block[1]}.{back[inner]}.{kind}" if block else f"{back[inner]}.{kind}"
+        name = f"layers.{block[1]}.{back[inner]}.{part}" if block else f"{back[inner]}.{part}"
         name = name if inner == "output" else f"model.{name}"
         value = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-        found[name] = _half_split(name, value, heads, kv_heads) if llama else value
+        found[name] = _half_split(name, value, heads, kv_heads) if paired else value
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surefoot.nn.gpt import GPT, Block, Past
+from surefoot.nn.gpt import GPT, Block, Past, capped
 from surefoot.nn.norm import RMSNorm
 
 __all__ = ["Decoder"]
@@ -56,13 +56,13 @@ class Decoder:
         T is anything at the very beginning, and 1 afterwards. The context limits the sum.
         """
         x = self._read(tokens, pasts[0].length, pasts)
-        return _wide(self.head(self.norm(x[:, -1])))
+        return capped(_wide(self.head(self.norm(x[:, -1]))), self.model.config.softcap)
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return [B, T, V] for i64[B, T]: what `GPT` gives, in operations without a gradient."""
         x = self._read(tokens, 0, [None] * len(self.layers))
-        return _wide(self.head(self.norm(x)))
+        return capped(_wide(self.head(self.norm(x))), self.model.config.softcap)
 
     def _read(self, tokens: Tensor, start: int, pasts: Sequence[Past | None]) -> Tensor:
         model, span = self.model, slice(start, start + tokens.size(1))
@@ -70,8 +70,9 @@ class Decoder:
         if model.positions is not None:
             x = x + model.positions.weight[span]
         turn = None if model.turn is None else model.turn[:, span]
+        extra = None if model.values is None else _wide(model.values.weight[tokens])
         for layer, past in zip(self.layers, pasts, strict=True):
-            x = layer(x, turn, past)
+            x = layer(x, turn, past, extra)
         return x
 
 
@@ -85,6 +86,7 @@ class _Layer:
         self.qkv, self.out = _product(attn.qkv), _product(attn.out)
         self.up, self.down = _product(mlp.up), _product(mlp.down)
         self.gate = None if mlp.gate is None else _product(mlp.gate)
+        self.bend, self.value_scale = mlp.bend, attn.value_scale
         self.head_norm: Product | None = None
         if attn.q_norm is not None and attn.k_norm is not None:
             q, k = (
@@ -93,9 +95,13 @@ class _Layer:
             )
             self.head_norm = _rms(_wide(torch.cat((q, k)).detach()), attn.q_norm.eps)
 
-    def __call__(self, x: Tensor, turn: Tensor | None, past: Past | None) -> Tensor:
+    def __call__(
+        self, x: Tensor, turn: Tensor | None, past: Past | None, extra: Tensor | None
+    ) -> Tensor:
         heads = self.qkv(self.norm1(x)).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
         both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 2)
+        if self.value_scale is not None and extra is not None:
+            v = v + (self.value_scale * extra.unflatten(-1, (-1, self.width))).to(v.dtype)
         if turn is not None:
             both = _turned(both if self.head_norm is None else self.head_norm(both), turn)
         q, k = both.transpose(1, 2).split([self.heads, self.kv_heads], 1)
@@ -112,7 +118,7 @@ class _Layer:
         x = x + self.out(found.transpose(1, 2).flatten(2))
         h = self.norm2(x)
         up = self.up(h)
-        return x + self.down(F.gelu(up) if self.gate is None else F.silu(self.gate(h)).mul_(up))
+        return x + self.down(self.bend(up) if self.gate is None else F.silu(self.gate(h)).mul_(up))
 
 
 def _norm(module: nn.Module) -> Product:

@@ -117,6 +117,10 @@ def gpt_sizes(
     else:
         open_["context"] = "rotary positions leave no trace in the shapes"
         found["qk_norm"] = "blocks.0.attn.q_norm.weight" in weights
+        if "blocks.0.mlp.gate.weight" not in weights:
+            found["feed_forward"] = "relu2"
+        if "values.weight" in weights:
+            found["value_embeddings"] = True
     rows = _shape(weights, "blocks.0.attn.qkv.weight")[0] - out[1]
     if found.get("qk_norm"):
         width = _shape(weights, "blocks.0.attn.q_norm.weight")[0]

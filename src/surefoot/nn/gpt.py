@@ -1,7 +1,7 @@
-"""A decoder-only transformer in two public layouts.
+"""A decoder-only transformer in public layouts.
 
-`modern` is Qwen3 (RMSNorm, rotary positions, QK-norm, SwiGLU, optional grouped queries) and
-without `qk_norm` Llama; `gpt2` is GPT-2 (LayerNorm, learned positions, GELU in its exact form,
+`modern` is Qwen3 (RMSNorm, rotary positions, QK-norm, SwiGLU, optional grouped queries), without
+`qk_norm` Llama and with squared ReLU besides Arcee; `gpt2` is GPT-2 (LayerNorm, learned positions, GELU in its exact form,
 biases). Every parameter maps to one or a few rows-wise pieces of the public model's.
 
 B examples, T tokens, C width, H query heads, K key and value heads, D numbers a head, V words.
@@ -14,6 +14,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
@@ -21,7 +22,9 @@ from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary
 from surefoot.ops import ATTENTION, CROSS_ENTROPY, ROTARY, SWIGLU, Op
 
-__all__ = ["GPT", "Attention", "Block", "FeedForward", "Past"]
+__all__ = ["GPT", "Attention", "Block", "FeedForward", "Past", "capped"]
+
+_AT_ONCE = 2048  # positions whose bounded logits exist at the same time
 
 
 class Past:
@@ -66,6 +69,7 @@ class Attention(nn.Module):
         if config.layout == "modern" and config.qk_norm:
             self.q_norm = RMSNorm(self.width, config.norm_eps)
             self.k_norm = RMSNorm(self.width, config.norm_eps)
+        self.value_scale = nn.Parameter(torch.zeros(1)) if config.value_embeddings else None
 
     @property
     def stacked(self) -> tuple[Tensor, list[int]]:
@@ -73,16 +77,27 @@ class Attention(nn.Module):
         heads = (self.heads, self.kv_heads, self.kv_heads)
         return self.qkv.weight, [h * self.width for h in heads]
 
-    def forward(self, x: Tensor, turn: Tensor | None, past: Past | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        turn: Tensor | None,
+        past: Past | None = None,
+        mask: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """`mask` bool[B, 1, T, T] is what a token sees; `extra` [B, T, K D] is added to values."""
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
         both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 2)
+        if self.value_scale is not None and extra is not None:
+            v = v + (self.value_scale * extra.unflatten(-1, (-1, self.width))).to(v.dtype)
         if turn is not None:
             both = self.rotate(both, turn, *self._qk_norm())
         q, k = both.split([self.heads, self.kv_heads], 2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if past is not None:
             k, v = past.append(k, v)
-        return self.out(self.attend(q, k, v, self.causal).transpose(1, 2).flatten(2))
+        found = self.attend(q, k, v, self.causal) if mask is None else _masked(q, k, v, mask)
+        return self.out(found.transpose(1, 2).flatten(2))
 
     def _qk_norm(self) -> tuple[Tensor | None, float]:
         """Return the weights of the norms, head by head [H + K, D], and their eps."""
@@ -94,7 +109,10 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (modern; Shazeer, "GLU Variants Improve Transformer", 2020) or GELU (gpt2)."""
+    """SwiGLU or squared ReLU (modern), or GELU (gpt2).
+
+    Shazeer, "GLU Variants Improve Transformer" (2020); So et al., "Primer" (2021).
+    """
 
     kernels: ClassVar[dict[str, Op]] = {"gated": SWIGLU}
 
@@ -102,15 +120,45 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = SWIGLU.call
         biased = config.layout == "gpt2"
-        self.gate = None if biased else Linear(config.d_model, config.ff_width, bias=False)
+        gated = not biased and config.feed_forward == "swiglu"
+        self.gate = Linear(config.d_model, config.ff_width, bias=False) if gated else None
+        self.bend = F.gelu if biased else _relu2
         self.up = Linear(config.d_model, config.ff_width, bias=biased)
         self.down = Linear(config.ff_width, config.d_model, bias=biased)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)  # [B, T, F]
-        h = F.gelu(h) if self.gate is None else self.gated(self.gate(x), h)
+        h = self.bend(h) if self.gate is None else self.gated(self.gate(x), h)
         out: Tensor = self.down(h)
         return out
+
+
+def _relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+def _masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention to what bool `mask` [B, 1, T, T] lets a token see, in the precision of `v`."""
+    with torch.autocast(q.device.type, enabled=False):
+        return F.scaled_dot_product_attention(
+            q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, enable_gqa=k.size(1) != q.size(1)
+        )
+
+
+def _same_document(tokens: Tensor, border: int) -> Tensor:
+    """Return bool[B, 1, T, T]: what a token sees, namely its document up to itself."""
+    number = (tokens == border).cumsum(1)  # [B, T]
+    return (number.unsqueeze(1) == number.unsqueeze(2)).tril().unsqueeze(1)
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Bound logits by +- cap (Gemma Team, "Gemma 2", 2024); None leaves them."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _capped_loss(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+    logits = capped(F.linear(hidden, weight).float(), cap)
+    return F.cross_entropy(logits, targets, reduction="sum")  # -100 does not count
 
 
 def _norm(config: GPTConfig) -> nn.Module:
@@ -127,8 +175,15 @@ class Block(nn.Module):
         self.norm2, self.mlp = _norm(config), FeedForward(config)
         self.drop1, self.drop2 = Dropout(config.dropout), Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turn: Tensor | None) -> Tensor:
-        x = x + self.drop1(self.attn(self.norm1(x), turn))
+    def forward(
+        self,
+        x: Tensor,
+        turn: Tensor | None,
+        mask: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """Take `mask` and `extra` as `Attention` does."""
+        x = x + self.drop1(self.attn(self.norm1(x), turn, None, mask, extra))
         return x + self.drop2(self.mlp(self.norm2(x)))
 
     def decode(self, x: Tensor, turn: Tensor | None, past: Past) -> Tensor:
@@ -140,14 +195,17 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Tokens i64[B, T] to logits [B, T, V].
 
-    Values are a function of `seed` alone.
+    Values are a function of `seed` alone. With `border`, the token between documents, no token
+    sees another document.
     """
 
     kernels: ClassVar[dict[str, Op]] = {"cross_entropy": CROSS_ENTROPY}
 
-    def __init__(self, config: GPTConfig, vocab_size: int, *, seed: int = 0) -> None:
+    def __init__(
+        self, config: GPTConfig, vocab_size: int, *, seed: int = 0, border: int | None = None
+    ) -> None:
         super().__init__()
-        self.config, self.vocab_size = config, vocab_size
+        self.config, self.vocab_size, self.border = config, vocab_size, border
         self.embed = Embedding(vocab_size, config.d_model)
         self.positions = None
         if config.layout == "gpt2":
@@ -156,6 +214,10 @@ class GPT(nn.Module):
         else:
             turn = rotary(config.d_model // config.num_heads, config.context, config.rope_theta)
             self.register_buffer("turn", turn, persistent=False)
+        self.values = None
+        if config.value_embeddings:
+            heads = config.num_kv_heads or config.num_heads
+            self.values = Embedding(vocab_size, heads * (config.d_model // config.num_heads))
         self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = _norm(config)
@@ -163,7 +225,7 @@ class GPT(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
         self.cross_entropy = CROSS_ENTROPY.call
-        fill_(self, seed, branches=2 * config.num_layers)
+        fill_(self, seed, branches=2 * config.num_layers, zero=config.zero_init)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Return what the head reads: [B, T, C], after the last norm."""
@@ -173,18 +235,31 @@ class GPT(nn.Module):
             x = x + self.positions.weight[:length]
         turn = None if self.turn is None else self.turn[:, :length]
         x = self.drop(x)
+        mask = None if self.border is None else _same_document(tokens, self.border)
+        extra = None if self.values is None else self.values(tokens)
         for block in self.blocks:
-            x = block(x, turn)
+            x = block(x, turn, mask, extra)
         return self.norm(x)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return logits [B, T, V]; with targets i64[B, T], nats summed over those not -100."""
         hidden = self.hidden(tokens)
+        cap = self.config.softcap
         if targets is None:
-            return self.head(hidden)
+            return capped(self.head(hidden), cap)
+        if cap is not None:
+            return self._by_chunks(hidden.flatten(0, 1), targets.flatten(), cap)
         found: Tensor = self.cross_entropy(
             hidden.flatten(0, 1), self.head.weight, targets.flatten()
         )
+        return found
+
+    def _by_chunks(self, hidden: Tensor, targets: Tensor, cap: float) -> Tensor:
+        """Return the loss of bounded logits, of which few exist at a time, also for backward."""
+        weight = self.head.weight
+        found = hidden.new_zeros((), dtype=torch.float32)
+        for h, t in zip(hidden.split(_AT_ONCE), targets.split(_AT_ONCE)):
+            found = found + checkpoint(_capped_loss, h, weight, t, cap, use_reentrant=False)
         return found
 
     @torch.no_grad()

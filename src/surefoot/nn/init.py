@@ -37,13 +37,13 @@ def normal_(tensor: Tensor, std: float, seed: int, name: str) -> Tensor:
     return tensor.normal_(0.0, std, generator=generator)
 
 
-def fill_(model: nn.Module, seed: int, *, branches: int) -> None:
+def fill_(model: nn.Module, seed: int, *, branches: int, zero: bool = False) -> None:
     """Fill all parameters: matrices from N(0, 0.02), weights of norms with 1, other vectors with 0.
 
     Matrices that write into the residual stream are scaled by 1/sqrt(branches), the number of
-    branches that add up there, as in GPT-2.
+    branches that add up there, as in GPT-2; with `zero` they are zeros.
     """
-    scaled = 0.02 / branches**0.5
+    scaled = 0.0 if zero else 0.02 / branches**0.5
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             residual = name.endswith((".out.weight", ".down.weight"))

@@ -1,6 +1,6 @@
-"""Our GPT under the names of public architectures: Llama, Qwen3 and GPT-2. Reads no file.
+"""Our GPT under the names of public architectures: Llama, Qwen3, Arcee and GPT-2. Reads no file.
 
-Every layout that `config.model.GPTConfig` can say is one of the three, so nothing is lost.
+Every layout that `config.model.GPTConfig` can say is one of these, but for what it calls private.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from surefoot.config.model import GPTConfig
-from surefoot.errors import DataError
+from surefoot.errors import DataError, Unsupported
 from surefoot.nn.gpt import GPT
 
 __all__ = ["public_config", "public_weights", "sizes_of"]
@@ -25,11 +25,20 @@ _GPT2 = {
     "attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj", "mlp.up": "mlp.c_fc",
     "mlp.down": "mlp.c_proj", "norm1": "ln_1", "norm2": "ln_2",
 }  # fmt: skip
+_BENDS = {"llama": "silu", "qwen3": "silu", "arcee": "relu2"}  # what may be imported
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
 
 def public_config(config: GPTConfig, vocab_size: int, border: int | None) -> dict[str, Any]:
-    """Return `config.json` as `transformers` reads it; `border` stands between documents."""
+    """Return `config.json` as `transformers` reads it; `border` stands between documents.
+
+    Raises Unsupported for a layout that no public architecture has.
+    """
+    if config.private:
+        raise Unsupported(
+            f"no public architecture has {' or '.join(config.private)}",
+            fix="--to onnx or --to pt keeps the model as it is",
+        )
     shared: dict[str, Any] = {
         "vocab_size": vocab_size,
         "tie_word_embeddings": config.tie_embeddings,
@@ -46,7 +55,8 @@ def public_config(config: GPTConfig, vocab_size: int, border: int | None) -> dic
             "attn_pdrop": 0.0, "embd_pdrop": config.dropout, "resid_pdrop": config.dropout,
             **shared,
         }  # fmt: skip
-    kind = "Qwen3" if config.qk_norm else "Llama"
+    relu2 = config.feed_forward == "relu2"
+    kind = "Qwen3" if config.qk_norm else "Arcee" if relu2 else "Llama"
     return {
         "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(),
         "hidden_size": config.d_model, "num_hidden_layers": config.num_layers,
@@ -54,7 +64,7 @@ def public_config(config: GPTConfig, vocab_size: int, border: int | None) -> dic
         "num_key_value_heads": config.num_kv_heads or config.num_heads,
         "head_dim": config.d_model // config.num_heads, "intermediate_size": config.ff_width,
         "max_position_embeddings": config.context, "rms_norm_eps": config.norm_eps,
-        "hidden_act": "silu", "attention_bias": False,
+        "hidden_act": "relu2" if relu2 else "silu", "mlp_bias": False, "attention_bias": False,
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         **shared,
@@ -101,18 +111,21 @@ def _of_llama(model: GPT, name: str, tensor: Tensor) -> Iterator[tuple[str, Tens
 
 
 def sizes_of(public: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of GPTConfig that a `config.json` of Llama or Qwen3 says.
+    """Return the fields of GPTConfig that a `config.json` of Llama, Qwen3 or Arcee says.
 
     Raises DataError for another architecture, and for what our layouts cannot express.
     """
     kind = public.get("model_type")
-    if kind not in ("llama", "qwen3"):
-        raise DataError(f"model_type {kind} is neither llama nor qwen3", fix="surefoot adopt")
+    if kind not in _BENDS:
+        raise DataError(f"model_type {kind} is none of {', '.join(_BENDS)}", fix="surefoot adopt")
     rope = public.get("rope_parameters") or public.get("rope_scaling") or {}
     heads = public["num_attention_heads"]
     width = public.get("head_dim") or public["hidden_size"] // heads
     obstacles = [
-        (public.get("hidden_act", "silu") != "silu", f"hidden_act {public.get('hidden_act')}"),
+        (
+            public.get("hidden_act", _BENDS[kind]) != _BENDS[kind],
+            f"hidden_act {public.get('hidden_act')}",
+        ),
         (public.get("attention_bias") or public.get("mlp_bias"), "biases"),
         (rope.get("rope_type", "default") != "default", f"rope_type {rope.get('rope_type')}"),
         (width * heads != public["hidden_size"], f"heads of {width} that are wider than the model"),
@@ -123,6 +136,8 @@ def sizes_of(public: Mapping[str, Any]) -> dict[str, Any]:
     kv_heads = public.get("num_key_value_heads") or heads
     return {
         "layout": "modern",
+        "qk_norm": kind == "qwen3",
+        "feed_forward": "relu2" if kind == "arcee" else "swiglu",
         "num_heads": heads,
         "num_kv_heads": None if kv_heads == heads else kv_heads,
         "context": public["max_position_embeddings"],

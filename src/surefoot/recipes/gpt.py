@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from surefoot.data.bpe import BPE
     from surefoot.data.collection import Collection, Part
     from surefoot.engine import Job, Loss, TextSpeaker, World
+    from surefoot.engine.curriculum import Growth
 
 __all__ = ["GPTRunConfig", "recipe"]
 
@@ -53,6 +54,10 @@ class DocumentData(Section):
     bad_utf8: Literal["replace", "refuse"] = knob(
         "replace", "Bytes that are no UTF-8: read as U+FFFD and counted, or refused."
     )
+    document_masks: bool = knob(False, "Let no token see other documents in its window.")
+    context_warmup: int = knob(
+        0, "Steps over which what a token sees grows from an eighth of the context.", ge=0
+    )
     val_batch: int = circumstance(8, "Windows evaluated at once.", ge=1)
 
 
@@ -75,13 +80,18 @@ def build(config: GPTRunConfig, world: World) -> Job:
     found = read(config)
     bpe = found.tokenizer
     seed = derive(config.train.seed, "init")
-    model = GPT(config.model, bpe.vocab_size, seed=seed).to(world.device)
+    border = bpe.boundary if config.data.document_masks else None
+    model = GPT(config.model, bpe.vocab_size, seed=seed, border=border).to(world.device)
     measure = partial(
         scores, context=config.model.context, batch=config.data.val_batch, to=world.to
     )
     return Job(
         source=found.source(config.model.context),
-        learners={"main": Learner(model, loss, build_optimisers(model, config.optim))},
+        learners={
+            "main": Learner(
+                model, loss, build_optimisers(model, config.optim), curriculum=_growth(config)
+            )
+        },
         evals={"held out": partial(measure, part=found.val, name="val")},
         exams={
             "held out": partial(measure, part=found.val, name="val"),
@@ -92,11 +102,20 @@ def build(config: GPTRunConfig, world: World) -> Job:
         notes=[
             f"data   {found.describe_line()}",
             *found.notes,
+            *_given_up(config.model),
         ],
         files={KEPT: bpe.to_json()},
         settings={} if config.data.path else {"data.corpus": found.name},
         show=partial(show, bpe=bpe),
     )
+
+
+def _given_up(model: GPTConfig) -> list[str]:
+    """Say before training what a model gives up that no other program knows."""
+    if not model.private:
+        return []
+    what = " and ".join(model.private)
+    return [f"export {what}: no HF or GGUF layout has that; ONNX and pt will keep it"]
 
 
 def read(config: GPTRunConfig) -> Collection:
@@ -132,11 +151,21 @@ class Tokenising:
             self._bar = None
 
 
-def loss(model: nn.Module, batch: Batch) -> Loss:
-    """Nats summed over the tokens of the batch."""
+def loss(model: nn.Module, batch: Batch, share: float = 1.0) -> Loss:
+    """Nats summed over the tokens of the batch, in windows of `share` of their length."""
     from surefoot.engine import Loss
 
-    return Loss(model(batch.fields["x"], batch.fields["y"]))
+    x, y = batch.fields["x"], batch.fields["y"]
+    parts = round(1 / share)
+    if x.shape[1] % parts:
+        parts = 1  # such a window has no such part
+    return Loss(model(x.reshape(len(x) * parts, -1), y.reshape(len(y) * parts, -1)))
+
+
+def _growth(config: GPTRunConfig) -> Growth | None:
+    from surefoot.engine.curriculum import Growth
+
+    return Growth(config.data.context_warmup) if config.data.context_warmup else None
 
 
 def scores(
