@@ -70,6 +70,7 @@ CONDITIONS = {
 
 HARDER = {  # set where a recipe has it
     "data.path": TEXT,
+    "data.repo": str(Path(__file__).parents[2] / "examples"),
     "model.dropout": 0.1,
     "model.context": 16,
     "learners.simple": {"train.max_steps": 7},  # the others go on without it
