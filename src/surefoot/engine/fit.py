@@ -18,6 +18,7 @@ import psutil
 import torch
 import xxhash
 
+from surefoot.config.fields import changed
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
@@ -74,6 +75,21 @@ class Pins:
         found = {name: value for name, value in values.items() if name in known}
         older = {name: values[name] for name in OPS if name in values}
         return cls(**{**found, "ops": {**older, **found.get("ops", {})}})
+
+    def settle(self, config: RunConfig) -> RunConfig:
+        """Return `config` with every `auto` as it is decided here."""
+        machine, asked = config.machine, config.ops.ways()
+        same: dict[str, Any] = {
+            f"machine.{name}": getattr(self, name)
+            for name in ("device", "precision", "threads", "matmul", "micro_batch_size")
+            if getattr(machine, name) == "auto"
+        }
+        if config.train.batch_size % self.micro_batch_size:
+            same.pop("machine.micro_batch_size", None)
+        if machine.compile == "auto":
+            same["machine.compile"] = "on" if self.compile else "off"
+        same |= {f"ops.{op}": way for op, way in self.ops.items() if asked[op] == "auto"}
+        return changed(config, same)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for run.json."""

@@ -1,0 +1,353 @@
+"""`surefoot parity`: two implementations in lockstep. `surefoot trace`: golden traces."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surefoot import recipes
+from surefoot.cli.options import print_json
+from surefoot.config import flags
+from surefoot.config.fields import Given
+from surefoot.errors import CheckFailed, ConfigError, Problem
+from surefoot.recipes import Recipe
+
+if TYPE_CHECKING:
+    from surefoot.config.schema import RunConfig
+    from surefoot.engine.lockstep import Lockstep
+    from surefoot.engine.side import Side
+
+__all__ = ["run"]
+
+STEPS = 50
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run the verb and return its exit code; 5 where two that should be equal are not."""
+    if verb == "parity":
+        return _parity(argv)
+    if argv[:1] == ["record"]:
+        return _record(argv[1:])
+    if argv[:1] == ["check"]:
+        return _check(argv[1:])
+    if argv and argv[0] in ("-h", "--help"):
+        print(_TRACE)
+        return 0
+    raise ConfigError("trace record or trace check?", fix="surefoot trace --help")
+
+
+_TRACE = """What a recipe computes, step by step, in a file: so that a refactoring can prove itself.
+
+usage: surefoot trace record RECIPE --out FILE [--steps N] [--preset NAME] [settings]
+       surefoot trace check FILE [--tolerance X] [settings]"""
+
+
+def _parser(prog: str, text: str) -> argparse.ArgumentParser:
+    own = flags.parser(f"surefoot {prog}", text)
+    own.add_argument("--json", action="store_true", help="Print one JSON document.")
+    return own
+
+
+def _with_settings(own: argparse.ArgumentParser) -> None:
+    own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
+    own.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
+    )
+    own.add_argument("--steps", type=int, metavar="N", help=f"How many steps ({STEPS}).")
+
+
+def _parity(argv: list[str]) -> int:
+    own = _parser("parity RECIPE", "Two implementations: the same data, weights and steps.")
+    for side in "ab":
+        own.add_argument(
+            f"--{side}", action="append", default=[], metavar="WHAT",
+            help=f"What {side} is: ops.norm=fused or another setting, a preset, a file.",
+        )  # fmt: skip
+    own.add_argument("--b-run", metavar="RUN", help="Compare a with what this run recorded.")
+    own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
+    own.add_argument("--free", action="store_true", help="Let both drift; else b's weights follow.")
+    own.add_argument("--tolerance", type=float, metavar="X", help="Relative error that is allowed.")
+    own.add_argument("--max-slowdown", metavar="5%", help="Fail where b is slower by more.")
+    own.add_argument("--max-memory", metavar="5%", help="Fail where b takes more memory by more.")
+    own.add_argument("--out", metavar="DIR", help="Where the picture goes (RUNS/parity).")
+    _with_settings(own)
+    if not argv or argv[0].startswith("-"):
+        return _usage(own, argv)
+    recipe = recipes.find(argv[0])
+    options, given, problems = flags.parse(own, argv[1:], recipe.config)
+    if options.help:
+        return _usage(own, ["--help"])
+    limits = [_share(getattr(options, name), name) for name in ("max_slowdown", "max_memory")]
+    if options.b_run:
+        return _against_run(recipe, options, given, problems)
+    sides = [_settle(recipe, options, words, given, problems) for words in (options.a, options.b)]
+    found, seconds = _lockstep(recipe, sides, options)
+    picture = _draw(recipe, found, seconds, options)
+    if options.json:
+        print_json({**found.as_dict(), "picture": str(picture)})
+    else:
+        print("\n".join(_lines(recipe, found, options.free)))
+        print(f"\nlook   {picture}")
+    _gate(found, options, *limits)
+    return 0
+
+
+def _usage(own: argparse.ArgumentParser, argv: list[str]) -> int:
+    if argv and argv[0] in ("-h", "--help"):
+        from surefoot.cli.help import options_page
+
+        usage = (
+            "[--a WHAT] [--b WHAT] [options] [settings]" if "parity" in own.prog else "[options]"
+        )
+        print(options_page(own, usage))
+        return 0
+    fix = "surefoot parity charlm --b ops.norm=reference"
+    raise ConfigError([Problem("which recipe?", "command line", fix)])
+
+
+def _share(text: str | None, name: str) -> float | None:
+    """Read `5%` or `0.05`."""
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        what = f"--{name.replace('_', '-')}: {text!r} is no share"
+        raise ConfigError(what, fix="write 5% or 0.05") from error
+    return value
+
+
+def _settle(
+    recipe: Recipe, options: argparse.Namespace, words: list[str], given: Mapping[str, Given],
+    problems: Any,
+) -> RunConfig:  # fmt: skip
+    """Return the configuration of one side: what both have, and over it what its words say."""
+    from surefoot import api
+
+    preset, files, own = options.preset, list(options.config), {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals:
+            own[name] = value
+        elif word in recipe.presets:
+            preset = word
+        else:
+            files.append(word)
+    values, wrong = flags.arguments(own, recipe.config)
+    resolved = api.settle(recipe, preset, files, {**given, **values}, [*problems, *wrong])
+    config: RunConfig = resolved.config
+    return config
+
+
+def _lockstep(
+    recipe: Recipe, configs: list[RunConfig], options: argparse.Namespace
+) -> tuple[Lockstep, tuple[list[float], list[float]]]:
+    from surefoot.engine.lockstep import lockstep
+
+    a = _side(" ".join(options.a) or "as it is", recipe, configs[0])
+    b = _side(" ".join(options.b) or "as it is", recipe, a.settled(configs[1]))
+    found = lockstep(
+        a, b, _count(options), tethered=not options.free, tolerance=options.tolerance,
+        watch=_progress(_count(options)),
+    )  # fmt: skip
+    return found, (a.seconds[1:], b.seconds[1:])
+
+
+def _side(label: str, recipe: Recipe, config: RunConfig) -> Side:
+    from surefoot.data.fetch import cache_dir
+    from surefoot.engine.side import Side
+
+    return Side(label, recipe, config, cache_dir() / "fit.json")
+
+
+def _count(options: argparse.Namespace) -> int:
+    count = STEPS if options.steps is None else int(options.steps)
+    if count < 1:
+        raise ConfigError(f"--steps {count}: expected 1 or more")
+    return count
+
+
+def _progress(total: int) -> Callable[[int], None]:
+    """Return what tells each step, on a terminal only."""
+    if not sys.stderr.isatty():
+        return lambda step: None
+
+    def show(step: int) -> None:
+        end = "\r" if step < total else "\r\033[K"
+        print(f"step {step}/{total}" if step < total else "", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _draw(
+    recipe: Recipe, found: Lockstep, seconds: tuple[list[float], list[float]],
+    options: argparse.Namespace,
+) -> Path:  # fmt: skip
+    from surefoot.track.folder import runs_dir
+    from surefoot.track.pair import draw_pair
+
+    folder = Path(options.out) if options.out else runs_dir(options.runs) / "parity"
+    tracks = {n: {**vars(t), "errors": t.errors()} for n, t in found.tracks.items()}
+    return draw_pair(found.labels, tracks, seconds, found.tolerance, folder / f"{recipe.name}.png")
+
+
+def _lines(recipe: Recipe, found: Lockstep, free: bool) -> Iterator[str]:
+    from surefoot.track.text import bytes_text, number
+
+    a, b = found.labels
+    width = max(len(a), len(b), 12)
+    how = "each on its own" if free else "b's weights set to a's after each"
+    yield f"parity of {recipe.name}: {found.steps} steps, {how}"
+    yield f"{'':<18}{'a':<{width}}   b"
+    yield f"{'':<18}{a:<{width}}   {b}"
+    for op in sorted(found.ways[0]):
+        one, two = found.ways[0][op], found.ways[1].get(op, "-")
+        if one != two:
+            yield f"{'ops.' + op:<18}{_short(one):<{width}}   {_short(two)}"
+    for name, track in found.tracks.items():
+        who = "" if len(found.tracks) == 1 else f" {name}"
+        first, second = map(number, track.loss[-1])
+        yield f"{'last loss' + who:<18}{first:<{width}}   {second}"
+    one, two = (f"{s * 1e3:.2f} ms" for s in found.seconds)
+    yield f"{'a step':<18}{one:<{width}}   {two}   {found.slowdown:+.1%}"
+    one, two = map(bytes_text, found.memory)
+    yield f"{'memory':<18}{one:<{width}}   {two}   {found.growth:+.1%}"
+    yield ""
+    for name, track in found.tracks.items():
+        yield f"{name if len(found.tracks) > 1 else 'errors'}: {_worst(track, found.tethered)}"
+    yield _verdict(found)
+
+
+def _short(way: str) -> str:
+    return way.partition("#")[0].rpartition("/")[2]
+
+
+def _worst(track: Any, tethered: bool) -> str:
+    parts = [f"loss {max(track.errors()):.1e}"]
+    if track.gradient:
+        parts.append(f"gradient {max(e for _, e in track.gradient):.1e}")
+    if track.update:
+        parts.append(f"update {max(e for _, e in track.update):.1e}")
+    tail = "" if tethered else f"; weights at the end {track.weights:.1e} apart"
+    return f"at most {', '.join(parts)}{tail}"
+
+
+def _verdict(found: Lockstep) -> str:
+    if found.first is not None:
+        return f"differs: {found.first} ({found.tolerance:.0e} is allowed)"
+    if found.identical:
+        return "the same: every loss and gradient norm has the same bits"
+    return f"the same within {found.tolerance:.0e} at every step"
+
+
+def _gate(
+    found: Lockstep, options: argparse.Namespace, slower: float | None, larger: float | None
+) -> None:
+    wrong = []
+    if found.first is not None and (found.tethered or options.tolerance is not None):
+        wrong.append(str(found.first))
+    if slower is not None and found.slowdown > slower:
+        wrong.append(f"b is slower by {found.slowdown:.1%}, at most {slower:.1%} is allowed")
+    if larger is not None and found.growth > larger:
+        wrong.append(f"b takes {found.growth:.1%} more memory, at most {larger:.1%} is allowed")
+    if wrong:
+        raise CheckFailed("no parity: " + "; ".join(wrong))
+
+
+def _against_run(
+    recipe: Recipe, options: argparse.Namespace, given: Mapping[str, Given], problems: Any
+) -> int:
+    from surefoot import api
+    from surefoot.config.fields import changed
+    from surefoot.config.resolve import amend
+    from surefoot.engine import trace
+    from surefoot.engine.fit import Pins
+    from surefoot.track.folder import find, runs_dir
+
+    kept = api.stored(find(runs_dir(options.runs), options.b_run))
+    if kept.recipe.name != recipe.name:
+        what = f"{options.b_run} is a run of {kept.recipe.name}, not of {recipe.name}"
+        raise ConfigError(what, fix=f"surefoot parity {kept.recipe.name} --b-run {options.b_run}")
+    pins = Pins.read(kept.folder.meta["pinned"])
+    base = changed(pins.settle(kept.config), kept.folder.meta.get("settings", {}))
+    own = dict(word.partition("=")[::2] for word in options.a)
+    values, wrong = flags.arguments(own, recipe.config)
+    config = amend(base, kept.sources, {**given, **values}, [*problems, *wrong]).config
+    side = _side(" ".join(options.a) or "this code", recipe, config)
+    known = trace.of_run(kept.folder, base, list(side.job.learners))
+    return _held(side, known, f"the journal of {kept.folder.name}", options)
+
+
+def _held(side: Side, known: dict[str, Any], what: str, options: argparse.Namespace) -> int:
+    """Compare a side with a record, say how many steps are equal."""
+    from surefoot.engine import trace
+
+    if options.steps is not None:
+        for learner in known["learners"].values():
+            learner["steps"] = learner["steps"][: _count(options)]
+    other = trace.changed_since(known)
+    total = max(len(found["steps"]) for found in known["learners"].values())
+    tolerance = options.tolerance or 0.0
+    try:
+        count = trace.compare(side, known, tolerance, _progress(total))
+    except CheckFailed as error:
+        error.where = what
+        error.fix = f"changed since: {', '.join(other)}" if other else error.fix
+        raise
+    how = "bit for bit" if tolerance == 0 else f"within {tolerance:.0e}"
+    if options.json:
+        print_json({"steps": count, "tolerance": tolerance, "changed": other})
+    else:
+        print(f"{count} steps are {how} those of {what}")
+        print("".join(f"though {text}\n" for text in other), end="")
+    return 0
+
+
+def _record(argv: list[str]) -> int:
+    own = _parser("trace record RECIPE", "Write down what a recipe computes.")
+    own.add_argument("--out", metavar="FILE", help="The trace (RECIPE.trace.json).")
+    _with_settings(own)
+    if not argv or argv[0].startswith("-"):
+        return _usage(own, argv)
+    recipe = recipes.find(argv[0])
+    options, given, problems = flags.parse(own, argv[1:], recipe.config)
+    if options.help:
+        return _usage(own, ["--help"])
+    from surefoot.engine import trace
+
+    side = _side("", recipe, _settle(recipe, options, [], given, problems))
+    path = Path(options.out or f"{recipe.name}.trace.json")
+    found = trace.record(side, _count(options), _progress(_count(options)))
+    trace.write(found, path)
+    steps = max(len(x["steps"]) for x in found["learners"].values())
+    if options.json:
+        print_json({"file": str(path), "steps": steps})
+    else:
+        print(f"{steps} steps of {recipe.name} are in {path} ({path.stat().st_size / 1e3:.0f} kB)")
+        print(f"next   surefoot trace check {path}")
+    return 0
+
+
+def _check(argv: list[str]) -> int:
+    own = _parser("trace check FILE", "Take the steps of a trace again and compare every one.")
+    own.add_argument("--tolerance", type=float, metavar="X", help="Relative error (0: the bits).")
+    own.add_argument("--steps", type=int, metavar="N", help="No more than the first N.")
+    if not argv or argv[0].startswith("-"):
+        return _usage(own, argv)
+    from surefoot.config.resolve import amend, check, starting_values
+    from surefoot.engine import trace
+
+    path = Path(argv[0])
+    known = trace.read(path)
+    recipe = recipes.find(known["recipe"])
+    options, given, problems = flags.parse(own, argv[1:], recipe.config)
+    if options.help:
+        return _usage(own, ["--help"])
+    where = str(path)
+    told = {k: Given(v, where, where) for k, v in known["settings"].items()}
+    base = check(recipe.config, {**starting_values(recipe.config), **told})
+    config = amend(base.config, base.sources, given, problems).config
+    return _held(_side("", recipe, config), known, str(path), options)
