@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from surefoot.cli.options import parser, print_json
+from surefoot.cli.options import Parser, print_json
 from surefoot.config.suggest import nearest
 from surefoot.errors import CheckFailed, ConfigError
 
@@ -21,13 +21,14 @@ __all__ = ["run"]
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb and return its exit code."""
     checking = argv[:1] == ["check"]
-    own = parser(
-        "ops check" if checking else "ops",
-        "Hold every way of an operation against its reference, values and gradients."
+    own = Parser(
+        prog="surefoot ops check" if checking else "surefoot ops",
+        description="Hold every way of an operation against its reference, values and gradients."
         if checking
         else "Operations, the ways there are to compute them, and how fast they are here. "
         "`surefoot ops check` holds every way against its reference.",
     )
+    own.add_argument("--json", action="store_true", help="print one JSON document")
     own.add_argument("name", nargs="*", help="operations, or Python files with ways of your own")
     own.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     own.add_argument("--slow", action="store_true", help="also ways that are compiled for seconds")

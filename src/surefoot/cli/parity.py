@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 STEPS = 50
+_Asked = tuple[Recipe, argparse.Namespace, dict[str, Given], list[Problem]]
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -74,14 +75,18 @@ def _parity(argv: list[str]) -> int:
     own.add_argument("--max-memory", metavar="5%", help="Fail where b takes more memory by more.")
     own.add_argument("--out", metavar="DIR", help="Where the picture goes (RUNS/parity).")
     _with_settings(own)
-    if not argv or argv[0].startswith("-"):
-        return _usage(own, argv)
-    recipe = recipes.find(argv[0])
-    options, given, problems = flags.parse(own, argv[1:], recipe.config)
-    if options.help:
-        return _usage(own, ["--help"])
+    asked = _read(own, argv)
+    if asked is None:
+        return 0
+    recipe, options, given, problems = asked
     limits = [_share(getattr(options, name), name) for name in ("max_slowdown", "max_memory")]
     if options.b_run:
+        unfit = [
+            n for n in ("b", "free", "max_slowdown", "max_memory", "out") if getattr(options, n)
+        ]
+        if unfit:
+            words = ", ".join(f"--{name.replace('_', '-')}" for name in unfit)
+            raise ConfigError(f"a record has no {words}", fix="leave out --b-run, or these")
         return _against_run(recipe, options, given, problems)
     sides = [_settle(recipe, options, words, given, problems) for words in (options.a, options.b)]
     found, seconds = _lockstep(recipe, sides, options)
@@ -95,6 +100,17 @@ def _parity(argv: list[str]) -> int:
     return 0
 
 
+def _read(own: argparse.ArgumentParser, argv: list[str]) -> _Asked | None:
+    """Return the recipe and what was said of it, or None where help was wanted and printed."""
+    if argv and not argv[0].startswith("-"):
+        recipe = recipes.find(argv[0])
+        options, given, problems = flags.parse(own, argv[1:], recipe.config)
+        if not options.help:
+            return recipe, options, given, problems
+    _usage(own, ["--help"] if argv else [])
+    return None
+
+
 def _usage(own: argparse.ArgumentParser, argv: list[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         from surefoot.cli.help import options_page
@@ -104,8 +120,13 @@ def _usage(own: argparse.ArgumentParser, argv: list[str]) -> int:
         )
         print(options_page(own, usage))
         return 0
-    fix = "surefoot parity charlm --b ops.norm=reference"
-    raise ConfigError([Problem("which recipe?", "command line", fix)])
+    examples = {
+        "surefoot parity RECIPE": "surefoot parity charlm --b ops.norm=reference",
+        "surefoot trace record RECIPE": "surefoot trace record charlm",
+        "surefoot trace check FILE": "surefoot trace check charlm.trace.json",
+    }
+    what = f"which {own.prog.rpartition(' ')[2].lower()}?"
+    raise ConfigError([Problem(what, "command line", examples[own.prog])])
 
 
 def _share(text: str | None, name: str) -> float | None:
@@ -310,12 +331,10 @@ def _record(argv: list[str]) -> int:
     own = _parser("trace record RECIPE", "Write down what a recipe computes.")
     own.add_argument("--out", metavar="FILE", help="The trace (RECIPE.trace.json).")
     _with_settings(own)
-    if not argv or argv[0].startswith("-"):
-        return _usage(own, argv)
-    recipe = recipes.find(argv[0])
-    options, given, problems = flags.parse(own, argv[1:], recipe.config)
-    if options.help:
-        return _usage(own, ["--help"])
+    asked = _read(own, argv)
+    if asked is None:
+        return 0
+    recipe, options, given, problems = asked
     from surefoot.engine import trace
 
     side = _side("", recipe, _settle(recipe, options, [], given, problems))

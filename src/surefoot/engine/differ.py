@@ -19,7 +19,7 @@ from surefoot.engine.world import World
 from surefoot.nn.dropout import set_keys
 from surefoot.seeds import derive
 
-__all__ = ["Difference", "Party", "listening", "locate", "pass_once"]
+__all__ = ["Difference", "Heard", "Party", "listening", "locate", "pass_once"]
 
 Heard = list[tuple[str, Tensor]]
 

@@ -6,7 +6,6 @@ probe runs forward and backward on real examples of the run and touches no weigh
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +15,13 @@ from typing import Any
 
 import psutil
 import torch
-import xxhash
 
 from surefoot.config.fields import changed
-from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import tune
 from surefoot.engine.job import Job
+from surefoot.engine.known import question, recall, remember
 from surefoot.engine.learner import Learner
 from surefoot.engine.place import apply, matmul_path
 from surefoot.engine.random import example_keys, rekey
@@ -31,7 +29,6 @@ from surefoot.engine.world import World
 from surefoot.nn.dropout import set_keys
 from surefoot.ops import OPS
 from surefoot.ops.compiled import compiler
-from surefoot.track.machine import describe_machine
 
 __all__ = ["Pins", "Plan", "choose", "usable_cores"]
 
@@ -103,11 +100,11 @@ def choose(
 
     `cache` is a file of earlier answers for the same question on the same machine.
     """
-    question = _question(config, job, world.device)
-    known = _recall(cache, question)
+    asked = question(config, job, world.device, usable_cores())
+    known = recall(cache, asked)
     if known is None:
         known = _Probe(config, job, world).answer()
-        _remember(cache, question, known)
+        remember(cache, asked, known)
     pins = Pins.read(known["pins"])
     step = float(known["step_seconds"])
     pins = _decide_compile(config, pins, step, steps)
@@ -150,43 +147,6 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
 
 def _with(pins: Pins, name: str, value: Any, why: str) -> Pins:
     return replace(pins, **{name: value, "why": {**pins.why, name: why}})
-
-
-def _question(config: RunConfig, job: Job, device: torch.device) -> str:
-    facts = [
-        torch.__version__, _device_name(device), os.cpu_count(), usable_cores(),
-        fingerprint(config), job.source.fingerprint, sorted(job.learners), 6,
-    ]  # fmt: skip
-    return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str).encode())
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {describe_machine()['cpu']}"
-
-
-def _recall(cache: Path | None, question: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(cache.read_text())[question] if cache else None
-        return found if isinstance(found, dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _remember(cache: Path | None, question: str, answer: Mapping[str, Any]) -> None:
-    """Keep the answer; the cache is a convenience, so a disk that refuses is no failure."""
-    if cache is None:
-        return
-    try:
-        known = json.loads(cache.read_text()) if cache.exists() else {}
-        kept = dict(list(known.items())[-99:]) if isinstance(known, dict) else {}
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        fresh = cache.with_name(f"{cache.name}.{os.getpid()}")
-        fresh.write_text(json.dumps({**kept, question: answer}))
-        fresh.replace(cache)
-    except (OSError, ValueError):
-        return
 
 
 def usable_cores() -> int:
