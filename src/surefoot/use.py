@@ -85,19 +85,24 @@ def export(
     checkpoint: str | int = "best",
     learner: str | None = None,
     quant: str = "f32",
+    merge: bool = False,
 ) -> tuple[Exported, int]:
     """Write a run's model to `out` as `to` (hf, pt, gguf, ollama or onnx), and compare it with the original.
 
-    `quant` (f32, f16, q8_0, q4_0) is how GGUF holds matrices. Returns what was found, and the step of
-    the weights. Raises RunError, Unsupported or CheckFailed; see `engine.export`.
+    `quant` (f32, f16, q8_0, q4_0) is how GGUF holds matrices; `merge` makes adapters a part of the
+    weights. Returns what was found, and the step of the weights. Raises RunError, Unsupported or CheckFailed; see `engine.export`.
     """
     from surefoot.engine import TextSpeaker
-    from surefoot.engine.export import write
+    from surefoot.engine.export import Exporter, write
     from surefoot.nn.gpt import GPT
 
     speaker, step = load(run, runs=runs, checkpoint=checkpoint, device="cpu")
     name = learner or next(iter(speaker.models))
     model = speaker.models.get(name)
+    if model is not None and isinstance(speaker, Exporter):
+        return speaker.export(name, Path(out), to, quant, merge), step
+    if merge:
+        raise RunError(f"{name} has no adapters to merge", where=str(run), fix="leave --merge out")
     if not isinstance(speaker, TextSpeaker) or not isinstance(model, GPT):
         raise RunError(f"{name} is no language model that other programs know", where=str(run))
     return write(model, speaker.tokenizer, Path(out), to, quant), step

@@ -200,3 +200,35 @@ def test_mistakes_are_told_before_there_is_a_run(
     told = surefoot(*words(repo), "--runs", tmp_path / "runs", *given)
     assert (told.code, said in told.err) == (code, True), told.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_tuned_model_is_given_to_other_programs(
+    surefoot: Surefoot, repo: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    runs = ["--runs", tmp_path / "runs"]
+    surefoot(*words(repo, "--method", "qlora+", *runs)).ok()
+    kinds: dict[str, list[str]] = {
+        "adapter": ["--to", "hf"], "merged": ["--to", "hf", "--merge"], "model.gguf": ["--to", "gguf"],
+    }  # fmt: skip
+    for name, how in kinds.items():
+        told = surefoot("export", "last", *how, "--out", tmp_path / name, "--json", *runs).ok()
+        assert told.json["difference"] <= 1e-4 * told.json["scale"]
+    layout = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in layout
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    told_base = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    base = AutoModelForCausalLM.from_pretrained(told_base["base_model_name_or_path"])
+    tuned = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    ours = {n: p for n, p in merged.named_parameters() if "layers" in n and p.dim() == 2}
+    theirs = dict(tuned.named_parameters())
+    assert ours and all(  # their base is not rounded to 4 bits, ours was
+        (p - theirs[n]).norm() < 0.15 * p.norm() for n, p in ours.items()
+    )
+    refused = surefoot("export", "last", "--to", "pt", "--out", tmp_path / "pt", *runs)
+    assert refused.code == 3 and "not written as pt" in refused.err
+    text = surefoot("sample", "last", "--prompt", "def ", "--tokens", "5", *runs).ok()
+    assert text.out.startswith("def ")

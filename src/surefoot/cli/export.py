@@ -27,6 +27,9 @@ def run(verb: str, argv: list[str]) -> int:
     own.add_argument(
         "--quant", choices=_QUANTS, default="f32", help="gguf, ollama: how matrices are held"
     )
+    own.add_argument(
+        "--merge", action="store_true", help="hf: adapters become a part of the weights"
+    )
     own.add_argument("--checkpoint", default="best", help="best (default), last or a step")
     own.add_argument("--learner", help="which model, where a run has several")
     own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
@@ -38,7 +41,7 @@ def run(verb: str, argv: list[str]) -> int:
 
     found, step = use.export(
         options.run, options.to, options.out, runs=options.runs, checkpoint=options.checkpoint,
-        learner=options.learner, quant=options.quant,
+        learner=options.learner, quant=options.quant, merge=options.merge,
     )  # fmt: skip
     if options.json:
         print(json.dumps({**asdict(found), "path": str(found.path), "step": step}))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -39,7 +39,18 @@ from surefoot.nn.gpt import GPT
 from surefoot.nn.public import public_config, public_weights
 from surefoot.seeds import derive
 
-__all__ = ["FORMATS", "QUANTISED", "QUANTS", "Exported", "through_llama", "write"]
+__all__ = [
+    "FORMATS",
+    "QUANTISED",
+    "QUANTS",
+    "Exported",
+    "Exporter",
+    "compared",
+    "refuse_other",
+    "staged",
+    "through_llama",
+    "write",
+]
 
 FORMATS = ("hf", "pt", "gguf", "ollama", "onnx")
 QUANTISED = ("gguf", "ollama")
@@ -71,6 +82,15 @@ class Exported:
     by: str
 
 
+@runtime_checkable
+class Exporter(Protocol):
+    """A speaker that writes its models for other programs itself."""
+
+    def export(self, learner: str, out: Path, to: str, quant: str, merge: bool) -> Exported:
+        """Like `write`, for the model of `learner`; `merge` makes adapters part of the weights."""
+        ...
+
+
 def write(model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f32") -> Exported:
     """Write `model` to `out`, which must not exist yet, and compare.
 
@@ -80,7 +100,7 @@ def write(model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f3
     if out.exists():
         raise RunError(f"{out} exists already", fix="another --out, or remove it")
     model = model.float().eval()
-    with _staged(out) as place:
+    with staged(out) as place:
         if to == "hf":
             by, logits = _write_hf(model, tokenizer, place)
         elif to == "pt":
@@ -91,19 +111,23 @@ def write(model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f3
             by, logits = _write_ollama(model, tokenizer, place, quant)
         else:
             by, logits = _write_gguf(model, tokenizer, place, quant)
-        found = _compared(model, logits, out, by)
-        allowed = QUANTS[quant if to in QUANTISED else "f32"]
-        if found.difference > allowed * found.scale:
-            raise CheckFailed(
-                f"what was written computes something else: logits up to {found.scale:.2f} differ "
-                f"by {found.difference:.2g}",
-                where=by, fix="report this; nothing was kept",
-            )  # fmt: skip
+        found = compared(model, logits, out, by)
+        refuse_other(found, quant if to in QUANTISED else "f32")
     return found
 
 
+def refuse_other(found: Exported, quant: str) -> None:
+    """Raise CheckFailed where what was written is another model, more than `quant` explains."""
+    if found.difference > QUANTS[quant] * found.scale:
+        raise CheckFailed(
+            f"what was written computes something else: logits up to {found.scale:.2f} differ "
+            f"by {found.difference:.2g}",
+            where=found.by, fix="report this; nothing was kept",
+        )  # fmt: skip
+
+
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Iterator[Path]:
     """Lend a place beside `out` that becomes it when all went well, and else disappears."""
     place = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +147,8 @@ def _remove(place: Path) -> None:
 
 
 @torch.no_grad()
-def _compared(model: GPT, logits: Logits, out: Path, by: str) -> Exported:
+def compared(model: Any, logits: Logits, out: Path, by: str) -> Exported:
+    """Return how far `logits` are from those of `model` on some positions drawn at random."""
     device = next(model.parameters()).device
     length = min(model.config.context, _POSITIONS)
     rows = -(-_POSITIONS // length)

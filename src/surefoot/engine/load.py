@@ -52,14 +52,16 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
 def narrow(models: Mapping[str, nn.Module], dtype: str) -> None:
     """Hold the weights of `models` as `fp32`, `bf16`, `fp16`, `int8` or `int4` from now on.
 
-    Tables of angles stay in fp32, and so do the sums inside norms. Raises Unsupported where a
+    Tables of angles stay in fp32, and so do the sums inside norms; what is narrower already stays,
+    as does a base in 4 bits. Raises Unsupported where a
     model or its device cannot do that; see `nn.packed`.
     """
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for name, model in models.items():
         if dtype in kind:
             for parameter in model.parameters():
-                parameter.data = parameter.data.to(kind[dtype])
+                if parameter.is_floating_point() and parameter.itemsize > kind[dtype].itemsize:
+                    parameter.data = parameter.data.to(kind[dtype])
         elif isinstance(model, GPT):
             pack_(model, int(dtype.removeprefix("int")))
         else:

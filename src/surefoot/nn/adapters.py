@@ -29,6 +29,7 @@ __all__ = [
     "adapter_groups",
     "frozen_digest",
     "guard_four_bit",
+    "in_full",
     "linears",
     "recompute_layers",
 ]
@@ -265,6 +266,29 @@ def recompute_layers(model: Any) -> None:
     name = "activation_checkpointing_enable"  # as transformers 5.20 and later call it
     enable = getattr(model, name, None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+@torch.no_grad()
+def in_full(model: Pretrained, plain: nn.Module, lora: Lora | None) -> nn.Module:
+    """Return the tuned model in fp32 around `plain`, the base in fp32, whose weights it takes over.
+
+    Weights of 4 bits become the numbers that they stand for, so the result computes what `model`
+    does, without the rounding of its arithmetic.
+    """
+    target = dict(plain.named_parameters())
+    for name, module in model.causal.named_modules():
+        weight: Any = getattr(module, "weight", None)
+        if getattr(weight, "quant_state", None) is not None:
+            from bitsandbytes.functional import dequantize_4bit
+
+            found = dequantize_4bit(weight.data, weight.quant_state)
+            target[f"{name.removesuffix('.base_layer')}.weight"].copy_(found)
+    whole: nn.Module = plain if lora is None else adapt(plain, lora, 0)
+    ours = dict(model.inner.named_parameters())
+    for name, parameter in whole.named_parameters():
+        if lora is None or "lora_" in name:
+            parameter.copy_(ours[name])
+    return whole.eval()
 
 
 def frozen_digest(model: nn.Module) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from surefoot.data.packed import Packed
     from surefoot.data.repository import Repository
     from surefoot.engine import Job, Loss, World
-    from surefoot.nn.adapters import Pretrained
+    from surefoot.nn.adapters import Lora, Pretrained
     from surefoot.recipes.code.base import Base
     from surefoot.recipes.code.judge import Judge
     from surefoot.recipes.code.speaker import CodeSpeaker
@@ -127,7 +127,6 @@ def make(config: CodeConfig, base: Base, world: World, precision: str) -> tuple[
     import torch
 
     from surefoot.nn.adapters import (
-        Lora,
         Pretrained,
         adapt,
         frozen_digest,
@@ -161,10 +160,7 @@ def make(config: CodeConfig, base: Base, world: World, precision: str) -> tuple[
         if config.memory.checkpointing:
             recompute_layers(model)
         if not full:
-            lora = Lora(
-                how.rank, how.alpha, how.dropout, how.targets, how.rslora, how.dora, how.freeze_a
-            )
-            model = adapt(model, lora, derive(config.train.seed, "init"))
+            model = adapt(model, lora_of(config), derive(config.train.seed, "init"))
     found = Pretrained(model, size.context)
     found.train()
     return found, digest
@@ -341,7 +337,19 @@ def speak(config: CodeConfig, files: Mapping[str, str], world: World) -> CodeSpe
     base = base_of(config, None, files.get(KEPT))
     model, _ = make(config, base, world, precision_of(config, world))
     border, engines = base.tokenizer.boundary, {"main": Writer(model)}
-    return CodeSpeaker({"main": model}, base.tokenizer, "", border, engines)
+    lora = None if config.adapter.method == "full" else lora_of(config)
+    return CodeSpeaker(
+        {"main": model}, base.tokenizer, "", border, engines, folder=base.folder, lora=lora,
+        double_quant=config.model.double_quant if config.four_bit else None,
+    )  # fmt: skip
+
+
+def lora_of(config: CodeConfig) -> Lora:
+    """Return what the adapters are like."""
+    from surefoot.nn.adapters import Lora
+
+    how = config.adapter
+    return Lora(how.rank, how.alpha, how.dropout, how.targets, how.rslora, how.dora, how.freeze_a)
 
 
 recipe = Recipe(

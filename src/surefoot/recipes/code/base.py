@@ -5,13 +5,14 @@ Only safetensors are read, and no code that comes with a model is run.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import secrets
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,7 +149,7 @@ def _convert(file: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     said = {"gguf_file": file.name, "local_files_only": True}
-    with quiet():
+    with quiet(), redirect_stderr(io.StringIO()):  # a bar that ignores its switch
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 file.parent, dtype=torch.float32, **said
