@@ -16,6 +16,7 @@ from typing import Any
 
 import xxhash
 
+from surefoot.data import hub
 from surefoot.data.batch import Batch
 from surefoot.data.bpe import BPE, train_bpe
 from surefoot.data.corpora import find
@@ -131,7 +132,7 @@ def collect(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Collection:
-    """Return the documents at `path`, else those of `corpus`, as tokens.
+    """Return the documents at `path`, else those of `corpus` (see also hub.py), as tokens.
 
     Held out are the documents at `val_path`; else of files named like train, valid and test the
     latter two; else each document whose hash falls below `val_ratio`, and at least one. The
@@ -139,7 +140,10 @@ def collect(
     DataError with what is wrong with the text and what to do.
     """
     cache = cache or cache_dir()
-    if path is None:
+    if path is None and hub.named(corpus):
+        path, notes = hub.fetch(corpus, cache, text_field), []
+        name, licence, where = corpus, "its own licence", "the Hugging Face hub"
+    elif path is None:
         found = find(corpus, cache)
         path, notes = found.path, list(found.notes)
         name, licence, where = found.corpus.name, found.corpus.licence, found.corpus.source

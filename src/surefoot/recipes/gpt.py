@@ -39,7 +39,9 @@ SAMPLE_TOKENS = 120
 class DocumentData(Section):
     """Which documents are read, how they are split, and the vocabulary."""
 
-    corpus: str = knob("wiki-mini", "Documents by name; `surefoot data list` shows them.")
+    corpus: str = knob(
+        "wiki-mini", "Documents by name; `surefoot data list` shows them. hf:OWNER/NAME: the hub."
+    )
     path: Path | None = knob(
         None, "Your own: text, JSON Lines, a folder of them; also packed as .zst or .gz."
     )
