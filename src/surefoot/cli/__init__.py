@@ -9,7 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
 
 from surefoot.errors import ConfigError, Stopped, SurefootError
 
@@ -49,7 +55,8 @@ _EXAMPLES = (
     ("surefoot train charlm --help", "every setting"),
     ("surefoot resume last", "after anything"),
 )
-_DONE, _BUG, _INTERRUPTED, _PIPE = 0, 1, 130, 141  # 141: the reader of our output went away
+_DONE, _BUG, _FULL, _STOPPED, _INTERRUPTED = 0, 1, 4, 75, 130
+_PIPE = 141  # the reader of our output went away
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,12 +75,19 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         _silence(sys.stdout)
         return _PIPE
+    except OSError as error:
+        if error.filename is not None or not _refuses(sys.stdout):
+            return _bug(error)
+        print(f"error: cannot write what was found: {error.strerror}", file=sys.stderr)
+        _silence(sys.stdout)
+        return _FULL
     except Exception as error:
         return _bug(error)
     return code
 
 
 def _dispatch(words: list[str]) -> int:
+    sys.stdout, sys.stderr = _open(sys.stdout), _open(sys.stderr)
     _tolerate(sys.stdout, sys.stderr)
     _share_cores()
     if not words or words[0] in ("-h", "--help", "help"):
@@ -87,9 +101,31 @@ def _dispatch(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise _unknown(verb)
-    module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
-    code: int = module.run(verb, rest)
+    with _stoppable() if verb in ("train", "resume") else contextlib.nullcontext():
+        module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
+        code: int = module.run(verb, rest)
     return code
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM end what trains with the words and the code of a stop, also while it starts.
+
+    Between the first step and the last save the engine listens itself, and saves.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print("stopped by SIGTERM; the same command goes on", file=sys.stderr)
+        raise SystemExit(_STOPPED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _share_cores() -> None:
@@ -147,6 +183,21 @@ def _bug(error: Exception) -> int:
             )
     print(f"\n{text}", file=sys.stderr)
     return _BUG
+
+
+def _open(stream: TextIO | None) -> TextIO:
+    """Return the stream; where somebody closed it before we came, one that swallows all."""
+    return stream if stream is not None else Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _refuses(stream: TextIO) -> bool:
+    """Whether a stream takes nothing more, like a full disk."""
+    try:
+        stream.write("\n")
+        stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _tolerate(*streams: object) -> None:

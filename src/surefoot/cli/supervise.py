@@ -17,8 +17,10 @@ from surefoot.track.folder import RunFolder, now
 
 __all__ = ["supervise"]
 
-_FINAL = {0, 2, 3, 5, 75, 130}  # done, or nothing that another try would mend
+_STOPPED = 75
+_FINAL = {0, 2, 3, 5, _STOPPED, 130}  # done, or nothing that another try would mend
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds
+_GLANCE = 0.1  # seconds between looks for a signal in a pause
 
 
 def supervise(
@@ -29,44 +31,87 @@ def supervise(
 ) -> int:
     """Run `surefoot FIRST`, then AGAIN until it is done, at most `restarts` times more.
 
-    Returns the exit code of the last try, 1 when giving up. `find_run` returns the run that the child works on, once there is one. Restarts are recorded
-    in its run.json. Signals are passed on to the child.
+    Returns the exit code of the last try, 1 when giving up, 75 when told to stop. `find_run` returns
+    the run that the child works on, once there is one. Restarts are recorded in its run.json.
+    Signals are passed on to the child; whatever it ends with after one, it is not started again.
     """
-    pause, failed_at = _FIRST_PAUSE, None
-    for tried in range(restarts + 1):
-        code = _child(again if tried else first)
-        if code in _FINAL:
-            return code
-        step = _note(find_run(), code)
-        if tried == restarts:
-            return _give_up(f"failed {tried + 1} times, the last time with exit code {code}")
-        if step is not None and step == failed_at:
-            return _give_up(f"failed twice after step {step}, with exit code {code}")
-        failed_at = step
-        print(
-            f"exit code {code}; restart {tried + 1} of {restarts} in {pause:.0f} s", file=sys.stderr
-        )
-        time.sleep(pause)
-        pause = min(_LONGEST_PAUSE, 2 * pause)
+    signals, pause, failed_at = _Signals(), _FIRST_PAUSE, None
+    with signals:
+        for tried in range(restarts + 1):
+            code = signals.run(again if tried else first)
+            if code in _FINAL:
+                return code
+            if signals.received:
+                return _stopped(signals.received, find_run())
+            step = _note(find_run(), code)
+            if tried == restarts:
+                return _give_up(
+                    f"failed {tried + 1} times, the last time with exit code {code}", find_run()
+                )
+            if step is not None and step == failed_at:
+                return _give_up(
+                    f"failed twice after step {step}, with exit code {code}", find_run()
+                )
+            failed_at = step
+            print(
+                f"exit code {code}; restart {tried + 1} of {restarts} in {pause:.0f} s",
+                file=sys.stderr,
+            )
+            if signals.arrives_within(pause):
+                return _stopped(signals.received, find_run())
+            pause = min(_LONGEST_PAUSE, 2 * pause)
     return 1
 
 
-def _give_up(text: str) -> int:
+def _stopped(name: str, run: RunFolder | None) -> int:
+    again = f"surefoot resume {run.path.name}" if run else "the same command begins again"
+    print(f"stopped by {name}\n  help:  {again}", file=sys.stderr)
+    return _STOPPED
+
+
+def _give_up(text: str, run: RunFolder | None) -> int:
     print(f"error: {text}; giving up", file=sys.stderr)
+    if run is not None:
+        name = run.path.name
+        print(
+            f"  help:  what happened: surefoot show {name}, {run.path / 'log.txt'}", file=sys.stderr
+        )
     return 1
 
 
-def _child(argv: Sequence[str]) -> int:
-    child = subprocess.Popen([sys.executable, "-m", "surefoot", *argv])
+class _Signals:
+    """Passes SIGINT and SIGTERM on to the child, and remembers the first, child or not."""
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+    def __init__(self) -> None:
+        self.received = ""
+        self._child: subprocess.Popen[bytes] | None = None
 
-    before = [(n, signal.signal(n, pass_on)) for n in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        return child.wait()
-    finally:
-        for number, handler in before:
+    def run(self, argv: Sequence[str]) -> int:
+        """Return the exit code of `surefoot ARGV`."""
+        self._child = subprocess.Popen([sys.executable, "-m", "surefoot", *argv])
+        if self.received:  # while it was being started
+            self._child.terminate()
+        code = self._child.wait()
+        self._child = None
+        return code
+
+    def arrives_within(self, seconds: float) -> bool:
+        """Wait, and return whether there was a signal."""
+        end = time.monotonic() + seconds
+        while not self.received and time.monotonic() < end:
+            time.sleep(_GLANCE)
+        return bool(self.received)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(number).name
+        if self._child is not None:
+            self._child.send_signal(number)
+
+    def __enter__(self) -> None:
+        self._before = [(n, signal.signal(n, self)) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before:
             signal.signal(number, handler)
 
 
