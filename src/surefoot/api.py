@@ -20,6 +20,7 @@ from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, DataError, Problem, RunError
 from surefoot.sinks import Console, Sinks
 from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir
+from surefoot.track.meta import check_tags
 
 if TYPE_CHECKING:
     from surefoot.engine import Result
@@ -98,6 +99,7 @@ def start(
     from surefoot.data.fetch import cache_dir
     from surefoot.engine import begin
 
+    check_tags(resolved.config.track.tags)
     earlier = None if new else unfinished(runs, recipe, resolved.config, name)
     if earlier is not None:
         return go_on(earlier, resolved, console, [*resolved.notes, f"{earlier.name} is unfinished"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,12 @@ def test_an_empty_folder_and_an_unreadable_text(refused: Any, tmp_path: Path) ->
     if os.access(path, os.R_OK):
         pytest.skip("this user reads everything")
     assert "secret.txt" in refused("train", "--new", "--path", path)
+
+
+def test_a_tag_is_the_same_everywhere(refused: Any) -> None:
+    said = refused("train", "--new", "--tags", "fine,b c")
+    assert "'b c' cannot be a tag" in said
+    assert said == refused("tag", "last", "b c")
 
 
 def test_settings_are_refused_all_at_once(refused: Any, tmp_path: Path) -> None:
@@ -194,7 +201,7 @@ def test_a_disk_without_room(refused: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     said = refused("train", "--new")
-    assert "MB of disk, 0 MB are free" in said
+    assert re.search(r"needs [\d.]+ kB of disk, [\d.]+ kB more than are free", said)
     assert "--runs on another disk" in said
 
 

@@ -56,6 +56,28 @@ def test_the_list(runs: Path, capsys: Any) -> None:
     assert lines[3][:2] == ["0009-gpt", "damaged"] and "run.json:" in lines[3]
 
 
+def test_a_run_of_a_later_version_is_listed_as_that(runs: Path, capsys: Any) -> None:
+    make(runs, "later").update(format=99, status="running")
+    assert main(["runs"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.split()[:2] == ["later", "newer"]
+    assert row.endswith("run.json: format 99, newer than this Surefoot reads (1)")
+    assert main(["runs", "--state", "newer", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "later"
+    assert main(["show", "later"]) == 2
+    assert "run.json has format 99" in capsys.readouterr().err
+
+
+def test_show_says_how_many_more_events_there_are(runs: Path, capsys: Any) -> None:
+    begun = [
+        {"first_step": step, "started": "2026-11-21T00:00:00+00:00"} for step in range(0, 80, 10)
+    ]
+    make(runs, "often", segments=begun)
+    assert main(["show"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("resumed") == 5 and "2 more before: surefoot show often --json" in said
+
+
 def test_the_list_as_json(runs: Path, capsys: Any) -> None:
     run = make(runs)
     run.update(status="running", step=0)

@@ -104,13 +104,27 @@ def test_mistakes_are_explained(runs: Path, capsys: Any, words: list[str], said:
     assert said in capsys.readouterr().err and len(names(runs)) == 3
 
 
+@pytest.mark.parametrize("words", [["keep", "good"], ["tag", "good", "mine"]])
+def test_a_run_of_somebody_else_is_not_a_full_disk(
+    runs: Path, capsys: Any, monkeypatch: Any, words: list[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("surefoot.track.folder.write_atomic", refuse)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "cannot write the run: Permission denied" in said and "folder writable" in said
+
+
 def test_a_disk_that_refuses_is_no_traceback(runs: Path, capsys: Any, monkeypatch: Any) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("surefoot.track.folder.write_atomic", full)
     assert main(["keep", "good"]) == 4
-    assert "refuses" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot write the run: No space left" in said and "prune --empty" in said
     monkeypatch.setattr(Path, "rename", full)
     assert main(["prune", "probe", "--yes"]) == 2
     assert "cannot move runs to the trash: No space left" in capsys.readouterr().err

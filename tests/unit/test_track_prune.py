@@ -125,7 +125,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     make(tmp_path, "bad", 2.0)
     before = sorted(p.relative_to(tmp_path) for p in (tmp_path / "bad").rglob("*"))
     moved = move(tmp_path, judge(tmp_path, Rules(newest=0)))
-    assert [v.run.name for v in moved] == ["bad"]
+    assert {v.run.name: v.shield for v in moved} == {"bad": "", "top": "best of charlm on its data"}
     assert [run.name for run in list_runs(tmp_path)] == ["top"]
     assert RunFolder.create(tmp_path, "charlm").meta["number"] == 3  # 2 is in the trash
     assert list(undo(tmp_path)) == [("bad", "")]
@@ -160,7 +160,15 @@ def test_who_begins_to_train_meanwhile_stays(tmp_path: Path) -> None:
     run = make(tmp_path, "probe", test="--test")
     verdicts = judge(tmp_path, Rules())
     with run.lock():
-        assert move(tmp_path, verdicts) == []
+        assert "is being trained by process" in move(tmp_path, verdicts)[0].shield
+    assert run.path.exists() and batches(tmp_path) == []
+
+
+def test_what_one_may_not_write_stays_and_says_so(tmp_path: Path, monkeypatch: Any) -> None:
+    run = make(tmp_path, "probe", test="--test")
+    (run.path / ".lock").mkdir()  # as little a file to open as one of somebody else's
+    (found,) = move(tmp_path, judge(tmp_path, Rules()))
+    assert found.shield == "cannot write the run: Is a directory"
     assert run.path.exists() and batches(tmp_path) == []
 
 

@@ -184,8 +184,11 @@ def _screen(
         yield story.alert
     yield ""
     told = [*_facts(run, history, story, size), *_curves(history)]
-    noted = story.events(marks(history, run.meta))[-EVENTS:]
-    told += [(label, f"{step}: {text}") for step, label, text in noted]
+    noted = story.events(marks(history, run.meta))
+    told += [(label, f"{step}: {text}") for step, label, text in noted[-EVENTS:]]
+    if len(noted) > EVENTS:
+        name = reference(run.path)
+        told.append(("", f"{len(noted) - EVENTS} more before: surefoot show {name} --json"))
     width = max(len(label) for label, _ in told)
     yield from (f"  {label:<{width}}  {text}" for label, text in told)
     if sample is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
-from dataclasses import replace
 from pathlib import Path
 
 from surefoot.cli.options import choice, filters, parser, print_json, read
-from surefoot.errors import ConfigError, OutOfResources
+from surefoot.errors import ConfigError
 from surefoot.track import prune
-from surefoot.track.folder import TRASH, RunFolder, find, list_runs, runs_dir
+from surefoot.track.folder import TRASH, find, list_runs, runs_dir
+from surefoot.track.meta import check_tags
 from surefoot.track.text import bytes_text, clean
 
 __all__ = ["run"]
@@ -59,10 +58,7 @@ def _tidy(runs: Path, options: argparse.Namespace) -> int:
     verdicts, total = prune.judge(runs, wanted), len(list_runs(runs))
     if options.yes:
         prune.empty(runs)
-        names = {verdict.run.name for verdict in prune.move(runs, verdicts)}
-        late = [v for v in verdicts if not v.shield and v.run.name not in names]
-        verdicts = [v for v in verdicts if v not in late]
-        verdicts += [replace(v, shield="running since a moment ago") for v in late]
+        verdicts = prune.move(runs, verdicts)
     going = [verdict for verdict in verdicts if not verdict.shield]
     stays = [verdict for verdict in verdicts if verdict.shield]
     size = sum(verdict.size for verdict in going)
@@ -119,8 +115,7 @@ def _keep(argv: list[str]) -> int:
     options = own.parse_args(argv)
     found = [find(runs_dir(options.runs), name) for name in options.run]
     for each in found:
-        if not each.update(kept=not options.no_longer):
-            raise _refused(each)
+        each.amend(kept=not options.no_longer)
     if options.json:
         print_json([{"name": each.name, "kept": each.meta["kept"]} for each in found])
     else:
@@ -134,28 +129,20 @@ def _tag(argv: list[str]) -> int:
     own.add_argument("words", nargs="*", metavar="TAG", help="letters, digits and . _ + - : /")
     own.add_argument("--remove", action="store_true", help="take these tags away")
     options = own.parse_args(argv)
-    wrong = [word for word in options.words if not re.fullmatch(r"\w[\w.+:/-]{0,60}", word)]
-    if wrong:
-        fix = "letters, digits and . _ + - : /, beginning with a letter or digit"
-        raise ConfigError(f"{wrong[0]!r} cannot be a tag", fix=fix)
+    check_tags([] if options.remove else options.words)
     found = find(runs_dir(options.runs), options.run)
     before = [str(tag) for tag in found.meta.get("tags") or ()]
     if options.remove:
         tags = [tag for tag in before if tag not in options.words]
     else:
         tags = list(dict.fromkeys([*before, *options.words]))
-    if tags != before and not found.update(tags=tags):
-        raise _refused(found)
+    if tags != before:
+        found.amend(tags=tags)
     if options.json:
         print_json({"name": found.name, "tags": tags})
     else:
         print(f"{found.name}: {clean(', '.join(tags)) or 'no tags'}")
     return 0
-
-
-def _refused(run: RunFolder) -> OutOfResources:
-    fix = "free some space: surefoot prune --empty"
-    return OutOfResources("the disk refuses to write run.json", where=str(run.path), fix=fix)
 
 
 def _du(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from surefoot.engine.tape import Tape
 from surefoot.errors import OutOfResources, RunError
 from surefoot.track.record import Record
+from surefoot.track.text import bytes_text
 
 __all__ = ["refusals", "room_for", "synced"]
 
@@ -56,6 +57,6 @@ def room_for(runs: Path, need: int) -> None:
     free = shutil.disk_usage(place).free
     if free < need:
         raise RunError(
-            f"the run needs {need / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free",
+            f"the run needs {bytes_text(need)} of disk, {bytes_text(need - free)} more than are free",
             where=str(place), fix="--runs on another disk, --keep.last 2 --keep.best 0, or free space",
         )  # fmt: skip

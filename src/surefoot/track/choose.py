@@ -16,7 +16,7 @@ from surefoot.track.text import real
 
 __all__ = ["STATES", "Bound", "Choice", "age", "best_value", "parse_bound"]
 
-STATES = ("running", "done", "stopped", "failed", "lost", "damaged")
+STATES = ("running", "done", "stopped", "failed", "lost", "damaged", "newer")
 _SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
-from surefoot.track.lock import Holder, alone, hold, holder
-from surefoot.track.meta import FORMAT, parse, read
+from surefoot.track.lock import Holder, alone, hold, holder, unwritable
+from surefoot.track.meta import FORMAT, newer, parse, read
 from surefoot.track.meta import dump as meta_text
 
 __all__ = [
@@ -147,16 +147,26 @@ class RunFolder:
         A full disk must not end training, so the values stay in `meta` and the next update
         writes them too.
         """
+        try:
+            self._write(values)
+        except OSError:
+            return False
+        return True
+
+    def amend(self, **values: Any) -> None:
+        """Merge `values` into `run.json`, as `update` does. Raises SurefootError: why not."""
+        try:
+            self._write(values)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _write(self, values: Mapping[str, Any]) -> None:
         with alone(self.path):
             with contextlib.suppress(OSError, ValueError):
                 now_on_disk = parse(self.path)
                 self.meta |= {key: now_on_disk[key] for key in OWNED if key in now_on_disk}
             self.meta.update(values)
-            try:
-                write_atomic(self.path / "run.json", meta_text(self.meta))
-            except OSError:
-                return False
-        return True
+            write_atomic(self.path / "run.json", meta_text(self.meta))
 
     @property
     def test(self) -> str:
@@ -183,7 +193,7 @@ class RunFolder:
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
-    """Return every run in `runs`, oldest first; a damaged `run.json` gives `meta["damage"]`.
+    """Return every run in `runs`, oldest first; `meta["damage"]` says why one cannot be read.
 
     No run is opened beyond its `run.json`: 500 runs take some ten milliseconds.
     """
@@ -203,6 +213,9 @@ def list_runs(runs: Path) -> list[RunFolder]:
             continue
         except (OSError, ValueError) as error:
             meta = {"name": entry.name, "status": "damaged", "damage": str(error)}
+        if (later := newer(meta)) is not None:
+            number = meta.get("number")
+            meta = {"name": entry.name, "number": number, "status": "newer", "damage": later}
         found.append(RunFolder(Path(entry.path), meta))
     return sorted(found, key=lambda run: (_number(run), run.name))
 

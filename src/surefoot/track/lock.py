@@ -7,6 +7,7 @@ whatever way, so there are no stale locks to clean; the text in the file is only
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from surefoot.errors import RunError
+from surefoot.errors import OutOfResources, RunError, SurefootError
 
-__all__ = ["Holder", "alone", "hold", "holder"]
+__all__ = ["Holder", "alone", "hold", "holder", "unwritable"]
 
 ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds
 
@@ -42,9 +43,7 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        what = f"cannot write the run: {error.strerror}"
-        fix = "make the folder writable, or copy the run to one that is"
-        raise RunError(what, where=str(folder), fix=fix) from error
+        raise unwritable(folder, error) from error
     try:
         if not _take(handle, path):
             raise _refusal(folder)
@@ -52,6 +51,15 @@ def hold(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def unwritable(folder: Path, error: OSError) -> SurefootError:
+    """Return what a person is told who cannot write the run in `folder`, and can do about it."""
+    what = f"cannot write the run: {error.strerror}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        fix = "make the folder writable, or copy the run to one that is"
+        return RunError(what, where=str(folder), fix=fix)
+    return OutOfResources(what, where=str(folder), fix="free some space: surefoot prune --empty")
 
 
 def holder(folder: Path) -> Holder | None:

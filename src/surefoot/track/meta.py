@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
 
-__all__ = ["FORMAT", "dump", "parse", "read"]
+__all__ = ["FORMAT", "check_tags", "dump", "newer", "parse", "read"]
 
 FORMAT = 1  # of run.json and of the layout of a run's folder
 SHAPES: dict[str, type] = {  # what others rely on; anything may be missing
@@ -18,6 +19,22 @@ SHAPES: dict[str, type] = {  # what others rely on; anything may be missing
     **dict.fromkeys(("best", "pinned", "data", "machine", "versions", "git", "parent"), dict),
     **dict.fromkeys(("number", "step", "max_steps"), int),
 }
+
+
+def check_tags(tags: Iterable[str]) -> None:
+    """Raise RunError for a word that cannot be a tag."""
+    for tag in tags:
+        if not re.fullmatch(r"\w[\w.+:/-]{0,60}", tag):
+            fix = "letters, digits and . _ + - : /, beginning with a letter or digit, at most 61"
+            raise RunError(f"{tag!r} cannot be a tag", fix=fix)
+
+
+def newer(meta: Mapping[str, Any]) -> str | None:
+    """Return why `meta` cannot be relied on: it is of a later format; else None."""
+    number = meta.get("format")
+    if not isinstance(number, int) or number <= FORMAT:
+        return None
+    return f"format {number}, newer than this Surefoot reads ({FORMAT})"
 
 
 def dump(meta: Mapping[str, Any]) -> str:
@@ -51,7 +68,6 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         fix = "restore it from a copy; metrics.jsonl and checkpoints/ beside it are unharmed"
         raise RunError(f"run.json is damaged: {error}", where=where, fix=fix) from error
-    if isinstance(meta.get("format"), int) and meta["format"] > FORMAT:
-        what = f"run.json has format {meta['format']}, newer than this Surefoot reads ({FORMAT})"
-        raise RunError(what, where=where, fix="update Surefoot")
+    if (later := newer(meta)) is not None:
+        raise RunError(f"run.json has {later}", where=where, fix="update Surefoot")
     return meta

@@ -15,10 +15,10 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from surefoot.errors import RunError
+from surefoot.errors import RunError, SurefootError
 from surefoot.track.choose import Choice, age, best_value
 from surefoot.track.folder import TRASH, RunFolder, list_runs
 from surefoot.track.text import bytes_text
@@ -172,33 +172,38 @@ def disk(path: Path) -> dict[str, int]:
 
 
 def move(runs: Path, verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Move runs to the trash, but for those with a shield; return what was carried out.
+    """Move runs to the trash, but for those with a shield; return what became of each.
 
-    Each run is held while it moves, so that nobody begins to train it. Raises RunError when the
-    trash cannot be written; what was moved before that can be undone.
+    Each run is held while it moves, so that nobody begins to train it; one that cannot be held
+    stays, and its shield says why. Raises RunError when the trash cannot be written; what was
+    moved before that can be undone.
     """
-    going = [verdict for verdict in verdicts if not verdict.shield]
-    done: list[Verdict] = []
+    found = list(verdicts)
+    going = [verdict for verdict in found if not verdict.shield]
     if not going:
-        return done
+        return found
     try:
         batch = _batch(runs)
         reasons = {verdict.run.name: verdict.reason for verdict in going}
         with contextlib.suppress(OSError):  # a full disk is when pruning is needed most
             (batch / REASONS).write_text(json.dumps(reasons, indent=2) + "\n", encoding="utf-8")
-        for verdict in going:
-            try:
-                with verdict.run.lock():
-                    verdict.run.path.rename(batch / verdict.run.name)
-            except RunError:
-                continue  # somebody has begun to train it
-            done.append(verdict)
+        found = [verdict if verdict.shield else _moved(verdict, batch) for verdict in found]
     except OSError as error:
         what = f"cannot move runs to the trash: {error.strerror}"
         raise RunError(what, where=str(runs / TRASH), fix="surefoot prune --undo") from error
-    if not done:
+    if all(verdict.shield for verdict in found):
         _close(batch)
-    return done
+    return found
+
+
+def _moved(verdict: Verdict, batch: Path) -> Verdict:
+    """Move one run and return its verdict, with a shield where it could not be held."""
+    try:
+        with verdict.run.lock():
+            verdict.run.path.rename(batch / verdict.run.name)
+    except SurefootError as error:  # somebody has begun to train it, or it is not ours to move
+        return replace(verdict, shield=error.what)
+    return verdict
 
 
 def _batch(runs: Path) -> Path:
