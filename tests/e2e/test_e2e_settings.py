@@ -105,6 +105,7 @@ CASES = [
     Case("ops.norm", "reference", "pins"),
     Case("ops.rotary", "reference", "pins"),
     Case("ops.swiglu", "recomputed", "pins"),
+    Case("ops.squared_relu", "fused", "pins", {"model.feed_forward": "relu2"}),
     Case("ops.keyed_dropout", "reference", "pins"),
     Case("ops.adamw", "reference", "pins"),
     Case("ops.orthogonalise", "reference"),

@@ -180,6 +180,7 @@ class Ops(Section):
     norm: str = knob("auto", "RMSNorm: auto, reference, fused, torch, compile, triton.")
     rotary: str = knob("auto", "Rotary positions, with QK-norm: auto, reference, fused, compile.")
     swiglu: str = knob("auto", "SwiGLU's gate: auto, reference, recomputed, compile, triton.")
+    squared_relu: str = knob("auto", "Squared ReLU: auto, reference, fused, compile, triton.")
     keyed_dropout: str = knob("auto", "Dropout: auto, reference, table, compile, triton.")
     adamw: str = knob("auto", "A step of AdamW: auto, reference, foreach, fused.")
     orthogonalise: str = knob("auto", "A step of Muon: auto, reference, bf16, compile.")

@@ -20,7 +20,7 @@ from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary
-from surefoot.ops import ATTENTION, CROSS_ENTROPY, ROTARY, SWIGLU, Op
+from surefoot.ops import ATTENTION, CROSS_ENTROPY, ROTARY, SQUARED_RELU, SWIGLU, Op
 
 __all__ = ["GPT", "Attention", "Block", "FeedForward", "Past", "capped"]
 
@@ -114,27 +114,22 @@ class FeedForward(nn.Module):
     Shazeer, "GLU Variants Improve Transformer" (2020); So et al., "Primer" (2021).
     """
 
-    kernels: ClassVar[dict[str, Op]] = {"gated": SWIGLU}
-
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.gated = SWIGLU.call
         biased = config.layout == "gpt2"
         gated = not biased and config.feed_forward == "swiglu"
         self.gate = Linear(config.d_model, config.ff_width, bias=False) if gated else None
-        self.bend = F.gelu if biased else _relu2
+        op = SWIGLU if gated else SQUARED_RELU
+        self.kernels: dict[str, Op] = {} if biased else {"bend": op}
+        self.bend = F.gelu if biased else op.call
         self.up = Linear(config.d_model, config.ff_width, bias=biased)
         self.down = Linear(config.ff_width, config.d_model, bias=biased)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)  # [B, T, F]
-        h = self.bend(h) if self.gate is None else self.gated(self.gate(x), h)
+        h = self.bend(h) if self.gate is None else self.bend(self.gate(x), h)
         out: Tensor = self.down(h)
         return out
-
-
-def _relu2(x: Tensor) -> Tensor:
-    return F.relu(x).square()
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

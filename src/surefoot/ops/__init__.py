@@ -15,6 +15,7 @@ from surefoot.ops.norm import NORM
 from surefoot.ops.orthogonalise import ORTHOGONALISE
 from surefoot.ops.rotary import ROTARY
 from surefoot.ops.slots import Slot, slots
+from surefoot.ops.squared_relu import SQUARED_RELU
 from surefoot.ops.swiglu import SWIGLU
 from surefoot.ops.way import Op, Way
 
@@ -27,6 +28,7 @@ __all__ = [
     "OPS",
     "ORTHOGONALISE",
     "ROTARY",
+    "SQUARED_RELU",
     "SWIGLU",
     "Op",
     "Slot",
@@ -37,6 +39,7 @@ __all__ = [
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        ATTENTION, CROSS_ENTROPY, NORM, ROTARY, SWIGLU, KEYED_DROPOUT, ADAMW, ORTHOGONALISE,
+        ATTENTION, CROSS_ENTROPY, NORM, ROTARY, SWIGLU, SQUARED_RELU, KEYED_DROPOUT, ADAMW,
+        ORTHOGONALISE,
     )
 }  # fmt: skip

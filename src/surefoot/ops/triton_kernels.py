@@ -1,4 +1,4 @@
-"""Triton's kernels: RMSNorm, SwiGLU's gate, keyed dropout. Imported only when one is chosen.
+"""Triton's kernels: RMSNorm, SwiGLU's gate, squared ReLU, keyed dropout. Imported only when one is chosen.
 
 Sums have a fixed order (no atomics), so a run through them can be proven like any other. The
 arithmetic is fp32, or fp64 for fp64 input.
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["keyed_dropout", "rms_norm", "swiglu"]
+__all__ = ["keyed_dropout", "rms_norm", "squared_relu", "swiglu"]
 
 _BLOCK = 1024  # elements of one program
 _ROWS = 16  # rows of one program in the backward pass of RMSNorm
@@ -28,6 +28,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, kind: torch.dtype) -> Tensor
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Return silu(gate) up, for two tensors of one shape."""
     found: Tensor = _SwiGLU.apply(gate, up)
+    return found
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Return relu(x)²."""
+    found: Tensor = _SquaredReLU.apply(x)
     return found
 
 
@@ -98,6 +104,23 @@ def _gate_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _square_forward(x, out, count, BLOCK: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(x + at, mask=inside, other=0.0).to(WIDE)
+    tl.store(out + at, tl.where(value <= 0, 0.0, value * value), mask=inside)
+
+
+@triton.jit
+def _square_backward(grad, x, by_x, count, BLOCK: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(x + at, mask=inside, other=0.0).to(WIDE)
+    d = tl.load(grad + at, mask=inside, other=0.0).to(WIDE)
+    tl.store(by_x + at, tl.where(value <= 0, 0.0, 2.0 * value * d), mask=inside)
+
+
+@triton.jit
 def _drop(  # type: ignore[no-untyped-def]
     x, places, keys, out, examples, elements, least, scale,
     BLOCK: tl.constexpr, WIDE: tl.constexpr,
@@ -161,6 +184,27 @@ class _SwiGLU(torch.autograd.Function):
             BLOCK=_BLOCK, WIDE=_kernel_type(gate),
         )  # fmt: skip
         return by_gate, by_up
+
+
+class _SquaredReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        grid = (triton.cdiv(x.numel(), _BLOCK),)
+        _square_forward[grid](x, out, x.numel(), BLOCK=_BLOCK, WIDE=_kernel_type(x))
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        by_x = torch.empty_like(x)
+        grid = (triton.cdiv(x.numel(), _BLOCK),)
+        _square_backward[grid](
+            grad.contiguous(), x, by_x, x.numel(), BLOCK=_BLOCK, WIDE=_kernel_type(x)
+        )
+        return by_x
 
 
 class _Dropout(torch.autograd.Function):
