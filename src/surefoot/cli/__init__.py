@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "parity": ("look", "parity", "two implementations side by side: errors, speed, memory"),
     "trace": ("look", "parity", "record what a recipe computes, or check that it still does"),
     "ops": ("prepare", "ops", "list the ways of operations, their speed here, and check them"),
+    "plan": ("prepare", "plan", "say what a run will take, before it starts, here or elsewhere"),
     "doctor": ("prepare", "doctor", "say what this machine can do"),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from surefoot.nn.dropout import set_keys
 from surefoot.ops import OPS
 from surefoot.ops.compiled import compiler
 
-__all__ = ["Pins", "Plan", "choose", "usable_cores"]
+__all__ = ["Pins", "Plan", "choose", "earlier", "usable_cores"]
 
 _BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
 _PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
@@ -100,7 +100,7 @@ def choose(
 
     `cache` is a file of earlier answers for the same question on the same machine.
     """
-    asked = question(config, job, world.device, usable_cores())
+    asked = question(config, job.source.fingerprint, job.learners, world.device, usable_cores())
     known = recall(cache, asked)
     if known is None:
         known = _Probe(config, job, world).answer()
@@ -143,6 +143,17 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
     pays = saved > 1.5 * _COMPILE_COST
     reason = f"would save about {min(saved, 1e6):.0f} s of {min(total, 1e6):.0f} s, costs about {_COMPILE_COST:.0f} s"
     return _with(pins, "compile", pays, reason)
+
+
+def earlier(
+    config: RunConfig, source: str, learners: Iterable[str], device: torch.device, cache: Path
+) -> tuple[Pins, float] | None:
+    """Return the pins and the seconds a step that were measured here before, if they were.
+
+    `source` is the fingerprint of the data.
+    """
+    found = recall(cache, question(config, source, learners, device, usable_cores()))
+    return None if found is None else (Pins.read(found["pins"]), float(found["step_seconds"]))
 
 
 def _with(pins: Pins, name: str, value: Any, why: str) -> Pins:

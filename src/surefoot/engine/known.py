@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,23 @@ import xxhash
 
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
-from surefoot.engine.job import Job
 from surefoot.engine.own import is_file, pinned
 from surefoot.track.machine import describe_machine
 
 __all__ = ["question", "recall", "remember"]
 
 
-def question(config: RunConfig, job: Job, device: torch.device, cores: int) -> str:
-    """Return what an answer depends on, as a hash: kernels from files by what is in them."""
+def question(
+    config: RunConfig, source: str, learners: Iterable[str], device: torch.device, cores: int
+) -> str:
+    """Return what an answer depends on, as a hash: kernels from files by what is in them.
+
+    `source` is the fingerprint of the data.
+    """
     own = [pinned(way) for way in config.ops.ways().values() if is_file(way)]
     facts = [
         torch.__version__, _device_name(device), os.cpu_count(), cores,
-        fingerprint(config), job.source.fingerprint, sorted(job.learners), own, 6,
+        fingerprint(config), source, sorted(learners), own, 6,
     ]  # fmt: skip
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str).encode())
 

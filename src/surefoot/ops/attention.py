@@ -7,7 +7,6 @@ numbers a head. S = T in training; in generation the query may be the last token
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
+from surefoot.ops.kept import kept
 from surefoot.ops.way import Case, Op, Way, wide
 
 __all__ = ["ATTENTION"]
@@ -102,7 +102,7 @@ def _mask(new: int, seen: int, group: int, dtype: torch.dtype, device: torch.dev
     return hidden.triu(1 + seen - new).repeat(group, 1)
 
 
-_kept_mask = lru_cache(maxsize=8)(_mask)
+_kept_mask = kept(_mask)
 
 
 def _draw(stream: torch.Generator, large: bool) -> Case:

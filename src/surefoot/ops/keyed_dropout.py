@@ -8,14 +8,13 @@ the same elements on every device.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from surefoot.ops import kernels
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
+from surefoot.ops.kept import kept
 from surefoot.ops.way import Case, Op, Way
 
 __all__ = ["GOLDEN", "KEYED_DROPOUT", "mix"]
@@ -77,7 +76,7 @@ def _places(elements: int, device: torch.device) -> Tensor:
     return (mixed >> 32).to(torch.int32).unsqueeze(0)
 
 
-_kept_places = lru_cache(maxsize=8)(_places)
+_kept_places = kept(_places)
 
 
 def _draw(stream: torch.Generator, large: bool) -> Case:

@@ -1,0 +1,226 @@
+"""`surefoot plan RECIPE`: what a run will take, whether it fits, and what one could change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surefoot import recipes
+from surefoot.cli.options import print_json
+from surefoot.config import flags
+from surefoot.errors import ConfigError, OutOfResources, Problem
+
+if TYPE_CHECKING:
+    from surefoot.config.resolve import Resolved
+    from surefoot.engine.outlook import Change, Outlook
+
+__all__ = ["run"]
+
+_BAR = 24  # columns of a bar that stands for everything
+_MEANT = {
+    "optimiser": "what the optimiser remembers, and its work",
+    "activations": "kept from the forward pass for the backward pass",
+    "loss": "head and loss, kept for the backward pass",
+    "backward": "work of the backward pass",
+    "fragments": "held by the allocator beyond the tensors",
+    "program": "Python, torch and the data, as they are now",
+    "CUDA": "the context",
+    "cuBLAS": "its workspace",
+}
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run the verb and return its exit code."""
+    own = flags.parser("surefoot plan RECIPE", "Say what a run will take, before it starts.")
+    own.add_argument("--gpu", metavar="WHICH", help="8GB, a card like 'RTX 3060', or this.")
+    own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
+    own.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
+    )
+    own.add_argument("--probe", action="store_true", help="Measure a real step on this machine.")
+    own.add_argument("--write", type=Path, metavar="FILE", help="Write a configuration that fits.")
+    own.add_argument("--json", action="store_true", help="Print one JSON document.")
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        names = ", ".join(recipes.names())
+        raise ConfigError([Problem("which recipe?", "command line", f"recipes: {names}")])
+    if argv[0] in ("-h", "--help"):
+        print(own.format_help())
+        return 0
+    recipe = recipes.find(argv[0])
+    options, given, problems = flags.parse(own, argv[1:], recipe.config)
+    if not options.help:
+        from surefoot.api import settle
+
+        resolved = settle(recipe, options.preset, options.config, given, problems)
+        return _plan(recipe, resolved, options)
+    from surefoot.cli.help import settings_page
+
+    print(settings_page(own, recipe, options.preset))
+    return 0
+
+
+def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
+    from surefoot.data.fetch import cache_dir
+    from surefoot.engine.cards import find_place
+    from surefoot.engine.outlook import changes, look_ahead, rescue
+
+    if options.write is not None and options.write.exists():
+        raise ConfigError(f"--write {options.write}: there is such a file", fix="another name")
+    cache, config = cache_dir() / "fit.json", resolved.config
+    place = find_place(options.gpu, cache_dir() / "ceilings.json")
+    if options.probe:
+        _probe(recipe, config, place.measured, cache)
+    found = look_ahead(recipe, config, place, cache)
+    advice = list(changes(recipe, config, found)) if found.fits else []
+    saving = None if found.fits else rescue(recipe, config, found)
+    if options.json:
+        print_json(_document(recipe.name, found, advice, saving))
+    else:
+        for line in _lines(recipe, resolved, found, advice, saving):
+            print(line)
+    if options.write is not None:
+        _write(recipe, resolved, found, saving, options.write)
+    if found.fits:
+        return 0
+    raise _too_large(recipe, found, saving)
+
+
+def _probe(recipe: recipes.Recipe, config: Any, on_processor: bool, cache: Path) -> None:
+    """Measure forward and backward passes as a run would at its start, and keep what was found."""
+    from surefoot.engine.fit import choose
+    from surefoot.engine.plan import prepare
+    from surefoot.engine.world import open_world
+
+    if not on_processor:
+        raise ConfigError("--probe measures on this machine's processor", fix="leave out --gpu")
+    world = open_world("cpu")
+    job = recipe.build(config, world)
+    prepare(job, config, {})
+    choose(config, job, world, config.limit(len(job.source)), cache)
+
+
+def _lines(
+    recipe: recipes.Recipe,
+    resolved: Resolved,
+    found: Outlook,
+    advice: list[Change],
+    saving: Change | None,
+) -> Iterator[str]:
+    from surefoot.track.text import bytes_text, count
+
+    need, place, config = found.need, found.place, resolved.config
+    sizes = ", ".join(
+        f"{count(number)} parameters" + (f" ({name})" if len(need.parameters) > 1 else "")
+        for name, number in need.parameters.items()
+    )
+    label = f"{recipe.name}, {resolved.preset}" if resolved.preset else recipe.name
+    yield f"plan   {label}: {sizes}, {found.pins.precision}, {config.optim.kind}"
+    yield f"on     {place.name}: {bytes_text(place.room)} to use"
+    pieces = -(-need.examples // need.micro)
+    cut = "at once" if pieces == 1 else f"in {pieces} pieces of {need.micro}, same result"
+    verdict = "fits" if found.fits else "does not fit"
+    yield f"needs  {bytes_text(found.total)}, {verdict}, with batches of {need.examples} {cut}"
+    for name, size in found.parts.items():
+        if size:
+            bar = "█" * round(_BAR * size / found.total)
+            yield f"       {name:<12}{bytes_text(size):>9}  {bar:<{_BAR}}  {_MEANT.get(name, '')}".rstrip()
+    yield f"time   {_time(found)}"
+    yield f"disk   {bytes_text(found.disk)} for checkpoints, at most"
+    if advice:
+        yield ""
+        yield f"{'what you could change':<38}{'memory':>10}{'time':>9}"
+        for change in advice:
+            yield _change(change, found, type(config))
+    if saving is not None:
+        yield ""
+        yield f"fits with {_flags(saving.settings, type(config))}: {bytes_text(saving.outlook.total)}"
+
+
+def _change(change: Change, now: Outlook, schema: Any) -> str:
+    from surefoot.track.text import bytes_text
+
+    after = change.outlook
+    less = now.total - after.total
+    memory = f"{'-' if less > 0 else '+'}{bytes_text(abs(less))}" if less else "same"
+    time = ""
+    if now.time and after.time and not now.timed:
+        share = after.time / now.time - 1
+        time = f"{share:+.0%}" if abs(share) >= 0.005 else "same"
+    return f"  {_flags(change.settings, schema):<36}{memory:>10}{time:>9}".rstrip()
+
+
+def _flags(settings: Mapping[str, Any], schema: Any) -> str:
+    return " ".join(
+        f"{flags.spelling(path, schema)} {'none' if value is None else value}"
+        for path, value in settings.items()
+    )
+
+
+def _time(found: Outlook) -> str:
+    if found.step is None:
+        return "not known for a size alone: name the card (--gpu 'RTX 3060')"
+    step = f"{found.step * 1e3:.3g} ms a step"
+    if found.timed:
+        how = "measured here (without the update)"
+    elif found.place.measured:
+        how = "at least, by the ceilings of one core; --probe measures"
+    else:
+        how = "if it reaches its usual share of the maker's figures; not measured"
+    if found.time is None:
+        return f"until stopped, {step}, {how}"
+    return f"{_span(found.time)} for {found.need.steps} steps, {step}, {how}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
+
+
+def _document(
+    name: str, found: Outlook, advice: list[Change], saving: Change | None
+) -> dict[str, Any]:
+    need = found.need
+    return {
+        "recipe": name, "place": found.place.name, "room": found.place.room, "fits": found.fits,
+        "bytes": found.total, "parts": dict(found.parts), "parameters": dict(need.parameters),
+        "batch_size": need.examples, "micro_batch_size": need.micro,
+        "precision": found.pins.precision, "steps": need.steps, "step_seconds": found.step,
+        "seconds": found.time, "measured": found.timed, "flops": need.flops, "disk": found.disk,
+        "largest": [{"bytes": size, "what": what} for size, what in need.largest],
+        "changes": [
+            {"settings": dict(c.settings), "bytes": c.outlook.total, "seconds": c.outlook.time}
+            for c in advice
+        ],
+        "would_fit": dict(saving.settings) if saving else None,
+    }  # fmt: skip
+
+
+def _write(
+    recipe: recipes.Recipe, resolved: Resolved, found: Outlook, saving: Change | None, path: Path
+) -> None:
+    from surefoot.config.fields import changed
+    from surefoot.config.files import dump
+    from surefoot.engine.outlook import cut
+
+    if not found.fits and saving is None:
+        return
+    config = resolved.config if saving is None else changed(resolved.config, saving.settings)
+    chosen = cut(config, found if saving is None else saving.outlook)
+    text = dump(chosen, resolved.sources, {}, recipe.name, resolved.preset)
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote  {path}: surefoot train {recipe.name} -c {path}")
+
+
+def _too_large(recipe: recipes.Recipe, found: Outlook, saving: Change | None) -> OutOfResources:
+    from surefoot.track.text import bytes_text
+
+    over = bytes_text(found.total - found.place.room)
+    fix = "a smaller model, or a larger card"
+    if saving is not None:
+        words = _flags(saving.settings, recipe.config)
+        fix = f"{words} needs {bytes_text(saving.outlook.total)}"
+    return OutOfResources(f"{over} too much, even with one example at a time", fix=fix)

@@ -1,0 +1,156 @@
+"""Where a run is planned for: this machine, a card by name, or just so much memory.
+
+Figures of cards are their makers', from the documents named beside them; a card of 8 GB is counted
+as 8.0e9 bytes, a little less than it has, which leaves what the driver takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from surefoot.config.suggest import nearest
+from surefoot.config.units import parse_bytes
+from surefoot.engine.ceilings import Ceilings, measured, of_card
+from surefoot.engine.meter import resident
+from surefoot.errors import ConfigError
+from surefoot.track.machine import describe_machine
+
+__all__ = ["CARDS", "Card", "Place", "find_place", "here"]
+
+_BLOCK = 512  # torch's CUDA allocator rounds to it
+_CONTEXT = 500_000_000  # CUDA itself: 148 MB on a T4, more on newer cards
+_WORKSPACE = 33_554_432  # cuBLAS with CUBLAS_WORKSPACE_CONFIG=:4096:8, which exact resume sets
+_FRAGMENTS = 0.12  # reserved beyond allocated: 4 to 12 % in published T4 measurements
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU: memory in GB, TFLOP/s of fp32 and of fp16 products summed in fp32, bandwidth in GB/s."""
+
+    memory: float
+    fp32: float
+    half: float | None
+    bandwidth: float
+    bf16: bool
+    source: str
+
+
+_TURING = "NVIDIA Turing GPU Architecture whitepaper; GeForce product pages"
+_AMPERE = "NVIDIA Ampere GA102 GPU Architecture whitepaper; GeForce product pages"
+_ADA = "NVIDIA Ada GPU Architecture whitepaper; GeForce product pages"
+
+CARDS: dict[str, Card] = {
+    "GTX 1650": Card(4, 2.98, None, 128, False, _TURING),
+    "RTX 2060": Card(6, 6.45, 25.8, 336, False, _TURING),
+    "RTX 2060 SUPER": Card(8, 7.18, 28.7, 448, False, _TURING),
+    "RTX 2080 Ti": Card(11, 13.4, 53.8, 616, False, _TURING),
+    "RTX 3060": Card(12, 12.7, 25.4, 360, True, _AMPERE),
+    "RTX 3070": Card(8, 20.3, 40.6, 448, True, _AMPERE),
+    "RTX 3080": Card(10, 29.8, 59.5, 760, True, _AMPERE),
+    "RTX 3090": Card(24, 35.6, 71.0, 936, True, _AMPERE),
+    "RTX 4060": Card(8, 15.1, 30.2, 272, True, _ADA),
+    "RTX 4090": Card(24, 82.6, 165.2, 1008, True, _ADA),
+    "RTX A6000": Card(48, 38.7, 154.8, 768, True, "NVIDIA RTX A6000 datasheet"),
+    "T4": Card(15.8, 8.1, 65.0, 320, False, "NVIDIA T4 datasheet"),
+    "V100": Card(16, 15.7, 125.0, 900, False, "NVIDIA V100 datasheet (SXM2, 16 GB)"),
+    "L4": Card(24, 30.3, 121.0, 300, True, "NVIDIA L4 datasheet"),
+    "A10": Card(24, 31.2, 125.0, 600, True, "NVIDIA A10 datasheet"),
+    "A100 40GB": Card(40, 19.5, 312.0, 1555, True, "NVIDIA A100 datasheet"),
+    "A100": Card(80, 19.5, 312.0, 2039, True, "NVIDIA A100 datasheet (SXM, 80 GB)"),
+    "L40S": Card(48, 91.6, 362.0, 864, True, "NVIDIA L40S datasheet"),
+    "H100": Card(80, 67.0, 989.0, 3350, True, "NVIDIA H100 datasheet (SXM)"),
+    "H200": Card(141, 67.0, 989.0, 4800, True, "NVIDIA H200 datasheet (SXM)"),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a run may use there. `extra` are bytes beside its tensors, by name.
+
+    `ceilings` is None where nobody knows them. `measured` tells ceilings measured here from a
+    maker's. `fragments` is the share of tensors that an allocator holds beyond them.
+    """
+
+    name: str
+    room: int
+    extra: dict[str, int]
+    fragments: float
+    block: int
+    precision: str
+    ceilings: Ceilings | None
+    measured: bool = False
+
+
+def find_place(asked: str | None, cache: Path | None) -> Place:
+    """Return the place that `--gpu` names: `8GB`, a card, or `this` (also None).
+
+    Raises ConfigError for a name that no card has.
+    """
+    if asked is None or asked.strip().lower() == "this":
+        return here(cache)
+    try:
+        return _of_size(parse_bytes(asked), asked)
+    except ValueError:
+        pass
+    names = {_bare(name): name for name in CARDS}
+    found = names.get(_bare(asked))
+    if found is None:
+        near = nearest(_bare(asked), names)
+        fix = f"did you mean {names[near]!r}? " if near else f"known: {', '.join(CARDS)}. "
+        raise ConfigError(f"--gpu {asked}: no such card is known", fix=f"{fix}Or --gpu 8GB")
+    card = CARDS[found]
+    ceilings = of_card(card.fp32, card.half, card.bandwidth)
+    return _card(found, round(card.memory * 1e9), "bf16" if card.bf16 else "fp16", ceilings)
+
+
+def _of_size(size: int, asked: str) -> Place:
+    if size < 10**9:
+        raise ConfigError(f"--gpu {asked}: no card is that small", fix="--gpu 8GB")
+    return _card(f"a card of {size / 1e9:g} GB", size, "bf16", None)
+
+
+def _card(name: str, room: int, precision: str, ceilings: Ceilings | None) -> Place:
+    extra = {"CUDA": _CONTEXT, "cuBLAS": _WORKSPACE}
+    return Place(name, room, extra, _FRAGMENTS, _BLOCK, precision, ceilings)
+
+
+def here(cache: Path | None) -> Place:
+    """Return this machine: its first CUDA device, else its processor."""
+    if torch.cuda.is_available():
+        free, name = int(torch.cuda.mem_get_info()[0]), torch.cuda.get_device_name()
+        precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
+        known = next((card for label, card in CARDS.items() if _bare(label) == _bare(name)), None)
+        ceilings = of_card(known.fp32, known.half, known.bandwidth) if known else None
+        return _card(name, free, precision, ceilings)
+    program = resident()
+    room = min(psutil.virtual_memory().available, _allowed() or 2**63) + program
+    name = f"this machine, {describe_machine()['cpu']}"
+    return Place(
+        name, room, {"program": program}, _FRAGMENTS, 1, "fp32", measured(cache), measured=True
+    )
+
+
+def _allowed(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes that the control group of this process may still take, None without limit."""
+    try:
+        most = (group / "memory.max").read_text().strip()
+        taken = int((group / "memory.current").read_text())
+        return None if most == "max" else max(0, int(most) - taken)
+    except (OSError, ValueError):
+        return None
+
+
+def _bare(name: str) -> str:
+    """Return what matters of a card's name.
+
+    >>> _bare("NVIDIA GeForce RTX 2060 SUPER"), _bare("tesla-t4")
+    ('rtx2060super', 't4')
+    """
+    text = "".join(c for c in name.lower() if c.isalnum())
+    for word in ("nvidia", "geforce", "tesla", "quadro"):
+        text = text.replace(word, "")
+    return text

@@ -1,0 +1,185 @@
+"""Keep books on memory: which bytes live when, what for, and how much work every operation is.
+
+A ledger watches each operation below autograd, so it sees what a real step sees; with fake tensors
+it sees the same and nothing is computed. It counts storages, not tensors: views cost nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+__all__ = ["Entry", "Ledger", "Work"]
+
+_SCALAR = torch.ops.aten._local_scalar_dense.default
+
+
+@dataclass(eq=False)
+class Entry:
+    """One storage: its bytes, what it is for (`kind`), and the operation and shape it came from."""
+
+    nbytes: int
+    kind: str
+    source: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one operation asks of a machine: floating-point operations, bytes moved, and in what."""
+
+    flops: int
+    nbytes: int
+    dtype: str
+
+
+@dataclass
+class _Mark:
+    """How many events and operations there were at one moment."""
+
+    events: int
+    works: int
+
+
+@dataclass(eq=False)
+class Ledger(TorchDispatchMode):
+    """Records the births and deaths of storages while it is entered.
+
+    `kind` is what a storage that is born now is for. Sizes are rounded up to multiples of
+    `block` bytes, as an allocator does.
+    """
+
+    block: int = 1
+    kind: str = "weights"
+    events: list[tuple[Entry, int]] = field(default_factory=list)  # +1 born, -1 died
+    works: list[Work] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._entries: dict[int, Entry] = {}
+        self._watched: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is _SCALAR and isinstance(args[0], FakeTensor):
+            return _pretended(args[0])
+        given = list(_tensors((args, kwargs)))
+        for tensor in given:
+            self._see(tensor, "given")
+        known = {id(t.untyped_storage()) for t in given}
+        found = func(*args, **kwargs)
+        outputs = list(_tensors(found))
+        for tensor in outputs:
+            self._see(tensor, str(func))
+        self._measure(func, args, kwargs, given, outputs, known, found)
+        return found
+
+    def see(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that came to be without an operation, such as a batch."""
+        for tensor in tensors:
+            self._see(tensor, "given")
+
+    def name(self, tensors: Iterable[Tensor], kind: str) -> None:
+        """Say afterwards what storages were for."""
+        for tensor in tensors:
+            entry = self._entries.get(id(tensor.untyped_storage()))
+            if entry is not None:
+                entry.kind = kind
+
+    @contextmanager
+    def during(self, kind: str) -> Iterator[None]:
+        """Storages born inside are for this."""
+        before, self.kind = self.kind, kind
+        try:
+            yield
+        finally:
+            self.kind = before
+
+    def mark(self) -> _Mark:
+        """Return this moment."""
+        return _Mark(len(self.events), len(self.works))
+
+    def peak(self, since: _Mark) -> tuple[int, list[Entry]]:
+        """Return the most bytes alive at once after `since`, and what was alive then."""
+        size = most = sum(entry.nbytes * sign for entry, sign in self.events[: since.events])
+        place = since.events
+        for index, (entry, sign) in enumerate(self.events[since.events :], since.events + 1):
+            size += entry.nbytes * sign
+            if size > most:
+                most, place = size, index
+        alive: Counter[Entry] = Counter()
+        for entry, sign in self.events[:place]:
+            alive[entry] += sign
+        return most, [entry for entry, count in alive.items() if count]
+
+    def _see(self, tensor: Tensor, source: str) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._entries or not storage.nbytes():
+            return
+        rounded = -(-storage.nbytes() // self.block) * self.block
+        entry = Entry(rounded, self.kind, source, tuple(tensor.shape))
+        self._entries[key] = entry
+        self._watched[key] = weakref.ref(storage, self._mourner(key))
+        self.events.append((entry, 1))
+
+    def _mourner(self, key: int) -> Callable[[Any], None]:
+        books = weakref.ref(self)
+
+        def died(_: Any) -> None:
+            ledger = books()
+            if ledger is not None:
+                ledger._watched.pop(key)
+                ledger.events.append((ledger._entries.pop(key), -1))
+
+        return died
+
+    def _measure(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        given: list[Tensor],
+        outputs: list[Tensor],
+        known: set[int],
+        found: Any,
+    ) -> None:
+        """Note the work of an operation, unless it only looks at memory in another way."""
+        fresh = [t for t in outputs if id(t.untyped_storage()) not in known]
+        if not (fresh or func._schema.is_mutable):
+            return
+        count = flop_registry.get(func._overloadpacket)
+        flops = int(count(*args, **kwargs, out_val=found)) if count is not None else 0
+        moved = sum(t.numel() * t.element_size() for t in (*given, *outputs))
+        half = any(t.dtype in (torch.bfloat16, torch.float16) for t in given)
+        self.works.append(Work(flops, moved, "half" if half else "fp32"))
+
+
+def _pretended(tensor: Tensor) -> float | int | bool:
+    """Return a value for a number that a program reads and that nobody computed."""
+    if tensor.dtype == torch.bool:
+        return True
+    return 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)

@@ -1,0 +1,200 @@
+"""What a run will take at a place, whether it fits, and what one could change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from surefoot.config.fields import changed, flatten
+from surefoot.config.schema import RunConfig
+from surefoot.engine import fit
+from surefoot.engine.cards import Place
+from surefoot.engine.ceilings import seconds
+from surefoot.engine.fit import Pins
+from surefoot.engine.own import pinned
+from surefoot.engine.predict import Need, predict
+from surefoot.engine.rebuild import Buildable
+from surefoot.errors import SurefootError
+
+__all__ = ["Change", "Outlook", "changes", "cut", "look_ahead", "rescue"]
+
+_HALVED = ("model.context", "model.num_layers", "model.d_model", "train.batch_size")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A prediction at a place: bytes by part (with what is beside the tensors), seconds a step."""
+
+    need: Need
+    place: Place
+    parts: Mapping[str, int]
+    step: float | None
+    pins: Pins
+    disk: int
+    timed: bool = False  # whether `step` was measured
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room."""
+        return self.total <= self.place.room
+
+    @property
+    def time(self) -> float | None:
+        """Seconds to the end, None where there is no end or no estimate."""
+        steps = self.need.steps
+        return None if self.step is None or steps is None else self.step * steps
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings that could be other, and what comes of it."""
+
+    settings: Mapping[str, Any]
+    outlook: Outlook
+
+
+def look_ahead(recipe: Buildable, config: RunConfig, place: Place, cache: Path | None) -> Outlook:
+    """Return the outlook of `config`, in the largest pieces of its batch that fit.
+
+    The batch, and so the result, stays the same however it is cut; where not even one example at
+    a time fits, that is returned. Where `cache` knows what this machine takes for this very run,
+    its choices and its time are taken instead.
+    """
+    found = _search(recipe, config, place)
+    if not place.measured or cache is None:
+        return found
+    need = found.need
+    told = fit.earlier(config, need.source, need.parameters, torch.device("cpu"), cache)
+    if told is None:
+        return found
+    pins, step = told
+    found = _at(recipe, config, place, pins, pins.micro_batch_size)
+    return replace(found, step=step, timed=True)
+
+
+def _search(recipe: Buildable, config: RunConfig, place: Place) -> Outlook:
+    asked, batch = config.machine.micro_batch_size, config.train.batch_size
+    sizes = [d for d in range(batch, 0, -1) if batch % d == 0]
+    if asked != "auto":
+        sizes = [int(asked)]
+    low, high = 0, len(sizes) - 1  # sizes fall, so what fits lies at the end
+    found = _at(recipe, config, place, None, sizes[0])
+    if found.fits or len(sizes) == 1:
+        return found
+    best = _at(recipe, config, place, None, sizes[-1])
+    if not best.fits:
+        return best
+    while high - low > 1:  # sizes[low] does not fit, sizes[high] does
+        middle = (low + high) // 2
+        found = _at(recipe, config, place, None, sizes[middle])
+        if found.fits:
+            high, best = middle, found
+        else:
+            low = middle
+    return best
+
+
+def _at(
+    recipe: Buildable, config: RunConfig, place: Place, pins: Pins | None, micro: int
+) -> Outlook:
+    asked = config.machine.precision
+    if pins is None:
+        precision = place.precision if asked == "auto" else asked
+        pins = Pins("cpu", precision=precision, ops=_asked(config))
+    need = predict(recipe, config, pins, micro=micro, block=place.block)
+    parts = dict(need.parts)
+    parts["fragments"] = round(need.peak * place.fragments)
+    parts |= place.extra
+    step = seconds(need, place.ceilings) if place.ceilings else None
+    disk = need.state * (config.keep.last + 1) + need.weights * config.keep.best
+    return Outlook(need, place, parts, step, pins, disk)
+
+
+def changes(recipe: Buildable, config: RunConfig, now: Outlook) -> Iterator[Change]:
+    """Yield what could be changed for less memory or time, one thing at a time.
+
+    Pieces of the batch stay as they are, so that effects can be compared.
+    """
+    for settings in _ideas(config, now):
+        found = _try(recipe, config, now, settings)
+        if found is not None and (
+            found.need.peak < 0.99 * now.need.peak or (found.step or 0) < 0.99 * (now.step or 0)
+        ):
+            yield Change(settings, found)
+
+
+def rescue(recipe: Buildable, config: RunConfig, now: Outlook) -> Change | None:
+    """Return the smallest change that fits where `now` does not: the one that keeps most of the model."""
+    flat = flatten(config)
+    ideas: list[dict[str, Any]] = [*_ideas(config, now)]
+    for path in _HALVED[:3]:
+        value = flat.get(path)
+        while isinstance(value, int) and value > 1 and value % 2 == 0:
+            value //= 2
+            ideas.append({path: value})
+    for settings in ideas:
+        found = _try(recipe, config, now, settings)
+        if found is not None and found.fits:
+            return Change(settings, found)
+    return None
+
+
+def _ideas(config: RunConfig, now: Outlook) -> Iterator[dict[str, Any]]:
+    flat = flatten(config)
+    if now.need.micro > 1:
+        micro = max(d for d in range(1, now.need.micro) if now.need.micro % d == 0)
+        yield {"machine.micro_batch_size": micro}
+    if now.need.parts["loss"] > 0.05 * now.total and config.ops.cross_entropy == "auto":
+        yield {"ops.cross_entropy": "chunked"}
+    if now.pins.precision == "fp32":
+        yield {"machine.precision": "bf16"}
+    if config.optim.kind == "adamw":
+        yield {"optim.kind": "muon"}
+    if config.train.ema is not None:
+        yield {"train.ema": None}
+    for path in _HALVED:
+        value = flat.get(path)
+        if isinstance(value, int) and value > 1 and value % 2 == 0:
+            yield {path: value // 2}
+
+
+def _try(
+    recipe: Buildable, config: RunConfig, now: Outlook, settings: Mapping[str, Any]
+) -> Outlook | None:
+    """Return the outlook with other settings, None where they do not go together."""
+    try:
+        other = changed(config, settings)
+        asked = other.machine.micro_batch_size
+        micro = min(now.need.micro, other.train.batch_size) if asked == "auto" else int(asked)
+        pins = (
+            None
+            if "machine.precision" in settings
+            else replace(now.pins, ops={**now.pins.ops, **_asked(other)})
+        )
+        return _at(recipe, other, now.place, pins, micro)
+    except (ValidationError, SurefootError):
+        return None
+
+
+def _asked(config: RunConfig) -> dict[str, str]:
+    """Return the ways of operations that were asked for by name."""
+    return {op: pinned(way) for op, way in config.ops.ways().items() if way != "auto"}
+
+
+def cut(config: RunConfig, outlook: Outlook) -> RunConfig:
+    """Return `config` with what was chosen for it written down."""
+    chosen = {
+        "machine.micro_batch_size": outlook.need.micro,
+        "machine.precision": outlook.pins.precision,
+    }
+    return changed(config, chosen)

@@ -1,0 +1,246 @@
+"""Predict the memory and the work of a step by playing two of them on tensors without contents.
+
+The recipe is built and trained as ever, optimisers and all, but on fake tensors: shapes, types and
+lifetimes are true and nothing is allocated or computed, so a model of any size takes seconds. The
+same play on real tensors is what `--probe` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from surefoot.config.schema import RunConfig
+from surefoot.data.batch import Batch, Data
+from surefoot.engine.fit import Pins
+from surefoot.engine.job import Job
+from surefoot.engine.learner import Learner
+from surefoot.engine.ledger import Ledger, Work
+from surefoot.engine.place import apply
+from surefoot.engine.plan import prepare
+from surefoot.engine.random import example_keys, rekey
+from surefoot.engine.rebuild import Buildable
+from surefoot.engine.world import World
+from surefoot.nn.dropout import set_keys
+from surefoot.ops import slots
+from surefoot.ops.kept import forget
+
+__all__ = ["KINDS", "Need", "predict"]
+
+KINDS = ("weights", "gradients", "optimiser", "activations", "loss", "backward", "batch")
+_PIECES = 2  # micro-batches of a step that are played: later ones repeat the second
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a step takes: bytes at its peak by kind, and the work of its operations.
+
+    `state` is the bytes of weights and optimiser that a checkpoint holds, `steps` the run's
+    length (None without end), `source` the fingerprint of its data. `passes` are the operations of
+    one micro-batch, `updates` those of the optimisers, `largest` what takes most at the peak.
+    """
+
+    peak: int
+    parts: Mapping[str, int]
+    state: int
+    weights: int
+    parameters: Mapping[str, int]
+    steps: int | None
+    source: str
+    examples: int
+    micro: int
+    passes: list[Work] = field(repr=False)
+    updates: list[Work] = field(repr=False)
+    largest: list[tuple[int, str]] = field(repr=False)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a whole step."""
+        return sum(w.flops for w in self.passes) * self.examples // self.micro + sum(
+            w.flops for w in self.updates
+        )
+
+
+class _Stage(World):
+    """A world whose batches come without contents, or as they are where the play is real."""
+
+    def __init__(self, fake: FakeTensorMode | None) -> None:
+        super().__init__(torch.device("cpu"))
+        object.__setattr__(self, "fake", fake)
+
+    def to(self, batch: Batch) -> Batch:
+        fake: FakeTensorMode | None = vars(self)["fake"]
+        moved = super().to(batch)
+        if fake is None:
+            return moved
+        return Batch({k: fake.from_tensor(v) for k, v in moved.fields.items()}, batch.weight)
+
+
+def predict(
+    recipe: Buildable,
+    config: RunConfig,
+    pins: Pins,
+    *,
+    micro: int | None = None,
+    block: int = 1,
+    real: bool = False,
+) -> Need:
+    """Return what a step of `config` needs in pieces of `micro` examples (None: all at once).
+
+    `pins` say precision and kernels; they are applied as for a processor, whose fused attention
+    keeps the same tensors as that of a GPU. `block` is what an allocator rounds to. With `real`,
+    tensors have contents and the step is computed. Raises what building the recipe raises.
+    """
+    fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
+    ledger = Ledger(block=block)
+    micro = micro or config.train.batch_size
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)
+        forget()
+        stack.callback(forget)
+        if fake is not None:
+            stack.enter_context(fake)
+            # A fake parameter cannot be exchanged in place, and is where it should be anyway.
+            stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
+        stack.enter_context(ledger)
+        stage = _Stage(fake)
+        job = recipe.build(config, stage)
+        prepare(job, config, {})
+        for learner in job.learners.values():
+            apply(learner, pins)
+            ledger.name(learner.parameters, "weights")
+        return _Play(job, config, stage, ledger, micro, short=not real).need()
+
+
+class _Play:
+    """Two steps of every learner, as the loop takes them; the second is the one that counts.
+
+    A `short` play skips the passes that only leave gradients behind, and puts some there instead.
+    """
+
+    def __init__(
+        self, job: Job, config: RunConfig, stage: World, ledger: Ledger, micro: int, short: bool
+    ) -> None:
+        self.job, self.config, self.stage, self.ledger = job, config, stage, ledger
+        self.size, self.micro, self.short = config.train.batch_size, micro, short
+        self.data = Data(job.source, config.train.seed, self.size)
+        self.passes: list[Work] = []
+        self.updates: list[Work] = []
+
+    def need(self) -> Need:
+        learners = self.job.learners
+        for learner in learners.values():
+            if self.short:
+                self._grant(learner)
+                self._update(learner)
+            else:
+                self._turn(learner, 0)
+        self.passes, self.updates = [], []
+        begun = self.ledger.mark()
+        for learner in learners.values():
+            self._turn(learner, 1)
+        peak, alive = self.ledger.peak(begun)
+        parts = dict.fromkeys(KINDS, 0)
+        for entry in alive:
+            parts[entry.kind] += entry.nbytes
+        alive.sort(key=lambda entry: -entry.nbytes)
+        owned = [p for x in learners.values() for p in x.parameters]
+        weights = sum(p.nbytes for p in owned)
+        moments = sum(t.nbytes for x in learners.values() for t in _moments(x))
+        return Need(
+            peak, parts, weights + moments, weights,
+            {name: sum(p.numel() for p in x.parameters) for name, x in learners.items()},
+            self.config.limit(len(self.job.source)), self.job.source.fingerprint, self.size, self.micro,
+            self.passes, self.updates,
+            [(e.nbytes, f"{e.kind}: {e.source} {list(e.shape)}") for e in alive[:8]],
+        )  # fmt: skip
+
+    def _turn(self, learner: Learner, step: int) -> None:
+        ledger = self.ledger
+        starts = list(range(0, self.size, self.micro))[:_PIECES]
+        if self.short and len(starts) > 1:  # what the first leaves behind is gradients
+            starts = starts[1:]
+            self._grant(learner)
+        batches = [self.data.batch(step, s, min(self.micro, self.size - s)) for s in starts]
+        total = sum(batch.weight for batch in batches)
+        for start, batch in zip(starts, batches):
+            begun = len(ledger.works)
+            self._pass(learner, step, start, batch, total)
+        self.passes += ledger.works[begun:]
+        begun = len(ledger.works)
+        self._update(learner)
+        self.updates += ledger.works[begun:]
+
+    def _grant(self, learner: Learner) -> None:
+        """Give every parameter a gradient without working for it."""
+        with self.ledger.during("gradients"):
+            for parameter in learner.parameters:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _update(self, learner: Learner) -> None:
+        ledger = self.ledger
+        with ledger.during("optimiser"):
+            learner.gradient_norm()
+            learner.update()
+        ledger.name(_moments(learner), "optimiser")
+        ledger.name(learner.average.values(), "optimiser")
+        learner.zero()
+        learner.step += 1
+
+    def _pass(self, learner: Learner, step: int, start: int, batch: Batch, total: float) -> None:
+        rekey(step, self.stage.device)
+        with self.ledger.during("batch"):
+            moved = self.stage.to(batch)
+            self.ledger.see(moved.fields.values())
+            if learner.dropouts:
+                size = min(self.micro, self.size - start)
+                set_keys(learner.model, example_keys(0, step, start, size))
+        with _phases(self.ledger, learner):
+            found = learner.accumulate(moved, total)
+        self.ledger.name((p.grad for p in learner.parameters if p.grad is not None), "gradients")
+        del found
+
+
+@contextmanager
+def _phases(ledger: Ledger, learner: Learner) -> Iterator[None]:
+    """Tell the ledger what is born for the forward pass, for the loss, and for the backward pass."""
+    changed = []
+    for slot in slots((learner.model,)):
+        if slot.op.name == "cross_entropy":
+            changed.append((slot, slot.call))
+            slot.put(_within(ledger, slot.call))
+    backward = Tensor.backward
+
+    def back(tensor: Tensor, *args: Any, **more: Any) -> None:
+        with ledger.during("backward"):
+            backward(tensor, *args, **more)
+
+    try:
+        with ledger.during("activations"), mock.patch.object(Tensor, "backward", back):
+            yield
+    finally:
+        for slot, call in changed:
+            slot.put(call)
+
+
+def _within(ledger: Ledger, call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any, **more: Any) -> Any:
+        with ledger.during("loss"):
+            return call(*args, **more)
+
+    return called
+
+
+def _moments(learner: Learner) -> Iterator[Tensor]:
+    """Yield what optimisers remember between steps, and averaged weights."""
+    for optimiser in learner.optimisers:
+        for state in optimiser.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))

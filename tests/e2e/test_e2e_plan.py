@@ -1,0 +1,83 @@
+"""`surefoot plan`: what fits, what would, what is refused, and a configuration that trains."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from surefoot.cli import main
+from surefoot.engine.cards import CARDS, _allowed, find_place
+from surefoot.errors import ConfigError
+
+TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
+TINY = ["plan", "charlm", "--preset", "tiny", "--path", TEXT]
+
+
+def test_a_card_that_is_not_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    written = tmp_path / "run.yaml"
+    words = [*TINY, "--gpu", "rtx 2060 super", "--write", str(written)]
+    assert main([*words, "--json"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out[: out.rindex("}") + 1])
+    assert found["fits"] and found["place"] == "RTX 2060 SUPER" and found["precision"] == "fp16"
+    assert found["bytes"] == sum(found["parts"].values()) > found["parts"]["weights"] > 100_000
+    assert found["parts"]["CUDA"] == 500_000_000
+    assert found["seconds"] == pytest.approx(60 * found["step_seconds"])
+    assert "micro_batch_size: 8" in written.read_text()
+    assert main([*words, "--json"]) == 2, "it never writes over a file"
+    assert main(["plan", "charlm", "-c", str(written), "--gpu", "8GB"]) == 0
+    assert "what you could change" in capsys.readouterr().out
+
+
+def test_a_batch_is_cut_until_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--d-model", "512", "--num-heads", "4", "--context", "512", "--batch-size", "32"]
+    assert main([*TINY, *sizes, "--gpu", "1.5GB"]) == 0
+    out = capsys.readouterr().out
+    assert "pieces of" in out and "same result" in out
+    assert main([*TINY, *sizes, "--gpu", "1.5GB", "--micro-batch-size", "32"]) == 4
+    told = capsys.readouterr()
+    assert "does not fit" in told.out
+    assert "--micro-batch-size 16" in told.out or "--micro-batch-size" in told.err
+
+
+def test_where_nothing_fits_the_smallest_change_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sizes = ["--d-model", "2048", "--num-layers", "8", "--num-heads", "4"]
+    assert main([*TINY, *sizes, "--gpu", "4GB"]) == 4
+    told = capsys.readouterr()
+    assert "does not fit" in told.out
+    assert "--d-model 1024 needs" in told.err
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("RTX 2060 SUPR", "RTX 2060 SUPER"), ("zebra", "or --gpu 8gb"), ("5MB", "that small")],
+)
+def test_unknown_cards(asked: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_place(asked, None)
+    assert told.lower() in str(caught.value).lower()
+
+
+def test_cards_are_found_by_what_drivers_call_them() -> None:
+    assert find_place("NVIDIA GeForce RTX 2060 SUPER", None).name == "RTX 2060 SUPER"
+    assert find_place("Tesla T4", None).precision == "fp16"
+    assert all(card.source and (card.half or 99) > card.fp32 for card in CARDS.values())
+
+
+def test_limits_of_a_control_group_count(tmp_path: Path) -> None:
+    assert _allowed(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    assert _allowed(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _allowed(tmp_path) == 300
+
+
+def test_what_was_measured_here_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(TINY) == 0
+    assert "--probe measures" in capsys.readouterr().out
+    assert main([*TINY, "--probe"]) == 0
+    assert "measured here" in capsys.readouterr().out
+    assert main([*TINY, "--probe", "--gpu", "8GB"]) == 2

@@ -1,0 +1,95 @@
+"""Two steps played without contents need to the byte what two real ones need."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from surefoot import api, recipes
+from surefoot.config import flags
+from surefoot.engine.fit import Pins
+from surefoot.engine.predict import Need, predict
+
+TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
+GPT = {"path": TEXT, "d_model": 48, "num_heads": 4, "num_layers": 2, "context": 24, "batch_size": 6}
+OWN = {"path": TEXT, "vocab_size": 300}
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # name: recipe, settings, pins and micro
+    "qwen3 layout": ("charlm", GPT, {}),
+    "llama layout": ("charlm", {**GPT, "qk_norm": False}, {}),
+    "grouped queries": ("charlm", {**GPT, "num_kv_heads": 2}, {"micro": 2}),
+    "gpt2 layout": ("charlm", {**GPT, "layout": "gpt2"}, {}),
+    "bf16": ("charlm", GPT, {"precision": "bf16", "micro": 2}),
+    "fp16": ("charlm", {**GPT, "layout": "gpt2"}, {"precision": "fp16", "micro": 3}),
+    "adamw": ("charlm", {**GPT, "optim.kind": "adamw"}, {"micro": 1}),
+    "dropout": ("charlm", {**GPT, "dropout": 0.1}, {"micro": 3}),
+    "average": ("charlm", {**GPT, "ema": 0.9}, {}),
+    "plain attention": ("charlm", GPT, {"ops": {"attention": "matmul"}}),
+    "loss in chunks": ("gpt", OWN, {"ops": {"cross_entropy": "chunked"}}),
+    "gpt": ("gpt", OWN, {"precision": "bf16", "micro": 2}),
+    "two learners": ("multiply", {}, {}),
+    "two learners in pieces": ("multiply", {}, {"precision": "bf16", "micro": 4}),
+}
+
+
+def play(recipe: str, settings: dict[str, Any], how: dict[str, Any], real: bool) -> Need:
+    found = recipes.find(recipe)
+    given, problems = flags.arguments(settings, found.config)
+    config = api.settle(found, "tiny", [], given, problems).config
+    how = dict(how)
+    micro = how.pop("micro", None)
+    return predict(found, config, Pins("cpu", **how), micro=micro, real=real)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_prediction_is_the_real_step_to_the_byte(case: str) -> None:
+    foreseen, real = play(*CASES[case], real=False), play(*CASES[case], real=True)
+    assert foreseen.peak == real.peak > foreseen.state > foreseen.weights > 0
+    assert foreseen.parts == real.parts
+    assert foreseen.flops == real.flops > 0
+    assert sum(foreseen.parts.values()) == foreseen.peak
+
+
+def test_colours_differ_by_the_number_that_torch_takes_too_many() -> None:
+    """Its embedding of bags asks for one 8-byte or 4-byte number more than it returns."""
+    foreseen, real = (play("colours", {}, {}, real) for real in (False, True))
+    assert 0 <= real.peak - foreseen.peak <= 8
+
+
+def test_the_allocator_says_the_same() -> None:
+    settings = {**GPT, "d_model": 96, "num_layers": 3, "context": 64}
+    found = recipes.find("charlm")
+    given, _ = flags.arguments(settings, found.config)
+    config = api.settle(found, "tiny", [], given).config
+    need = predict(found, config, Pins("cpu"))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
+        predict(found, config, Pins("cpu"), real=True)
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    size = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        size += event.nbytes()
+        most = max(most, size)
+    assert most == pytest.approx(need.peak, rel=0.02)
+
+
+def test_large_models_take_no_memory_and_leave_nothing_behind() -> None:
+    settings = {
+        "path": TEXT,
+        "d_model": 4096,
+        "num_heads": 32,
+        "num_layers": 2,
+        "context": 128,
+        "dropout": 0.1,
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    need = play("charlm", settings, {}, real=False)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert need.weights > 1.5e9
+    assert grown < 100_000  # kilobytes
+    real = play("charlm", {**GPT, "dropout": 0.1}, {}, real=True)
+    again = play("charlm", {**GPT, "dropout": 0.1}, {}, real=False)
+    assert real.peak == again.peak
+    assert type(torch.zeros(1)) is torch.Tensor
