@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, seed: int, share: float = 1.0, **settings: 
     if "context_warmup" in settings:
         settings["context_warmup"] = round(steps * settings["context_warmup"])
     asked = {
-        "path": options.train, "val_path": options.valid, "vocab_size": 1024, "d_model": 64,
+        "path": options.train or None, "val_path": options.valid or None, "vocab_size": 1024, "d_model": 64,
         "num_layers": 2, "num_heads": 2, "context": 64, "batch_size": 16, "seed": seed,
         "max_steps": steps, "warmup_steps": steps // 10, "threads": 1, "validate_every": steps,
         "sample_every": 0, "save_every": steps, "compile": "off", "track.report": False,

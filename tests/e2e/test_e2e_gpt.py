@@ -155,6 +155,18 @@ def test_llama_cpp_writes_the_same(surefoot: Any, runs: Path) -> None:
         assert found.code == 3 and "pip install llama-cpp-python" in found.err
 
 
+def test_a_gguf_completes_a_prompt_by_itself(surefoot: Any, runs: Path, tmp_path: Path) -> None:
+    package = pytest.importorskip("llama_cpp")
+    model = tmp_path / "mine.gguf"
+    surefoot("export", "a", "--runs", runs, "--to", "gguf", "--quant", "f16", "--out", model).ok()
+    computer = package.Llama(str(model), n_ctx=16, n_threads=1, verbose=False)
+    said = computer("the crab", max_tokens=6, temperature=0)["choices"][0]["text"]
+    computer.close()
+    asked = ("sample", "a", "--runs", runs, "--tokens", 6, "--json", "--device", "cpu")
+    told = surefoot(*asked, "--prompt", "the crab", "--temperature", 0).ok().json["text"]
+    assert said == told
+
+
 def test_flags_that_do_not_go_together_are_refused(surefoot: Any, runs: Path) -> None:
     for more in (["--repl", "--json"], ["--prompt", "a", "--repl"], ["--stop", ""]):
         assert surefoot("sample", "a", "--runs", runs, *more).code == 2
