@@ -12,7 +12,7 @@ import torch
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Ops, RunConfig
 from surefoot.engine import Job, Learner, Loss, tune
-from surefoot.engine.fit import Pins
+from surefoot.engine.fit import Pins, _Probe
 from surefoot.engine.own import find, operations_of, pinned
 from surefoot.errors import ConfigError, RunError
 from surefoot.nn.gpt import GPT
@@ -38,6 +38,15 @@ def test_auto_begins_with_the_standard_and_a_name_is_taken_as_it_is() -> None:
     assert unused == []
     assert found["norm"] == "reference" and found["attention"] == "sdpa"
     assert "adamw" not in found, "this job has no optimiser"
+
+
+def test_only_what_is_used_is_raced() -> None:
+    probe = object.__new__(_Probe)
+    probe.config = RunConfig()
+    raced = {op for _, _, ways in probe._candidates({"norm": "fused"}) for op in ways}
+    assert raced == set()
+    used = {"attention": "sdpa", "cross_entropy": "reference"}
+    assert {op for _, _, ways in probe._candidates(used) for op in ways} == set(used)
 
 
 def test_what_is_asked_for_and_used_by_nobody_is_named() -> None:

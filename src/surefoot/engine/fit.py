@@ -235,7 +235,7 @@ class _Probe:
         if self.world.device.type != "cpu":
             return pins, best
         measured = {"fp32": best}
-        for label, change, ways in self._candidates():
+        for label, change, ways in self._candidates(pins.ops):
             if len(measured) > 1 and self.clock() > self.deadline:
                 break
             trial = replace(pins, **change, ops={**pins.ops, **ways})
@@ -258,10 +258,12 @@ class _Probe:
         self.why["threads"] = f"1: {alone * 1e3:.1f} ms, {cores}: {together * 1e3:.1f} ms"
         return (more, together) if together < alone * _THREADS_MARGIN else (pins, best)
 
-    def _candidates(self) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
-        """Yield a label, what to change, and the ways to change with it."""
+    def _candidates(
+        self, used: Mapping[str, str]
+    ) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
+        """Yield a label, what to change, and the ways of operations in use to change with it."""
         machine, ops = self.config.machine, self.config.ops
-        free = ops.attention == "auto"
+        free = ops.attention == "auto" and "attention" in used
         if machine.precision == "auto":
             yield "bf16", {"precision": "bf16"}, {}
         if machine.precision in ("auto", "bf16") and free:
@@ -272,7 +274,7 @@ class _Probe:
         if wanted and matmul_path("onednn").accurate():
             onednn = {"precision": "fp32", "matmul": "onednn"}
             yield "fp32 by oneDNN", onednn, {"attention": "sdpa"} if free else {}
-        if ops.cross_entropy == "auto":
+        if ops.cross_entropy == "auto" and "cross_entropy" in used:
             yield "the best with the loss in chunks", {}, {"cross_entropy": "chunked"}
 
     def _tune(self, pins: Pins, seconds: float) -> Pins:
