@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "tag": ("tidy", "tidy", "give a run tags, or take them away"),
     "checkpoints": ("look", "checkpoints", "list the checkpoints of a run"),
     "verify": ("look", "checkpoints", "check that every checkpoint of a run is whole"),
+    "lr-find": ("prepare", "lr_find", "try ever larger learning rates, and suggest four"),
     "config": ("prepare", "config", "show, explain, document or migrate settings"),
     "data": ("prepare", "data", "list texts by name, or get one"),
     "parity": ("look", "parity", "two implementations side by side: errors, speed, memory"),

@@ -11,7 +11,7 @@ from typing import Any
 from surefoot.track.figures import Curve, Figure, Mark
 from surefoot.track.text import bytes_text, clock
 
-__all__ = ["DPI", "draw", "draw_picture", "sheet", "write_plots"]
+__all__ = ["DPI", "draw", "draw_picture", "draw_rates", "sheet", "write_plots"]
 
 INK, GRID = "#3d4450", "#e6e8ec"
 HUES = ("#2f6fed", "#e8710a", "#0f9d74", "#a142c9", "#c5221f", "#5f7d95", "#b8860b", "#00897b")
@@ -151,6 +151,35 @@ def _annotate(axes: Any, figure: Figure, marks: Sequence[Mark]) -> None:
             [figure.best.step / _scale(figure)[0]], [figure.best.value],
             s=80, facecolors="none", edgecolors=INK, label=label, zorder=3,
         )  # fmt: skip
+
+
+def draw_rates(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smooth: Sequence[float],
+    suggestions: Mapping[str, float],
+) -> Any:
+    """Return a matplotlib Figure of losses by learning rate, with the suggested ones marked."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(8, 4.2), layout="constrained")
+    axes = canvas.add_subplot()
+    axes.plot(rates, losses, color=HUES[0], linewidth=0.5, label="loss")
+    axes.plot(rates, smooth, color=HUES[0], linewidth=1.8, label="moving mean")
+    for (name, rate), hue in zip(suggestions.items(), HUES[1:]):
+        axes.axvline(
+            rate, color=hue, linewidth=1.4, linestyle=(0, (4, 2)), label=f"{name} {rate:g}"
+        )
+    axes.set_xscale("log")
+    axes.set_title("Loss by learning rate", loc="left", color=INK, fontsize=12, fontweight="bold")
+    axes.set_xlabel("learning rate", color=INK)
+    axes.set_ylim(min(smooth) - 0.1 * (smooth[0] - min(smooth)), 1.3 * max(smooth[0], losses[0]))
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.tick_params(colors=INK, length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.legend(frameon=False, labelcolor=INK)
+    return canvas
 
 
 def draw_picture(shown: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:

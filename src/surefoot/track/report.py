@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ PICTURES_EVERY = 60.0  # seconds between pictures while the run goes on
 PATIENCE = 120.0  # seconds that the last report may take
 
 
+def _in_its_unit(figure: Figure, meta: Mapping[str, Any]) -> Figure:
+    """Return a figure of losses in the unit that the recipe has said, if it has."""
+    data = meta.get("data")
+    unit = data.get("loss_unit", "nats") if isinstance(data, Mapping) else "nats"
+    return replace(figure, unit=str(unit)) if figure.unit == "nats" else figure
+
+
 def refresh(folder: Path, pictures: bool = True) -> Path:
     """Write `report.html`, and `plots/*.png` if asked for, of the run in `folder`; return the path.
 
@@ -50,6 +58,7 @@ def refresh(folder: Path, pictures: bool = True) -> Path:
     drawn = figures(history, _clip(value_of(settings, "optim.clip")))
     drawn = [planned(figure, run.meta) if figure.id == "lr" else figure for figure in drawn]
     drawn += effort(history, run.meta) + usage(history, run.meta)
+    drawn = [_in_its_unit(figure, run.meta) for figure in drawn]
     story = tell(run, history)
     samples, shown = _samples(folder / "samples.jsonl"), gallery(folder / "pictures.jsonl")
     document = _document(run, history, drawn, story, samples, shown)
