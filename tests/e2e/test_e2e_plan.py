@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.cli import main
-from surefoot.engine.cards import CARDS, _allowed, find_place
+from surefoot.engine.cards import CARDS, allowed, find_place
 from surefoot.errors import ConfigError
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
@@ -67,12 +67,12 @@ def test_cards_are_found_by_what_drivers_call_them() -> None:
 
 
 def test_limits_of_a_control_group_count(tmp_path: Path) -> None:
-    assert _allowed(tmp_path) is None
+    assert allowed(tmp_path) is None
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("700\n")
-    assert _allowed(tmp_path) is None
+    assert allowed(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
-    assert _allowed(tmp_path) == 300
+    assert allowed(tmp_path) == 300
 
 
 def test_what_was_measured_here_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,3 +81,24 @@ def test_what_was_measured_here_is_taken(capsys: pytest.CaptureFixture[str]) -> 
     assert main([*TINY, "--probe"]) == 0
     assert "measured here" in capsys.readouterr().out
     assert main([*TINY, "--probe", "--gpu", "8GB"]) == 2
+
+
+def test_a_run_says_what_it_took_and_the_next_plan_remembers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    train = ["train", *TINY[1:], "--runs", str(tmp_path), "--name", "first"]
+    assert main([*train, "--no-tensorboard", "--no-report"]) == 0
+    assert "ms taken; the process held" in capsys.readouterr().out
+    taken = json.loads((tmp_path / "first" / "run.json").read_text())["taken"]
+    assert taken["steps"] == 60 and taken["bytes"] > 10**8 and taken["step_seconds"] > 0
+    assert main([*TINY, "--runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["before"] == {"run": "first", **taken}
+
+
+def test_doctor_keeps_the_ceilings_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(["doctor", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert first["numbers"] == again["numbers"] and first["bandwidth"] == again["bandwidth"]
+    assert "GB/s" in first["bandwidth"]["is"] and "free" in first["memory"]["is"]

@@ -17,8 +17,10 @@ Line = tuple[str, str, str]  # what, how it is, advice ("" where all is well)
 
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb and return its exit code."""
-    options = parser("doctor", "Look at this machine.").parse_args(argv)
-    lines = list(_lines(options.runs))
+    own = parser("doctor", "Look at this machine.")
+    own.add_argument("--measure", action="store_true", help="measure the ceilings anew")
+    options = own.parse_args(argv)
+    lines = list(_lines(options.runs, options.measure))
     if options.json:
         print(json.dumps({what: {"is": how, "advice": advice} for what, how, advice in lines}))
         return 0
@@ -30,23 +32,24 @@ def run(verb: str, argv: list[str]) -> int:
     return 0
 
 
-def _lines(runs: str | None) -> Iterator[Line]:
+def _lines(runs: str | None, fresh: bool) -> Iterator[Line]:
     from surefoot.track.folder import runs_dir
     from surefoot.track.machine import describe_machine
     from surefoot.version import __version__
 
     machine = describe_machine()
     yield "surefoot", f"{__version__}, Python {machine['python']}, {machine['os']}", ""
-    yield from _torch_lines()
+    yield from _torch_lines(fresh)
     memory = machine["memory"] / 1e9
     yield "processor", f"{machine['cpu']}, {machine['cores']} cores, {memory:.0f} GB", ""
+    yield _memory_line()
     yield _compile_line()
     yield _disk_line(runs_dir(runs))
     yield _data_line()
     yield from _extras()
 
 
-def _torch_lines() -> Iterator[Line]:
+def _torch_lines(fresh: bool) -> Iterator[Line]:
     import torch
 
     from surefoot.engine.fit import usable_cores
@@ -67,31 +70,34 @@ def _torch_lines() -> Iterator[Line]:
         yield "device", "Apple GPU (MPS)", ""
     else:
         yield "device", "cpu (no CUDA device, no MPS)", ""
-        fp32, bf16 = _products()
-        how = f"fp32 {fp32:.0f}, bf16 {bf16:.0f} GFLOP/s a core, measured"
-        advice = "" if bf16 > 1.3 * fp32 else "bf16 does not pay on this processor; auto uses fp32"
-        yield "numbers", how, advice
+        yield from _ceilings(fresh)
 
 
-def _products() -> tuple[float, float]:
-    """Return GFLOP/s of a matrix product on one thread in fp32 and bf16, best of five."""
-    import time
+def _ceilings(fresh: bool) -> Iterator[Line]:
+    """Say what one core reaches at most; it is what `surefoot plan` counts with."""
+    from surefoot.data.fetch import cache_dir
+    from surefoot.engine.ceilings import measured
 
-    import torch
+    found = measured(cache_dir() / "ceilings.json", fresh)
+    slow = found.half <= 1.3 * found.fp32
+    how = f"fp32 {found.fp32 / 1e9:.0f}, bf16 {found.half / 1e9:.0f} GFLOP/s a core, measured"
+    advice = "bf16 does not pay on this processor; auto uses fp32" if slow else ""
+    yield "numbers", how, advice
+    start = f"{found.start * 1e6:.1f} us to start an operation"
+    yield "bandwidth", f"{found.bandwidth / 1e9:.0f} GB/s a core, {start}, measured", ""
 
-    before, size = torch.get_num_threads(), 512
-    torch.set_num_threads(1)
-    found = []
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(size, size, dtype=dtype)
-        best = float("inf")
-        for _ in range(6):
-            begun = time.perf_counter()
-            a @ a
-            best = min(best, time.perf_counter() - begun)
-        found.append(2 * size**3 / best / 1e9)
-    torch.set_num_threads(before)
-    return found[0], found[1]
+
+def _memory_line() -> Line:
+    import psutil
+
+    from surefoot.engine.cards import allowed
+
+    free, limit = psutil.virtual_memory().available, allowed()
+    if limit is not None and limit < free:
+        advice = "a control group limits this process; ask for more where jobs are started"
+        return "memory", f"{limit / 1e9:.1f} of {free / 1e9:.1f} GB free are allowed", advice
+    advice = "close other programs, or plan with --gpu" if free < 2e9 else ""
+    return "memory", f"{free / 1e9:.1f} GB free", advice
 
 
 def _compile_line() -> Line:

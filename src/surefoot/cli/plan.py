@@ -40,6 +40,7 @@ def run(verb: str, argv: list[str]) -> int:
     )
     own.add_argument("--probe", action="store_true", help="Measure a real step on this machine.")
     own.add_argument("--write", type=Path, metavar="FILE", help="Write a configuration that fits.")
+    own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
     own.add_argument("--json", action="store_true", help="Print one JSON document.")
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         names = ", ".join(recipes.names())
@@ -74,10 +75,11 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     found = look_ahead(recipe, config, place, cache)
     advice = list(changes(recipe, config, found)) if found.fits else []
     saving = None if found.fits else rescue(recipe, config, found)
+    past = _past(config, options.runs) if place.measured else None
     if options.json:
-        print_json(_document(recipe.name, found, advice, saving))
+        print_json(_document(recipe.name, found, advice, saving) | {"before": past})
     else:
-        for line in _lines(recipe, resolved, found, advice, saving):
+        for line in _lines(recipe, resolved, found, advice, saving, past):
             print(line)
     if options.write is not None:
         _write(recipe, resolved, found, saving, options.write)
@@ -100,12 +102,28 @@ def _probe(recipe: recipes.Recipe, config: Any, on_processor: bool, cache: Path)
     choose(config, job, world, config.limit(len(job.source)), cache)
 
 
+def _past(config: Any, runs: str | None) -> dict[str, Any] | None:
+    """Return what the newest run of the same settings took on this machine, if there is one."""
+    from surefoot.config.identity import fingerprint
+    from surefoot.track.folder import list_runs, runs_dir
+    from surefoot.track.machine import describe_machine
+
+    wanted, host = fingerprint(config), describe_machine()["host"]
+    for folder in reversed(list_runs(runs_dir(runs))):
+        meta = folder.meta
+        same = meta.get("identity") == wanted and meta.get("machine", {}).get("host") == host
+        if same and "taken" in meta:
+            return {"run": folder.name, **meta["taken"]}
+    return None
+
+
 def _lines(
     recipe: recipes.Recipe,
     resolved: Resolved,
     found: Outlook,
     advice: list[Change],
     saving: Change | None,
+    past: Mapping[str, Any] | None,
 ) -> Iterator[str]:
     from surefoot.track.text import bytes_text, count
 
@@ -126,6 +144,9 @@ def _lines(
             bar = "█" * round(_BAR * size / found.total)
             yield f"       {name:<12}{bytes_text(size):>9}  {bar:<{_BAR}}  {_MEANT.get(name, '')}".rstrip()
     yield f"time   {_time(found)}"
+    if past:
+        took = f"{past['step_seconds'] * 1e3:.3g} ms a step, the process held"
+        yield f"       run {past['run']} took {took} {bytes_text(past['bytes'])}"
     yield f"disk   {bytes_text(found.disk)} for checkpoints, at most"
     if advice:
         yield ""
@@ -173,6 +194,8 @@ def _time(found: Outlook) -> str:
 
 
 def _span(seconds: float) -> str:
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

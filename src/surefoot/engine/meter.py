@@ -61,6 +61,7 @@ class Meter:
         self._rated = (self._told, 0.0)
         self._last = dict.fromkeys(_FIELDS, 0.0)
         self._turns: dict[str, float] = {}
+        self._begun, self._all, self._most = self._told, 0, 0  # of this process
 
     def count(self, weight: int, turns: Mapping[str, float]) -> None:
         """Count a step of so many units of loss, and the seconds that each learner took for it."""
@@ -68,6 +69,7 @@ class Meter:
             self._turns[name] = self._turns.get(name, 0.0) + seconds
         self._weight += weight
         self._steps += 1
+        self._all += 1
 
     def rate(self) -> float:
         """Return units of weight a second since the last call, without evaluating and saving."""
@@ -88,7 +90,16 @@ class Meter:
             found["turns_s"] = {name: round(s, 6) for name, s in self._turns.items()}
             self._turns = dict.fromkeys(self._turns, 0.0)
         self._told, self._last, self._steps = moment, spent, 0
-        return {**found, "memory_bytes": resident(), **_device_memory(device)}
+        held = resident()
+        self._most = max(self._most, held)
+        return {**found, "memory_bytes": held, **_device_memory(device)}
+
+    def taken(self) -> dict[str, float]:
+        """Return steps of this process, seconds a step (evaluating and saving aside), most bytes."""
+        away = self.evaluate.seconds + self.save.seconds
+        spent = time.perf_counter() - self._begun - away
+        most = max(self._most, resident())
+        return {"steps": self._all, "step_seconds": spent / max(1, self._all), "bytes": most}
 
 
 def sparse(count: int, digits: int) -> bool:

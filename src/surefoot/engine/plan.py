@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from surefoot.config.learners import alone, own
 from surefoot.config.schema import RunConfig
@@ -17,8 +18,9 @@ from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStable
 from surefoot.track.folder import reference
 from surefoot.track.text import number
 
-__all__ = ["describe", "farewell", "planned_rates", "prepare", "schedule_for", "work"]
+__all__ = ["compared", "describe", "farewell", "planned_rates", "prepare", "schedule_for", "work"]
 
+_ENOUGH = 20  # steps after which a plan can be compared
 _SHARES = {"top1": "top-1", "top5": "top-5", "exact": "exact"}  # metrics told at the end
 
 
@@ -94,6 +96,15 @@ def describe(job: Job, pins: Pins, plan: Plan, steps: int | None) -> Iterator[st
     )
     for name, why in sorted(pins.why.items()):
         yield f"       {name}: {why}"
+
+
+def compared(plan: Mapping[str, Any], taken: Mapping[str, float]) -> Iterator[str]:
+    """Yield how the plan compares with what a process took, after enough steps to tell."""
+    foreseen = plan.get("step_seconds")
+    if foreseen and taken["steps"] >= _ENOUGH:
+        step, held = taken["step_seconds"], taken["bytes"] / 1e6
+        times = f"{foreseen * 1e3:.3g} ms a step foreseen, {step * 1e3:.3g} ms taken"
+        yield f"plan   {times}; the process held {held:.0f} MB"
 
 
 def farewell(

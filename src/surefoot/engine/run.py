@@ -23,7 +23,7 @@ from surefoot.engine.job import Job
 from surefoot.engine.meter import resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.place import compile_in_place
-from surefoot.engine.plan import farewell, planned_rates, work
+from surefoot.engine.plan import compared, farewell, planned_rates, work
 from surefoot.engine.rebuild import Buildable, rebuild
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
@@ -191,12 +191,13 @@ def _train(
     witness.tell()
     status = "done" if ended == "done" else "stopped"
     best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
-    folder.update(status=status, ended=now(), step=state.step, best=best)
+    taken = conductor.meter.taken()
+    folder.update(status=status, ended=now(), step=state.step, best=best, taken=taken)
     if status == "done":
         seconds, report = time.monotonic() - begun, config.track.report
         unit = job.data.get("loss_unit", "nats")
         lines = farewell(state, conductor.scores, seconds, folder.path, unit=unit, report=report)
-        for line in lines:
+        for line in (*compared(folder.meta.get("plan", {}), taken), *lines):
             record.note(line)
     result = Result(folder.path, status, state.step, conductor.scores, best, tape.proven)
     if status == "stopped":
