@@ -142,7 +142,7 @@ def test_undo_leaves_what_has_no_place(tmp_path: Path) -> None:
     move(tmp_path, judge(tmp_path, Rules()))
     make(tmp_path, "bad")
     found = dict(undo(tmp_path))
-    assert found["worse"] == "" and "another run of that name" in found["bad"]
+    assert found["worse"] == "" and "is in the way" in found["bad"]
     (tmp_path / "bad").rename(tmp_path / "other")
     assert list(undo(tmp_path)) == [("bad", "")]
 

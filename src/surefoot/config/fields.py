@@ -176,7 +176,7 @@ class Leaf:
         """Return what it accepts, in words: `a whole number, at least 1, or none`."""
         number = [_WORDS[k] for k in self.kinds if k in (int, float)][:1]
         bounds = [
-            f"{word} {getattr(rule, key):g}"
+            f"{word} {getattr(rule, key):.12g}"
             for rule in self.info.metadata
             for key, word in _BOUNDS.items()
             if isinstance(getattr(rule, key, None), int | float)

@@ -116,9 +116,9 @@ def _bound(leaf: Leaf, value: Any) -> str:
     for rule in leaf.info.metadata:
         least, most = getattr(rule, "ge", None), getattr(rule, "le", None)
         if least is not None and number < least:
-            return f"the least is {least:g}; "
+            return f"the least is {least:.12g}; "
         if most is not None and number > most:
-            return f"the most is {most:g}; "
+            return f"the most is {most:.12g}; "
     return ""
 
 

@@ -19,8 +19,8 @@ class GPTConfig(Section):
     """
 
     layout: Literal["modern", "gpt2"] = knob("modern", "modern (Qwen3, Llama) or gpt2.")
-    d_model: int = knob(128, "Width of the residual stream.", ge=1)
-    num_layers: int = knob(4, "Blocks.", ge=1)
+    d_model: int = knob(128, "Width of the residual stream.", ge=1, le=65_536)
+    num_layers: int = knob(4, "Blocks.", ge=1, le=4_096)
     num_heads: int = knob(4, "Attention heads.", ge=1)
     num_kv_heads: int | None = knob(
         None, "Key and value heads (grouped-query); default: all.", ge=1
@@ -30,7 +30,7 @@ class GPTConfig(Section):
         "Width inside the feed-forward part; default: 8/3 (SwiGLU) or 4 x d_model.",
         ge=1,
     )
-    context: int = knob(64, "Tokens that the model sees at once.", ge=1)
+    context: int = knob(64, "Tokens that the model sees at once.", ge=1, le=4_000_000)
     dropout: float = knob(0.0, "Dropout of embeddings and residual branches.", ge=0, lt=1)
     qk_norm: bool = knob(True, "modern: RMSNorm of queries and keys (Qwen3); off: Llama.")
     feed_forward: Literal["swiglu", "relu2"] = knob(

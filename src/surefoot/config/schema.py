@@ -65,7 +65,9 @@ class Train(Section):
     """How long and with what randomness."""
 
     seed: int = knob(1, "Seed of everything random: weights, data order, dropout.", ge=0)
-    batch_size: int = knob(64, "Examples per update, over all devices and micro-batches.", ge=1)
+    batch_size: int = knob(
+        64, "Examples per update, over all devices and micro-batches.", ge=1, le=1_000_000
+    )
     max_steps: int | None = circumstance(
         1000, "Stop at exactly this step; `none` trains until stopped.", ge=1
     )

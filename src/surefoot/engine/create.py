@@ -17,16 +17,18 @@ from surefoot.config.fields import changed
 from surefoot.config.files import dump
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
-from surefoot.engine import fit
+from surefoot.engine import faults, fit
 from surefoot.engine.adopt import fill
 from surefoot.engine.disk import refusals, room_for
 from surefoot.engine.job import Job
 from surefoot.engine.meter import gpu
+from surefoot.engine.mirror import prepare as prepare_mirror
 from surefoot.engine.plan import describe, prepare
 from surefoot.engine.rebuild import Buildable
 from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Store
 from surefoot.engine.world import World, open_world
+from surefoot.errors import OutOfResources
 from surefoot.track.folder import RunFolder
 from surefoot.track.machine import describe_machine, git_state
 from surefoot.version import __version__
@@ -43,6 +45,20 @@ class New:
     world: World
     pins: fit.Pins
     notes: Sequence[str]
+
+
+def _build(recipe: Buildable, config: RunConfig, world: World) -> Job:
+    """Build the job. Raises OutOfResources where not even its weights fit into memory."""
+    try:
+        return recipe.build(config, world)
+    except Exception as error:
+        if not faults.out_of_memory(error):
+            raise
+        raise OutOfResources(
+            f"it does not fit into memory: {str(error).splitlines()[0]}",
+            where="before the first step, nothing was created",
+            fix="smaller sizes, or another machine",
+        ) from error
 
 
 def create(
@@ -63,7 +79,7 @@ def create(
     says of that (its `step` among it) and the first checkpoint. Raises SurefootError.
     """
     world = open_world(config.machine.device)
-    job = recipe.build(config, world)
+    job = _build(recipe, config, world)
     limit = config.limit(len(job.source))
     horizon = config.schedule.horizon or config.schedule.decay_steps or limit
     horizons = prepare(job, config, {})
@@ -89,6 +105,8 @@ def create(
         **_source_of(recipe.location),
         **job.files,
     }
+    if config.keep.mirror is not None:
+        prepare_mirror(config.keep.mirror, runs)
     born, payload = origin(job) if origin is not None else ({}, None)
     folder = RunFolder.create(runs, recipe.name, name, files, meta | born)
     if payload is not None:

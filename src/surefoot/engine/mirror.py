@@ -7,16 +7,33 @@ a resume takes the newest sound checkpoint of both places.
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from pathlib import Path
 
 from surefoot.engine import codec
 from surefoot.engine.store import Checkpoint, Store
-from surefoot.errors import CheckpointError
+from surefoot.errors import CheckpointError, ConfigError
 
-__all__ = ["Mirror"]
+__all__ = ["Mirror", "prepare"]
 
 _NEVER = {".lock", "report.html"}
+
+
+def prepare(target: Path, runs: Path) -> None:
+    """Make the folder `target` for the first run that is mirrored there.
+
+    Only its last part is made: where a drive is not mounted, its copies would fill another one.
+    Raises ConfigError for that, and for the folder of the runs itself; OSError from the disk.
+    """
+    place = target.expanduser()
+    if place.resolve() == runs.resolve():
+        text = f"keep.mirror: {target} is the folder of the runs; a second copy needs another place"
+        raise ConfigError(text, fix="a folder on another disk")
+    if not place.parent.is_dir():
+        text = f"keep.mirror: there is no folder {place.parent}"
+        raise ConfigError(text, fix=f"mount the drive, or: mkdir -p {place}")
+    place.mkdir(exist_ok=True)
 
 
 class Mirror:
@@ -26,6 +43,7 @@ class Mirror:
         self.path = path
         self.folder = target.expanduser() / path.name
         self.store = Store(self.folder / "checkpoints", run)
+        self._disk: int | None = None  # that of the last copy
 
     def follow(self, local: Store) -> None:
         """Make the mirror hold what `local` holds, newest first.
@@ -33,6 +51,7 @@ class Mirror:
         Raises OSError when the place is lost or full, CheckpointError when a local checkpoint
         turns out to be damaged.
         """
+        self._same_place()
         kept = {c.path.name: c for c in local.checkpoints()}
         here = {c.path.name: c for c in self.store.checkpoints()}
         for name, checkpoint in reversed(kept.items()):
@@ -42,6 +61,15 @@ class Mirror:
             if name not in kept:
                 self.store.remove(checkpoint)
         self._small_files()
+
+    def _same_place(self) -> None:
+        """Raise OSError where the drive is not mounted any more, and another one would fill."""
+        disk = self.folder.parent.stat().st_dev
+        if self._disk not in (None, disk):
+            raise OSError(
+                errno.ENODEV, "another disk is mounted there now", str(self.folder.parent)
+            )
+        self._disk = disk
 
     def _small_files(self) -> None:
         for source in self.path.iterdir():

@@ -241,6 +241,11 @@ class Store:
         return [(path, e) for path, e in self._examine() if isinstance(e, CheckpointError)]
 
     def _examine(self) -> Iterator[tuple[Path, Checkpoint | CheckpointError]]:
+        if self.folder.is_symlink():
+            fix = "move them back; to keep a run elsewhere, move its whole folder and link that"
+            raise CheckpointError(
+                "is a link, which is not followed", where=str(self.folder), fix=fix
+            )
         for path in sorted(p for p in self.folder.glob("step-*") if _NAME.fullmatch(p.name)):
             try:
                 yield path, self.open(path)

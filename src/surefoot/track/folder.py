@@ -32,6 +32,7 @@ __all__ = [
 
 TRASH = ".trash"  # beside the runs: what prune moved away, by when
 OWNED = ("kept", "tags")  # a person's words in run.json, which training never overwrites
+RESERVED = ("last", "compare")  # words with a meaning, and a folder beside the runs
 STAGING = ".new-"  # prefix of a folder that is not a run yet
 STALE = 600.0  # seconds after which a staging folder was left by a crash
 SHOWN = 8  # candidates in a message
@@ -275,11 +276,11 @@ def _leading_number(name: str) -> int:
 
 
 def _check_name(runs: Path, name: str) -> None:
-    if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.isdigit() or name == "last":
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.isdigit() or name in RESERVED:
         raise RunError(
             f"{name!r} cannot be the name of a run",
             where="--name",
-            fix="letters, digits and . _ + -, not only digits, and not the word last",
+            fix=f"letters, digits and . _ + -, not only digits, and not {' or '.join(RESERVED)}",
         )
     if (runs / name).exists():
         raise RunError(

@@ -225,7 +225,10 @@ def undo(runs: Path) -> Iterator[tuple[str, str]]:
     for run in list_runs(batch):
         home = runs / run.name
         if home.exists():
-            yield run.name, f"there is another run of that name; this one stays in {batch}"
+            yield (
+                run.name,
+                f"{home} is in the way; move it, then undo again; the run stays in {batch}",
+            )
             continue
         try:
             run.path.rename(home)
