@@ -185,6 +185,8 @@ MISTAKES = [
     (["--method", "full", "--quant", "nf4"], 2, "cannot be trained"),
     (["--method", "qlora", "--quant", "none"], 2, "without, it is lora"),
     (["--optim.kind", "muon"], 2, "adapters are trained with adamw"),
+    (["--checkpointing", "no", "--offload", "yes"], 2, "no inputs that wait"),
+    (["--mlp-tile", "16", "--dropout", "0.1"], 2, "every tile would drop the same places"),
     (["--fim-rate", "0.5"], 2, "no tokens for filling in the middle"),
     (["--context", "100000"], 2, "a smaller --context"),
     (["--repo", "{tmp}"], 2, "0 files of code"),

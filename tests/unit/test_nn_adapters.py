@@ -18,6 +18,7 @@ from surefoot.nn.adapters import (
     recompute_layers,
 )
 from surefoot.nn.dropout import keyed_layers, set_keys
+from surefoot.nn.lean import offload_inputs, tile_feed_forward
 from surefoot.ops import CROSS_ENTROPY
 
 pytest.importorskip("peft")
@@ -196,3 +197,42 @@ def test_without_the_guard_it_does_not() -> None:
     digest = frozen_digest(model)
     look(model, x)
     assert frozen_digest(model) != digest  # when this fails, the guard can go
+
+
+def lean(model: Any, tile: int | None, offload: bool) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        recompute_layers(model.causal)
+    if tile is not None:
+        assert tile_feed_forward(model.causal, tile) == 2
+    if offload:
+        assert offload_inputs(model.causal) >= 2
+    return model.train()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_inputs_that_wait_on_the_host_leave_every_bit_of_the_gradient(
+    rows: Any, mixed: bool
+) -> None:
+    found = []
+    for offload in (False, True):
+        model = lean(adapted(Lora(rank=4)), None, offload)
+        stir(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            found.append(gradients(model, *rows))
+    assert len(found[0]) == 28 and found[0].keys() == found[1].keys()  # the first layer's, too
+    assert all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+
+
+@pytest.mark.parametrize("tile", [3, 5, 16])
+def test_tiles_leave_the_gradient_but_for_rounding(rows: Any, tile: int) -> None:
+    plain = adapted(Lora(rank=4)).train()
+    stir(plain)
+    wanted = gradients(plain, *rows)
+    model = lean(adapted(Lora(rank=4)), tile, True)
+    stir(model)
+    found = gradients(model, *rows)
+    for name, value in wanted.items():
+        assert (found[name] - value).norm() <= 1e-6 * value.norm(), name
+    with torch.no_grad():
+        assert torch.allclose(model(*rows), plain(*rows), rtol=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
     from surefoot.engine import Job, Loss, World
     from surefoot.nn.adapters import Lora, Pretrained
     from surefoot.recipes.code.base import Base
-    from surefoot.recipes.code.judge import Judge
     from surefoot.recipes.code.speaker import CodeSpeaker
 
 __all__ = ["CodeConfig", "recipe"]
 
 KEPT = "tokenizer.json"
 _TINY_WORDS = 512
-_SAMPLES = 2
 
 
 def build(config: CodeConfig, world: World) -> Job:
     """Read the repository, load the base, put adapters on it."""
     from surefoot.engine import Job, Learner
     from surefoot.recipes.code.base import require
+    from surefoot.recipes.code.looks import looks, remember, samplers
 
     require("transformers", "peft")
     code = gather(config)
@@ -133,6 +132,7 @@ def make(config: CodeConfig, base: Base, world: World, precision: str) -> tuple[
         guard_four_bit,
         recompute_layers,
     )
+    from surefoot.nn.lean import offload_inputs, tile_feed_forward
     from surefoot.recipes.code.base import load_base, quiet
 
     size, how = config.model, config.adapter
@@ -159,9 +159,15 @@ def make(config: CodeConfig, base: Base, world: World, precision: str) -> tuple[
     with quiet():
         if config.memory.checkpointing:
             recompute_layers(model)
+        if config.memory.offload:
+            offload_inputs(model)
         if not full:
             model = adapt(model, lora_of(config), derive(config.train.seed, "init"))
     found = Pretrained(model, size.context)
+    tile = config.memory.mlp_tile
+    if tile is not None and not tile_feed_forward(found.causal, tile):
+        what = "memory.mlp_tile: the layers of this base have no part called mlp"
+        raise DataError(what, where=config.model.base, fix="leave it out")
     found.train()
     return found, digest
 
@@ -205,83 +211,6 @@ def loss(model: nn.Module, batch: Batch) -> Loss:
     from surefoot.engine import Loss
 
     return Loss(model(batch.fields["x"], batch.fields["y"]))
-
-
-def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[str, Judge]:
-    """Return how the model is looked at, by name; `test` is for `surefoot evaluate` alone."""
-    from surefoot.data.compile_rate import function_prompts
-    from surefoot.recipes.code.judge import Judge, measured
-
-    ask = config.evaluation
-    found: dict[str, Judge] = {}
-    for name, label in (("val", "held out"), ("test", "test")):
-        rows, bits = _rows(config, [f.text for f in code.sides[name]], bpe, world, ask.val_tokens)
-        look = partial(measured, rows=rows, name=name, bits=bits)
-        found[label] = Judge(look, (f"{name}_ppl",))
-    if ask.outside_tokens:
-        rows, _ = _rows(config, [outside()], bpe, world, ask.outside_tokens)
-        look = partial(measured, rows=rows, name="outside", bits=None)
-        found["outside"] = Judge(look, ("outside_ppl",))
-    for side, label in (("val", "completions"), ("test", "test completions")):
-        prompts = function_prompts(code.sides[side], ask.prompts, config.train.seed)
-        if prompts:
-            compared = ("compile_as_is", "compile_cut", "ended", "empty")
-            found[label] = Judge(partial(_compiled, config=ask, bpe=bpe, prompts=prompts), compared)
-    return found
-
-
-def _compiled(model: Any, *, config: Any, bpe: BPE, prompts: list[Any]) -> dict[str, float]:
-    from surefoot.recipes.code.judge import compile_rates, written
-
-    return compile_rates(written(model, bpe, prompts, config.new_tokens, config.prompt_tokens))
-
-
-def outside() -> str:
-    """Return a text that is no code, and that every Python carries: what is forgotten of it?"""
-    from pydoc_data.topics import topics
-
-    return "\n\n".join(text for _, text in sorted(topics.items()))
-
-
-def _rows(
-    config: CodeConfig, texts: list[str], bpe: BPE, world: World, most: int
-) -> tuple[Callable[[], Iterator[Batch]], float]:
-    """Return how to go through `texts` in rows, and how many tokens stand for a byte."""
-    from surefoot.data.packed import pack, rows
-
-    tokens = pack(texts, bpe)
-    size = sum(len(text.encode()) for text in texts)
-
-    def once() -> Iterator[Batch]:
-        found = rows(tokens, config.model.context, config.evaluation.val_batch, most)
-        return map(world.to, found)
-
-    return once, (len(tokens) - 1) / max(1, size)
-
-
-def remember(judges: Mapping[str, Judge], model: Pretrained) -> None:
-    """Look at the base before its weights are trained."""
-    import torch
-
-    model.eval()
-    with torch.no_grad():
-        for judge in judges.values():
-            judge.remember(model)
-    model.train()
-
-
-def samplers(config: CodeConfig, code: Repository, bpe: BPE) -> dict[str, Any]:
-    """Return completions of held-out functions, by where they are."""
-    from surefoot.data.compile_rate import function_prompts
-    from surefoot.recipes.code.judge import written
-
-    def complete(model: Any, seed: int, *, prompt: Any) -> str:
-        tokens, seen = config.evaluation.new_tokens, config.evaluation.prompt_tokens
-        (found,) = written(model, bpe, [prompt], tokens, seen)
-        return "\n".join(prompt.prefix.split("\n")[-4:]) + found.text
-
-    prompts = function_prompts(code.sides["val"], _SAMPLES, config.train.seed)
-    return {f"{p.file}:{p.line}": partial(complete, prompt=p) for p in prompts}
 
 
 def notes(
@@ -375,6 +304,8 @@ recipe = Recipe(
         "laptop": {
             "model": {"base": "smollm2", "context": 512},
             "train": {"batch_size": 4, "max_steps": 200},
+            "optim": {"lr": 5e-4},
+            "memory": {"checkpointing": False},
             "cadence": {"validate_every": 50, "sample_every": 100},
         },
         "gpu8": {
@@ -382,6 +313,7 @@ recipe = Recipe(
             "adapter": {"method": "qlora+"},
             "train": {"batch_size": 8, "max_steps": 1000},
             "machine": {"micro_batch_size": 1},
+            "memory": {"offload": True, "mlp_tile": 4096},
         },
         "gpu24": {
             "model": {"context": 8192},

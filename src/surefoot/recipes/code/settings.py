@@ -97,6 +97,16 @@ class Memory(Section):
     """How memory is saved; the numbers stay the same, but for rounding."""
 
     checkpointing: bool = knob(True, "Compute the inside of a layer again for its gradient.")
+    offload: bool = knob(False, "Let the inputs of layers wait in the host's memory for it.")
+    mlp_tile: int | None = knob(
+        None, "Tokens that the feed-forward part of a layer computes at once; none: all.", ge=16
+    )
+
+    def conflicts(self) -> list[tuple[str, str]]:
+        """Return broken rules between these fields as (field, explanation)."""
+        if self.offload and not self.checkpointing:
+            return [("offload", "without checkpointing there are no inputs that wait")]
+        return []
 
 
 class CodeConfig(RunConfig):
@@ -122,6 +132,9 @@ class CodeConfig(RunConfig):
         if self.adapter.method in ("qlora", "qlora+") and not four:
             text = f"{self.adapter.method} holds the base in 4 bits; without, it is lora"
             found.append(("model.quant", text))
+        if self.memory.mlp_tile is not None and self.adapter.dropout:
+            text = "every tile would drop the same places; take adapter.dropout 0 or no tiles"
+            found.append(("memory.mlp_tile", text))
         if not full and self.optim.kind == "muon":
             found.append(("optim.kind", "adapters are trained with adamw"))
         return found

@@ -1,0 +1,134 @@
+"""Memory and time of LoRA steps: Surefoot against transformers + peft + Trainer, the same job.
+
+    python benchmarks/code_memory.py [--context 2048] [--steps 3] [--base smollm2]
+
+Each side runs in a process of its own, on one thread: the same base in bf16, rank 16 in every
+linear layer, one row a step, layers computed again for the gradient. Printed are the peak of
+resident memory, what of it came after the model was loaded, and processor seconds of a step (the
+median without the first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.data.packed import Packed
+from surefoot.recipes.code.base import find_base, load_base, quiet
+
+
+def peak() -> float:
+    """Megabytes of resident memory at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ours(folder: Path, rows: torch.Tensor) -> tuple[float, list[float]]:
+    """Our learner, with its loss in chunks."""
+    from surefoot.data.batch import Batch
+    from surefoot.engine import Learner, Loss
+    from surefoot.nn.adapters import Lora, Pretrained, adapt, adapter_groups, recompute_layers
+    from surefoot.nn.optimiser import AdamW
+    from surefoot.ops import CROSS_ENTROPY
+
+    base = load(folder)
+    with quiet():
+        recompute_layers(base)
+        model = Pretrained(adapt(base, Lora(), 1), rows.size(1) - 1).train()
+    model.entropy = CROSS_ENTROPY.pick("chunked", torch.device("cpu"))
+    optimiser = AdamW(adapter_groups(model, 2e-4, 1.0, 0.0))
+    learner = Learner(
+        model, lambda m, b: Loss(m(b.fields["x"], b.fields["y"])), [optimiser], precision="bf16"
+    )
+    loaded, seconds = peak(), []
+    for row in rows:
+        begun = time.process_time()
+        batch = Batch({"x": row[None, :-1], "y": row[None, 1:]}, row.numel() - 1)
+        learner.accumulate(batch, batch.weight)
+        learner.gradient_norm()
+        learner.update()
+        learner.zero()
+        seconds.append(time.process_time() - begun)
+    return loaded, seconds
+
+
+def theirs(folder: Path, rows: torch.Tensor) -> tuple[float, list[float]]:
+    """transformers' Trainer with peft, as its documentation shows it."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    base: Any = load(folder)
+    with quiet():
+        base.activation_checkpointing_enable({"use_reentrant": False})
+        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(base, lora)
+    stamps: list[float] = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            stamps.append(time.process_time())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            stamps.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as out:
+        arguments = transformers.TrainingArguments(
+            out, per_device_train_batch_size=1, max_steps=len(rows), learning_rate=2e-4, bf16=True,
+            use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        data: Any = [{"input_ids": row[:-1], "labels": row[:-1]} for row in rows]
+        trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[Watch()])
+        loaded = peak()
+        trainer.train()
+    return loaded, [b - a for a, b in zip(stamps[::2], stamps[1::2])]
+
+
+def load(folder: Path) -> Any:
+    """The base in bf16, frozen."""
+    cpu = torch.device("cpu")
+    base = load_base(folder, torch.bfloat16, cpu, four_bit=False, double_quant=False)
+    return base.requires_grad_(False)
+
+
+def main() -> None:
+    """Measure both sides, or with --side one of them."""
+    own = argparse.ArgumentParser(description=__doc__)
+    own.add_argument("--context", type=int, default=2048)
+    own.add_argument("--steps", type=int, default=3)
+    own.add_argument("--base", default="smollm2")
+    own.add_argument("--side", choices=("ours", "theirs"))
+    options = own.parse_args()
+    if options.side is None:
+        for side in ("ours", "theirs"):
+            command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+            told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+            print(f"{side:7}" + "".join(f"  {name} {value:.1f}" for name, value in told.items()))
+        return
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    base = find_base(options.base)
+    text = Path(__file__).read_text("utf-8") * 200
+    tokens = base.tokenizer.encode(text)[: (options.context + 1) * (options.steps + 1)]
+    source = Packed(tokens, options.context)
+    found = [
+        source.tokens[i * options.context :][: options.context + 1] for i in range(options.steps)
+    ]
+    rows = torch.stack([torch.tensor(row.astype("int64")) for row in found])
+    loaded, seconds = (ours if options.side == "ours" else theirs)(base.folder, rows)
+    told = {"peak MB": peak(), "of it after loading": peak() - loaded}
+    print(json.dumps({**told, "CPU s a step": statistics.median(seconds[1:])}))
+
+
+if __name__ == "__main__":
+    main()

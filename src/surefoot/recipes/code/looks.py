@@ -1,0 +1,89 @@
+"""What a tuned model is looked at with: held-out files, an outside text, functions to complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from surefoot.data.batch import Batch
+from surefoot.data.bpe import BPE
+from surefoot.data.compile_rate import Prompt, function_prompts
+from surefoot.data.packed import pack, rows
+from surefoot.data.repository import Repository
+from surefoot.engine import World
+from surefoot.nn.adapters import Pretrained
+from surefoot.recipes.code.judge import Judge, compile_rates, measured, written
+from surefoot.recipes.code.settings import CodeConfig, Judging
+
+__all__ = ["looks", "remember", "samplers"]
+
+_SAMPLES = 2
+
+
+def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[str, Judge]:
+    """Return how the model is looked at, by name; `test` is for `surefoot evaluate` alone."""
+    ask = config.evaluation
+    found: dict[str, Judge] = {}
+    for name, label in (("val", "held out"), ("test", "test")):
+        source, bits = _rows(config, [f.text for f in code.sides[name]], bpe, world, ask.val_tokens)
+        look = partial(measured, rows=source, name=name, bits=bits)
+        found[label] = Judge(look, (f"{name}_ppl",))
+    if ask.outside_tokens:
+        source, _ = _rows(config, [_outside()], bpe, world, ask.outside_tokens)
+        look = partial(measured, rows=source, name="outside", bits=None)
+        found["outside"] = Judge(look, ("outside_ppl",))
+    for side, label in (("val", "completions"), ("test", "test completions")):
+        prompts = function_prompts(code.sides[side], ask.prompts, config.train.seed)
+        if prompts:
+            compared = ("compile_as_is", "compile_cut", "ended", "empty")
+            found[label] = Judge(partial(_compiled, config=ask, bpe=bpe, prompts=prompts), compared)
+    return found
+
+
+def _compiled(model: Any, *, config: Judging, bpe: BPE, prompts: list[Prompt]) -> dict[str, float]:
+    return compile_rates(written(model, bpe, prompts, config.new_tokens, config.prompt_tokens))
+
+
+def _outside() -> str:
+    """Return a text that is no code, and that every Python carries: what is forgotten of it?"""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(text for _, text in sorted(topics.items()))
+
+
+def _rows(
+    config: CodeConfig, texts: list[str], bpe: BPE, world: World, most: int
+) -> tuple[Callable[[], Iterator[Batch]], float]:
+    """Return how to go through `texts` in rows, and how many tokens stand for a byte."""
+    tokens = pack(texts, bpe)
+    size = sum(len(text.encode()) for text in texts)
+
+    def once() -> Iterator[Batch]:
+        found = rows(tokens, config.model.context, config.evaluation.val_batch, most)
+        return map(world.to, found)
+
+    return once, (len(tokens) - 1) / max(1, size)
+
+
+def remember(judges: Mapping[str, Judge], model: Pretrained) -> None:
+    """Look at the base before its weights are trained."""
+    model.eval()
+    with torch.no_grad():
+        for judge in judges.values():
+            judge.remember(model)
+    model.train()
+
+
+def samplers(config: CodeConfig, code: Repository, bpe: BPE) -> dict[str, Any]:
+    """Return completions of held-out functions, by where they are."""
+
+    def complete(model: Any, seed: int, *, prompt: Prompt) -> str:
+        tokens, seen = config.evaluation.new_tokens, config.evaluation.prompt_tokens
+        (found,) = written(model, bpe, [prompt], tokens, seen)
+        return "\n".join(prompt.prefix.split("\n")[-4:]) + found.text
+
+    prompts = function_prompts(code.sides["val"], _SAMPLES, config.train.seed)
+    return {f"{p.file}:{p.line}": partial(complete, prompt=p) for p in prompts}
