@@ -36,6 +36,15 @@ def test_a_kernel_from_a_file_is_held_against_the_standard(surefoot, tmp_path) -
     assert all(f["fine"] for f in checked) and any(str(EXAMPLE) in f["way"] for f in checked)
 
 
+def test_a_standard_way_slower_than_allowed_ends_with_5(surefoot) -> None:
+    words = ["ops", "norm", "adamw", "--device", "cpu"]
+    quick = surefoot(*words, "--max-slowdown=900%").ok()
+    assert "of reference" in quick.out and "fused       *" in quick.out
+    assert surefoot(*words, "--max-slowdown=-99%", "--json").code == 5
+    assert surefoot(*words, "--max-slowdown", "much").code == 2
+    assert surefoot("ops", "nrm").code == 2
+
+
 def test_the_gates_close(surefoot, tmp_path) -> None:
     words = ["--a", "ops.norm=fused", "--b", "ops.norm=reference", "--out", tmp_path]
     answer = parity(surefoot, *words, "--max-memory", "1%", "--max-slowdown", "900%")

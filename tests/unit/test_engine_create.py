@@ -29,7 +29,9 @@ def test_weights_that_do_not_fit_into_memory(tmp_path: Path) -> None:
 
 def test_a_run_may_not_be_called_like_the_folder_of_comparisons(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="'compare' cannot be the name of a run"):
-        surefoot.train("charlm", preset="tiny", runs=tmp_path, name="compare", quiet=True, max_steps=1)
+        surefoot.train(
+            "charlm", preset="tiny", runs=tmp_path, name="compare", quiet=True, max_steps=1
+        )
 
 
 def test_a_mirror_must_be_another_place_that_is_there(tmp_path: Path) -> None:

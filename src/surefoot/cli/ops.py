@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from surefoot.cli.options import Parser, print_json
+from surefoot.cli.options import Parser, print_json, read
 from surefoot.config.suggest import nearest
 from surefoot.errors import CheckFailed, ConfigError
 
@@ -35,6 +36,10 @@ def run(verb: str, argv: list[str]) -> int:
     if checking:
         own.add_argument("--shapes", type=int, default=8, metavar="N", help="random shapes (8)")
     else:
+        own.add_argument(
+            "--max-slowdown", type=read("share"), metavar="5%",
+            help="fail where a standard way is slower than its reference by more",
+        )  # fmt: skip
         own.add_argument("--dtype", default="fp32", choices=("fp64", "fp32", "bf16", "fp16"))
     options = own.parse_args(argv[1:] if checking else argv)
     from surefoot.engine import open_world
@@ -42,7 +47,7 @@ def run(verb: str, argv: list[str]) -> int:
     device, ops = open_world(options.device).device, _ops(options.name)
     if checking:
         return _check(ops, device, options.shapes, options.slow, options.json)
-    return _list(ops, device, options.dtype, options.slow, options.json)
+    return _list(ops, device, options)
 
 
 def _ops(words: Sequence[str]) -> list[Op]:
@@ -63,24 +68,29 @@ def _ops(words: Sequence[str]) -> list[Op]:
     return list((found or OPS).values())
 
 
-def _list(ops: Sequence[Op], device: torch.device, dtype: str, slow: bool, as_json: bool) -> int:
+def _list(ops: Sequence[Op], device: torch.device, options: Namespace) -> int:
     from surefoot.ops.check import DTYPES, measure
 
-    facts = []
+    facts, wrong, dtype = [], [], options.dtype
     for op in ops:
-        names = [n for n in op.available(device) if slow or not op.ways[n].slow_start]
+        names = [n for n in op.available(device) if options.slow or not op.ways[n].slow_start]
         speeds = measure(op, device, names, DTYPES[dtype])
-        if as_json:
+        standard, limit = speeds.get(op.standard), options.max_slowdown
+        if limit is not None and standard is not None and standard.ratio > 1 + limit:
+            wrong.append(f"{op.name} {op.standard} takes {standard.ratio:.2f} of its reference")
+        if options.json:
             facts += [_facts(op, name, device, speeds) for name in op.ways]
             continue
         print("\n".join(_lines(op, device, dtype, speeds)), flush=True)
-    if as_json:
+    if options.json:
         print_json(facts)
     else:
         print(
             f"\nms on {device}, {dtype}, forward and backward, 1 call of a usual size; * standard"
         )
         print("next   surefoot ops check    surefoot train charlm --norm fused")
+    if wrong:
+        raise CheckFailed("slower than allowed: " + "; ".join(wrong))
     return 0
 
 

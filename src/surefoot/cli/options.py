@@ -8,7 +8,7 @@ from json import dumps
 from typing import Any, NoReturn
 
 from surefoot.config.suggest import nearest
-from surefoot.config.units import parse_bytes, parse_seconds
+from surefoot.config.units import parse_bytes, parse_seconds, parse_share
 from surefoot.errors import ConfigError, Problem
 from surefoot.track.choose import STATES, Choice, parse_bound
 
@@ -51,9 +51,10 @@ def parser(verb: str, description: str, json: bool = True) -> Parser:
 
 
 def read(words: str) -> Callable[[str], Any]:
-    """Return a reader for argparse of `seconds`, `bytes` or a `bound`, with a telling message."""
+    """Return a reader for argparse of `seconds`, `bytes`, a `share` or a `bound`, with a telling message."""
     readers: dict[str, Callable[[str], Any]] = {
         "seconds": parse_seconds, "bytes": parse_bytes, "bound": parse_bound,
+        "share": parse_share,
     }  # fmt: skip
 
     def reader(text: str) -> Any:

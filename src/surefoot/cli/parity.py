@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot import recipes
-from surefoot.cli.options import print_json
+from surefoot.cli.options import print_json, read
 from surefoot.config import flags
 from surefoot.config.fields import Given
 from surefoot.errors import CheckFailed, ConfigError, Problem
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-STEPS = 50
+STEPS, WIDEST = 50, 44
 _Asked = tuple[Recipe, argparse.Namespace, dict[str, Given], list[Problem]]
 
 
@@ -71,15 +71,21 @@ def _parity(argv: list[str]) -> int:
     own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
     own.add_argument("--free", action="store_true", help="Let both drift; else b's weights follow.")
     own.add_argument("--tolerance", type=float, metavar="X", help="Relative error that is allowed.")
-    own.add_argument("--max-slowdown", metavar="5%", help="Fail where b is slower by more.")
-    own.add_argument("--max-memory", metavar="5%", help="Fail where b takes more memory by more.")
+    own.add_argument(
+        "--max-slowdown", type=read("share"), metavar="5%", help="Fail where b is slower by more."
+    )
+    own.add_argument(
+        "--max-memory",
+        type=read("share"),
+        metavar="5%",
+        help="Fail where b takes more memory by more.",
+    )
     own.add_argument("--out", metavar="DIR", help="Where the picture goes (RUNS/parity).")
     _with_settings(own)
     asked = _read(own, argv)
     if asked is None:
         return 0
     recipe, options, given, problems = asked
-    limits = [_share(getattr(options, name), name) for name in ("max_slowdown", "max_memory")]
     if options.b_run:
         unfit = [
             n for n in ("b", "free", "max_slowdown", "max_memory", "out") if getattr(options, n)
@@ -96,7 +102,7 @@ def _parity(argv: list[str]) -> int:
     else:
         print("\n".join(_lines(recipe, found, options.free)))
         print(f"\nlook   {picture}")
-    _gate(found, options, *limits)
+    _gate(found, options)
     return 0
 
 
@@ -129,18 +135,6 @@ def _usage(own: argparse.ArgumentParser, argv: list[str]) -> int:
     raise ConfigError([Problem(what, "command line", examples[own.prog])])
 
 
-def _share(text: str | None, name: str) -> float | None:
-    """Read `5%` or `0.05`."""
-    if text is None:
-        return None
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError as error:
-        what = f"--{name.replace('_', '-')}: {text!r} is no share"
-        raise ConfigError(what, fix="write 5% or 0.05") from error
-    return value
-
-
 def _settle(
     recipe: Recipe, options: argparse.Namespace, words: list[str], given: Mapping[str, Given],
     problems: Any,
@@ -168,13 +162,18 @@ def _lockstep(
 ) -> tuple[Lockstep, tuple[list[float], list[float]]]:
     from surefoot.engine.lockstep import lockstep
 
-    a = _side(" ".join(options.a) or "as it is", recipe, configs[0])
-    b = _side(" ".join(options.b) or "as it is", recipe, a.settled(configs[1]))
+    a = _side(_label(options.a), recipe, configs[0])
+    b = _side(_label(options.b), recipe, a.settled(configs[1]))
     found = lockstep(
         a, b, _count(options), tethered=not options.free, tolerance=options.tolerance,
         watch=_progress(_count(options)),
     )  # fmt: skip
     return found, (a.seconds[1:], b.seconds[1:])
+
+
+def _label(words: list[str]) -> str:
+    text = " ".join(words) or "as it is"
+    return text if len(text) <= WIDEST else f"{len(words)} changes" if len(words) > 1 else "changed"
 
 
 def _side(label: str, recipe: Recipe, config: RunConfig) -> Side:
@@ -264,9 +263,8 @@ def _verdict(found: Lockstep) -> str:
     return f"the same within {found.tolerance:.0e} at every step"
 
 
-def _gate(
-    found: Lockstep, options: argparse.Namespace, slower: float | None, larger: float | None
-) -> None:
+def _gate(found: Lockstep, options: argparse.Namespace) -> None:
+    slower, larger = options.max_slowdown, options.max_memory
     wrong = []
     if found.first is not None and (found.tethered or options.tolerance is not None):
         wrong.append(str(found.first))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["parse_bytes", "parse_seconds"]
+__all__ = ["parse_bytes", "parse_seconds", "parse_share"]
 
 
 def parse_seconds(text: str) -> float:
@@ -34,3 +34,15 @@ def parse_bytes(text: str) -> int:
         if match[2]
         else int(float(match[1]))
     )
+
+
+def parse_share(text: str) -> float:
+    """Return a share; raises ValueError for what is none.
+
+    >>> parse_share("5%"), parse_share("0.05")
+    (0.05, 0.05)
+    """
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise ValueError("expected a share like 5% or 0.05") from error
