@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from surefoot.api import stored
 from surefoot.errors import RunError
-from surefoot.track.folder import find, runs_dir
+from surefoot.track.folder import RunFolder, find, runs_dir
 
 if TYPE_CHECKING:
     from surefoot.engine import Speaker
@@ -43,6 +43,7 @@ def load(
         raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
     config = repeated(kept.config, folder.meta)
     speaker = kept.recipe.speak(config, kept.files(), open_world(device))
+    _same_words(speaker, folder)
     step = fill(speaker.models, folder, checkpoint)
     if engine == "llama.cpp":
         from surefoot.engine.export import through_llama
@@ -50,6 +51,18 @@ def load(
         return through_llama(speaker, dtype), step
     narrow(speaker.models, dtype)
     return speaker, step
+
+
+def _same_words(speaker: Speaker, folder: RunFolder) -> None:
+    """Raise RunError when the run's tokenizer is another than the one that it was trained with."""
+    recorded = (folder.meta.get("data") or {}).get("tokenizer")
+    there = getattr(getattr(speaker, "tokenizer", None), "fingerprint", recorded)
+    if recorded is not None and there != recorded:
+        raise RunError(
+            f"the tokenizer of this run is {there}, and it was trained with {recorded}",
+            where=str(folder.path),
+            fix="bring its tokenizer.json back, from a mirror or from an export",
+        )
 
 
 def evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,17 @@ def test_a_gguf_completes_a_prompt_by_itself(surefoot: Any, runs: Path, tmp_path
     asked = ("sample", "a", "--runs", runs, "--tokens", 6, "--json", "--device", "cpu")
     told = surefoot(*asked, "--prompt", "the crab", "--temperature", 0).ok().json["text"]
     assert said == told
+
+
+def test_another_tokenizer_is_refused(surefoot: Any, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "a", tmp_path / "runs" / "a")
+    kept = tmp_path / "runs" / "a" / "tokenizer.json"
+    held = json.loads(kept.read_text())
+    words = held["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    kept.write_text(json.dumps(held))
+    found = surefoot("sample", "a", "--runs", tmp_path / "runs", "--tokens", 5, "--device", "cpu")
+    assert found.code == 2 and "it was trained with" in found.err
 
 
 def test_flags_that_do_not_go_together_are_refused(surefoot: Any, runs: Path) -> None:
