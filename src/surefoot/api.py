@@ -268,7 +268,8 @@ def go_on(
             where=str(folder.path),
             fix=f"--fork goes on as a new run: surefoot resume {reference(folder.path)} --fork ...",
         )
-    if folder.status == "done" and not grown and _reached(folder, config):
+    saved = any((folder.path / "checkpoints").glob("step-*"))  # what is not is computed again
+    if folder.status == "done" and saved and not grown and _reached(folder, config):
         what = f"run {folder.name} is done at step {folder.meta.get('step')}"
         raise RunError(what, where=str(folder.path), fix="a higher --max-steps goes on")
     return engine_resume(

@@ -68,6 +68,26 @@ def test_an_empty_folder_and_an_unreadable_text(refused: Any, tmp_path: Path) ->
     assert "secret.txt" in refused("train", "--new", "--path", path)
 
 
+def test_checkpoints_that_are_gone_are_missed_and_computed_again(surefoot: Any, runs: Path) -> None:
+    before = surefoot("sample", "done", "--tokens", 9, "--checkpoint", "last").ok().out
+    shutil.rmtree(runs / "done" / "checkpoints")
+    found = surefoot("verify", "done")
+    assert found.code == 5 and "there is none" in found.out
+    assert "surefoot resume done" in found.err
+    for verb in ("sample", "evaluate"):
+        said = surefoot(verb, "done")
+        assert said.code == 2 and "no checkpoint any more: they are gone" in said.err
+        assert "surefoot resume done computes" in said.err
+    assert "resume proven" in surefoot("resume", "done").ok().out
+    assert surefoot("verify", "done").code == 0
+    assert surefoot("sample", "done", "--tokens", 9, "--checkpoint", "last").ok().out == before
+
+
+def test_a_question_to_a_recipe_that_answers_none(surefoot: Any, runs: Path) -> None:
+    said = surefoot("sample", "done", "--ask", "3 x 4")
+    assert said.code == 2 and "this recipe answers no --ask" in said.err
+
+
 def test_a_tag_is_the_same_everywhere(refused: Any) -> None:
     said = refused("train", "--new", "--tags", "fine,b c")
     assert "'b c' cannot be a tag" in said

@@ -15,7 +15,7 @@ from surefoot.engine import saver as module
 from surefoot.engine.saver import Pace, Saver
 from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Store
-from surefoot.errors import OutOfResources
+from surefoot.errors import OutOfResources, RunError
 
 
 @pytest.fixture
@@ -26,6 +26,18 @@ def state(toy: Any) -> TrainState:
 @pytest.fixture
 def saver(tmp_path: Path) -> Saver:
     return Saver(Store(tmp_path / "checkpoints", "run"), Keep(), 10, lambda: None)
+
+
+def test_a_folder_that_is_gone_is_no_full_disk(tmp_path: Path, state: TrainState) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    saver = Saver(Store(run / "checkpoints", "run"), Keep(), 10, lambda: None)
+    run.rename(tmp_path / "elsewhere")
+    saver.save(state, places={})
+    saver.wait()
+    assert "the folder of the run is gone; training goes on" in (saver.complaint() or "")
+    with pytest.raises(RunError, match="deleted or moved while it was trained"):
+        saver.finish()
 
 
 def test_pace_in_steps() -> None:

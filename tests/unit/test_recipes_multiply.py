@@ -11,6 +11,7 @@ import torch
 from surefoot.config.model import EncoderDecoderConfig
 from surefoot.data.arithmetic import Pairs, Split
 from surefoot.data.notation import ALPHABET, Form
+from surefoot.engine import Request
 from surefoot.errors import DataError
 from surefoot.nn.latent import DecoderOnly, LatentTransformer, SimpleTransformer
 from surefoot.recipes.multiply.answers import Calculator, Exam
@@ -129,3 +130,14 @@ def test_questions_that_cannot_be_read(text: str) -> None:
     with pytest.raises(DataError) as error:
         Calculator({}, FORM).read(text)
     assert '--ask "99 x 99"' in str(error.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "written"),
+    [("3 x 4", " = 12"), ("3 x 4 =", " 12"), (None, "99 x 99 = 12")],
+)
+def test_an_answer_goes_on_after_its_question(
+    monkeypatch: pytest.MonkeyPatch, prompt: str | None, written: str
+) -> None:
+    monkeypatch.setattr(Calculator, "ask", lambda *_: {"text": "12"})
+    assert "".join(Calculator({}, FORM).reply("simple", Request(prompt))) == written

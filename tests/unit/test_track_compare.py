@@ -164,6 +164,18 @@ def test_different_recipes_compare_what_they_share(tmp_path: Path) -> None:
     assert write(made, tmp_path / "out")[0].exists()
 
 
+def test_losses_of_different_recipes_get_no_verdict(tmp_path: Path) -> None:
+    one, two = make(tmp_path, "one", 2.0), make(tmp_path, "two", 9.0)
+    assert any("better" in note or "worse" in note for note in compare([one, two]).notes)
+    two.update(recipe="multiply")
+    made = compare([one, two])
+    said = " ".join(made.notes)
+    assert "(charlm, multiply)" in said and "No verdict: each recipe counts its val loss" in said
+    assert "better" not in said and "worse" not in said
+    assert all(line.best == () for line in results(made))
+    assert document(made)["notes"] == made.notes
+
+
 def test_losses_of_different_vocabularies_give_way_to_bits(tmp_path: Path) -> None:
     runs = []
     for place, name in enumerate(("chars", "bytes")):

@@ -6,6 +6,7 @@ A verb is one line of the table below; its module is imported only when it is as
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
 import os
@@ -203,11 +204,19 @@ def _refuses(stream: TextIO) -> bool:
 
 
 def _tolerate(*streams: object) -> None:
-    """Let a terminal that cannot show a character show `?`."""
+    """Let a terminal that cannot show a character show what is most like it."""
+    codecs.register_error("legible", _legible)
     for stream in streams:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")
+            reconfigure(errors="legible")
+
+
+def _legible(error: UnicodeError) -> tuple[str, int]:
+    """Load what knows the likes of a character when there is one to replace."""
+    from surefoot.track.text import legible
+
+    return legible(error)
 
 
 def _silence(stream: object) -> None:

@@ -54,7 +54,7 @@ def _verify(argv: list[str]) -> int:
         raise CheckFailed(
             f"{len(broken)} of {len(found)} cannot be used",
             where=str(folder.path),
-            fix=next((f.fix for f in broken if f.fix), aside),
+            fix=broken[0].fix or aside,
         )
     return 0
 

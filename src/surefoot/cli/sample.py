@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surefoot.cli.options import Parser, parser
-from surefoot.errors import DataError, SurefootError
+from surefoot.errors import DataError, RunError
 from surefoot.track.text import bytes_text, clean
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _ask(options: argparse.Namespace, speaker: Speaker, step: int, kind: str, qu
 
     if not isinstance(speaker, Answerer) or kind not in speaker.questions:
         what = f"this recipe answers no --{QUESTIONS[kind].replace('_', '-')}"
-        raise SurefootError(what, fix=_instead(speaker))
+        raise RunError(what, fix=_instead(speaker))
     names = [options.learner] if options.learner else list(speaker.models)
     _known(names, speaker)
     found = {name: dict(speaker.questions[kind](name, question)) for name in names}
@@ -309,7 +309,7 @@ def painted(text: str) -> str:
 def _known(names: list[str], speaker: Speaker) -> None:
     for name in names:
         if name not in speaker.models:
-            raise SurefootError(f"no learner {name}", fix=f"one of {', '.join(speaker.models)}")
+            raise RunError(f"no learner {name}", fix=f"one of {', '.join(speaker.models)}")
 
 
 def _evaluate(argv: list[str]) -> int:

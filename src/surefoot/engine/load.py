@@ -12,7 +12,7 @@ from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError, RunError, Unsupported
 from surefoot.nn.gpt import GPT
 from surefoot.nn.packed import pack_
-from surefoot.track.folder import RunFolder
+from surefoot.track.folder import RunFolder, reference
 
 __all__ = ["fill", "narrow", "select"]
 
@@ -68,6 +68,17 @@ def narrow(models: Mapping[str, nn.Module], dtype: str) -> None:
             raise Unsupported(f"{name} is no GPT: no {dtype} for it", fix="--dtype bf16")
 
 
+def _bare(folder: RunFolder) -> RunError:
+    """Return what to say of a run without a checkpoint: one is to come, or all are gone."""
+    if folder.status == "running":
+        what, fix = "this run has no checkpoint yet", "wait for its first save"
+    else:
+        done = folder.status == "done"
+        what = f"this run has no checkpoint{' any more: they are gone' if done else ''}"
+        fix = f"surefoot resume {reference(folder.path)} computes its steps again"
+    return RunError(what, where=str(folder.path), fix=fix)
+
+
 def select(store: Store, folder: RunFolder, which: str | int = "best") -> Checkpoint:
     """Return the checkpoint meant by `best`, `last` or a step. Raises RunError when there is none."""
     found = store.checkpoints()
@@ -76,9 +87,7 @@ def select(store: Store, folder: RunFolder, which: str | int = "best") -> Checkp
         fix = f"surefoot resume {folder.name} sets damaged ones aside and trains again"
         raise CheckpointError(what, where=str(path), fix=error.fix or fix)
     if not found:
-        raise RunError(
-            "this run has no checkpoint yet", where=str(folder.path), fix="wait for its first save"
-        )
+        raise _bare(folder)
     if which == "last":
         return found[-1]
     if which == "best":

@@ -22,7 +22,7 @@ from surefoot.engine import retain
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.state import Payload, Snapshot, TrainState
 from surefoot.engine.store import Checkpoint, Store
-from surefoot.errors import OutOfResources
+from surefoot.errors import OutOfResources, RunError
 
 __all__ = ["Pace", "Saver"]
 
@@ -132,8 +132,8 @@ class Saver:
         except Exception as error:  # whatever it is, training goes on and hears of it
             self._failure, self._retry_at = error, time.monotonic() + RETRY
             self._news.append(
-                f"checkpoint not saved: {_say(error)}; older ones are whole, training goes on, "
-                f"trying again in {RETRY:.0f} s. To free space: surefoot checkpoints {self._run} prune"
+                f"checkpoint not saved: {self._why(error)}; training goes on, "
+                f"trying again in {RETRY:.0f} s. {self._remedy()}"
             )
         else:
             self._failure = None
@@ -164,6 +164,23 @@ class Saver:
             if not self._mirror_lost:
                 self._news.append(f"mirror {self.mirror.folder}: {_say(error)}; training goes on")
             self._mirror_lost = True
+
+    @property
+    def _gone(self) -> bool:
+        """Whether somebody has deleted or moved the folder that is trained."""
+        return not self.store.folder.parent.exists()
+
+    def _why(self, error: Exception) -> str:
+        return (
+            "the folder of the run is gone"
+            if self._gone
+            else f"{_say(error)}; older ones are whole"
+        )
+
+    def _remedy(self) -> str:
+        if self._gone:
+            return "If it was moved, move it back"
+        return f"To free space: surefoot checkpoints {self._run} prune"
 
     @property
     def _run(self) -> str:
@@ -210,6 +227,12 @@ class Saver:
         """
         self.wait()
         error = self._failure
+        if error is not None and self._gone:
+            raise RunError(
+                "the folder of the run is gone: it was deleted or moved while it was trained",
+                where=str(self.store.folder.parent),
+                fix="what was moved goes on from where it is: surefoot resume PATH",
+            ) from error
         if isinstance(error, OSError):
             raise OutOfResources(
                 f"checkpoint not saved: {_say(error)}; older ones are whole",

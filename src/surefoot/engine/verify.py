@@ -10,6 +10,7 @@ from pathlib import Path
 from surefoot.engine.journal import Kind, check_header, read
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError
+from surefoot.track.folder import RunFolder, reference
 
 __all__ = ["Finding", "last_step", "problem_of", "verify"]
 
@@ -26,11 +27,15 @@ class Finding:
 def verify(folder: Path, run: str) -> Iterator[Finding]:
     """Yield a finding for every checkpoint and for the journal of the run in `folder`."""
     store = Store(folder / "checkpoints", run)
-    for checkpoint in store.checkpoints():
-        yield Finding(checkpoint.path.name, problem_of(checkpoint))
-    for path, error in store.damaged():
-        yield Finding(path.name, error.what, error.fix)
-    yield _journal(folder / "journal", run)
+    found = [Finding(c.path.name, problem_of(c)) for c in store.checkpoints()]
+    found += [Finding(path.name, error.what, error.fix) for path, error in store.damaged()]
+    meant = RunFolder.open(folder)
+    again = f"surefoot resume {reference(folder)}"
+    if not found and meant.status != "running":  # else the first is still to come
+        found = [Finding("checkpoints", "there is none", f"{again} computes them again")]
+    yield from found
+    if meant.meta.get("segments"):  # it was trained, not only made
+        yield _journal(folder / "journal", run, again)
 
 
 def problem_of(checkpoint: Checkpoint) -> str | None:
@@ -44,9 +49,10 @@ def problem_of(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _journal(path: Path, run: str) -> Finding:
+def _journal(path: Path, run: str, again: str) -> Finding:
     if not path.exists():
-        return Finding("journal", "missing: a resume goes on, without proof")
+        fix = f"restore it from a copy; {again} goes on without it, and begins a new one"
+        return Finding("journal", "missing: what is computed again cannot be proven", fix)
     records, damaged = 0, 0
     try:
         check_header(path, run)
@@ -56,7 +62,8 @@ def _journal(path: Path, run: str) -> Finding:
     except (CheckpointError, OSError) as error:
         return Finding("journal", str(error).partition("\n")[0])
     text = f"{damaged} of {records} records are damaged" if damaged else None
-    return Finding(f"journal, {records} records", text)
+    fix = f"{again} goes on, and proves what the sound records tell"
+    return Finding(f"journal, {records} records", text, fix)
 
 
 def last_step(path: Path) -> int:

@@ -27,6 +27,7 @@ ASIDE = ("cadence.", "keep.", "track.", "machine.prefetch")  # settings that cha
 CHOSEN = ("why", "horizon", "prefetch_threads")  # of `pinned`, not worth a line
 TAIL, LEAST = 20, 5  # evaluations that the noise is estimated from: at most, at least
 CLEAR, LIKELY = 4.0, 2.0  # times the noise
+_BITS = "val_bits_per_"  # of a byte or character: in one unit whatever the tokens are
 _PLACE = frozenset(("kind", "step", "learner", "segment", "time"))
 
 
@@ -86,6 +87,11 @@ class Comparison:
     at: dict[str, float]
     unit: str  # tokens or examples
     notes: list[str] = field(default_factory=list)
+
+    def alike(self, key: str) -> bool:
+        """Whether a metric is in the same unit everywhere; losses of other recipes are not."""
+        recipes = {column.run.meta.get("recipe") for column in self.columns}
+        return len(recipes) < 2 or key.startswith(_BITS)
 
     def best(self, group: Group) -> list[tuple[float, float]]:
         """Return (step, value) of the best evaluation of each member by the main metric."""
@@ -203,9 +209,10 @@ def _shared(columns: Sequence[Column]) -> list[str]:
     """Return the metrics that every column has evaluated, the most telling one first."""
     sets = [{key for row in c.rows for key in row if _numeric(row[key])} for c in columns]
     keys = set.intersection(*sets) - _PLACE if sets else set()
-    first = ["val_loss", *sorted(key for key in keys if key.startswith("val_bits_per_"))]
+    first = ["val_loss", *sorted(key for key in keys if key.startswith(_BITS))]
+    recipes = {c.run.meta.get("recipe") for c in columns}
     sizes = {(c.run.meta.get("data") or {}).get("vocab_size") for c in columns}
-    if len(sizes) > 1:  # losses of different vocabularies are in different units
+    if len(sizes) > 1 or len(recipes) > 1:  # then losses are in different units
         first.reverse()
     known = [*first, "exact", "top1", "top5"]
     return [key for key in known if key in keys] + sorted(keys - set(known))
@@ -289,7 +296,8 @@ def _cautions(
 ) -> Iterable[str]:
     """Yield what a reader of the numbers has to know first."""
     if len({run.meta.get("recipe") for run in runs}) > 1:
-        yield "The recipes differ: only what they share is compared, and losses may mean other things."
+        names = ", ".join(dict.fromkeys(str(run.meta.get("recipe")) for run in runs))
+        yield f"The recipes differ ({names}): only what they share is compared."
     elif len({str(run.meta.get("source")) for run in runs}) > 1:
         yield "The data differ: losses are on different held-out examples."
     if not metrics:
@@ -314,6 +322,9 @@ def _noise(made: Comparison) -> Iterable[str]:
         return
     key, step = made.metrics[0], made.at["step"]
     first, *others = made.groups
+    if others and not made.alike(key):
+        yield f"No verdict: each recipe counts its {_plain(key)} in a unit of its own."
+        return
     base = first.values(key, "step", step)
     if not others:
         if len(base) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ __all__ = [
     "clock",
     "count",
     "eval_parts",
+    "legible",
     "number",
     "rate",
     "real",
@@ -23,6 +25,7 @@ __all__ = [
 
 SAMPLE_LINES = 12  # of a sample; the rest is in samples.jsonl
 BARS = "▁▂▃▄▅▆▇█"
+_NEAREST = dict(zip(f"{BARS}·×–—─━│├└…±→Δ²", [*"_.-=+*#@-x----|++", "...", "+-", "->", "d", "2"]))
 _PLACE = frozenset(("kind", "step", "learner", "segment", "time"))
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {
     0x7F: "␡",
@@ -32,6 +35,17 @@ _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "
 }
 
 
+def legible(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks with letters and signs that it has, or as `?`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wanted = error.object[error.start : error.end]
+    return "".join(_NEAREST.get(character, "?") for character in wanted), error.end
+
+
+codecs.register_error("legible", legible)
+
+
 def clean(text: str, encoding: str | None = "utf-8") -> str:
     """Return `text` safe to print: control characters made visible, and only what `encoding` has.
 
@@ -39,11 +53,11 @@ def clean(text: str, encoding: str | None = "utf-8") -> str:
 
     >>> clean("a\\x1b[2Jb\\rc")
     'a␛[2Jb␍c'
-    >>> clean("naïve", "ascii")
-    'na?ve'
+    >>> clean("naïve · ▁█", "ascii")
+    'na?ve - _@'
     """
     text = text.translate(_CONTROL)
-    return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
+    return text.encode(encoding or "utf-8", "legible").decode(encoding or "utf-8")
 
 
 def real(value: Any) -> float | None:

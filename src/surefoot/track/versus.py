@@ -37,17 +37,17 @@ def results(made: Comparison) -> list[Line]:
     if made.metrics:
         main = made.metrics[0]
         found = [made.best(group) for group in made.groups]
-        lines.append(_line(f"best {_plain(main)}", main, [[v for _, v in f] for f in found]))
+        lines.append(_line(made, f"best {_plain(main)}", main, [[v for _, v in f] for f in found]))
         steps = [", ".join(dict.fromkeys(f"{step:.0f}" for step, _ in f)) for f in found]
         lines.append(Line("  at step", steps))
         step, tokens = f"step {made.at['step']:.0f}", f"{count(made.at['tokens'])} {made.unit}"
         same = _at(made, main, "step") == _at(made, main, "tokens")
         for key in made.metrics[: METRICS + 1]:
             place = f"{step}, {tokens}" if same and key == main else step
-            lines.append(_line(f"{_plain(key)} at {place}", key, _at(made, key, "step")))
+            lines.append(_line(made, f"{_plain(key)} at {place}", key, _at(made, key, "step")))
         for axis, place in (("seconds", clock(made.at["seconds"])), ("tokens", tokens)):
             if axis == "seconds" or not same:
-                lines.append(_line(f"{_plain(main)} at {place}", main, _at(made, main, axis)))
+                lines.append(_line(made, f"{_plain(main)} at {place}", main, _at(made, main, axis)))
     return [*lines, *_circumstances(made)]
 
 
@@ -76,10 +76,10 @@ def _at(made: Comparison, key: str, axis: str) -> list[list[float]]:
     return [group.values(key, axis, made.at[axis]) for group in made.groups]
 
 
-def _line(label: str, key: str, found: list[list[float]]) -> Line:
+def _line(made: Comparison, label: str, key: str, found: list[list[float]]) -> Line:
     means = {place: fmean(values) for place, values in enumerate(found) if values}
     best: tuple[int, ...] = ()
-    if better(key) and len(means) > 1:
+    if better(key) and made.alike(key) and len(means) > 1:
         top = max(better(key) * mean for mean in means.values())
         best = tuple(place for place, mean in means.items() if better(key) * mean == top)
         best = () if len(best) == len(means) else best

@@ -168,6 +168,9 @@ class Calculator:
         return a, b
 
     def reply(self, learner: str, request: Request) -> Iterator[str]:
-        """Answer the prompt; without one, the largest problem."""
+        """Go on after the prompt with its answer; without one, write the largest problem, too."""
         example = "9" * self.form.digits
-        yield str(self.ask(learner, request.prompt or f"{example} x {example} = ")["text"])
+        question = request.prompt or f"{example} x {example}"
+        answered = self.ask(learner, question)["text"]
+        sign = " " if question.rstrip().endswith("=") else " = "
+        yield f"{'' if request.prompt else question}{sign}{answered}"
