@@ -23,11 +23,11 @@ class A:
     def h(self):
         return 1
 '''
-PROMPT = Prompt("a.py", 3, 'import os\n\ndef f(x):\n    """Say."""\n', 4)
+PROMPT = Prompt("a.py", 3, 'import os\n\ndef f(x):\n    """Say."""', 4)
 
 
 def one(text: str, whole: bool = False) -> Verdict:
-    return judge([Completion(PROMPT, text, whole)])[0]
+    return judge([Completion(PROMPT, f"\n{text}", whole)])[0]
 
 
 def test_prompts_end_where_a_body_begins() -> None:
@@ -59,7 +59,7 @@ CASES = [
 
 
 def test_verdicts() -> None:
-    found = judge([Completion(PROMPT, text, whole) for text, whole, _ in CASES])
+    found = judge([Completion(PROMPT, f"\n{text}", whole) for text, whole, _ in CASES])
     wanted = [(text, said) for text, _, said in CASES]
     assert [(c[0], (v.as_is, v.cut, v.ended)) for c, v in zip(CASES, found)] == wanted
 
@@ -85,7 +85,7 @@ def test_hostile_pieces_spoil_no_other_verdict(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     bomb = f"    pass\n\nimport pathlib\npathlib.Path({str(marker)!r}).write_text('x')\nf(1)\n"
     texts = [*HOSTILE, bomb, "    return x\n"]
-    found = judge([Completion(PROMPT, text, False) for text in texts])
+    found = judge([Completion(PROMPT, f"\n{text}", False) for text in texts])
     assert len(found) == len(texts)
     assert found[-1] == Verdict(True, True, False, False)
     assert found[-2].as_is and not marker.exists()

@@ -86,7 +86,7 @@ def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
     """
     source = prefix + text + ("\n" if whole else "")
     rows = source.split("\n")
-    found, half, broken = lines_of(source, prefix.count("\n") + 1)
+    found, half, broken = lines_of(source, prefix.count("\n") + 2)
     over = next((i for i, line in enumerate(found) if line[0] < column), None)
     if over is None and half is not None and half < column:
         over = len(found)

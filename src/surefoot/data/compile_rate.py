@@ -29,7 +29,8 @@ _A_FILE = 4  # functions of one file
 class Prompt:
     """The beginning of a held-out file, up to the head of a function whose body is to be written.
 
-    `column` is where its body begins; the docstring is part of the prompt.
+    `column` is where its body begins; the docstring is part of the prompt. The end of its last
+    line is not: most tokenizers join it with the spaces that follow.
     """
 
     file: str
@@ -97,7 +98,7 @@ def _prompt(
     before = lines[first - 2].strip() if first > 1 else ""
     if first <= node.lineno or before.startswith("#"):  # a body on the line of its head
         return None
-    prefix = "\n".join(lines[: first - 1]) + "\n"
+    prefix = "\n".join(lines[: first - 1])
     return Prompt(file.name, node.lineno, prefix, body[0].col_offset)
 
 

@@ -83,7 +83,7 @@ def samplers(config: CodeConfig, code: Repository, bpe: BPE) -> dict[str, Any]:
     def complete(model: Any, seed: int, *, prompt: Prompt) -> str:
         tokens, seen = config.evaluation.new_tokens, config.evaluation.prompt_tokens
         (found,) = written(model, bpe, [prompt], tokens, seen)
-        return "\n".join(prompt.prefix.split("\n")[-4:]) + found.text
+        return "\n".join(prompt.prefix.split("\n")[-3:]) + found.text
 
     prompts = function_prompts(code.sides["val"], _SAMPLES, config.train.seed)
     return {f"{p.file}:{p.line}": partial(complete, prompt=p) for p in prompts}

@@ -17,7 +17,7 @@ from surefoot.config.schema import (
     knob,
 )
 
-__all__ = ["TINY", "CodeConfig"]
+__all__ = ["TINY", "CodeConfig", "Judging"]
 
 TINY = "tiny"  # a base with random weights
 
