@@ -70,6 +70,10 @@ CASES = [
     Case("model.qk_norm", False),
     Case("model.tie_embeddings", False),
     Case("model.rope_theta", 100.0),
+    Case("model.feed_forward", "relu2"),
+    Case("model.softcap", 1.0),
+    Case("model.value_embeddings", True),
+    Case("model.zero_init", True),
     Case("model.norm_eps", 0.01),
     Case("data.val_ratio", 0.3),
     Case("data.vocabulary", "byte"),
@@ -128,7 +132,8 @@ LENGTHS = {"train.max_steps"}  # circumstances of how far a run goes
 ELSEWHERE = {
     "data.corpus", "data.path", "data.val_batch", "train.epochs", "train.steps_per_epoch",
     "train.nonfinite", "train.nonfinite_limit", "train.rollback_every", "train.rollback_factor",
-    "train.spike_factor",    "machine.device", "machine.compile", "keep.mirror",
+    "train.spike_factor", "machine.device", "machine.compile", "keep.mirror",
+    "track.life_check",
 }  # fmt: skip
 
 
