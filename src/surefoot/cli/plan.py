@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_SMALL = 1000  # bytes that are not worth a line
 _BAR = 24  # columns of a bar that stands for everything
 _MEANT = {
     "optimiser": "what the optimiser remembers, and its work",
@@ -140,12 +141,12 @@ def _lines(
     verdict = "fits" if found.fits else "does not fit"
     yield f"needs  {bytes_text(found.total)}, {verdict}, with batches of {need.examples} {cut}"
     for name, size in found.parts.items():
-        if size:
+        if size >= _SMALL:
             bar = "█" * round(_BAR * size / found.total)
             yield f"       {name:<12}{bytes_text(size):>9}  {bar:<{_BAR}}  {_MEANT.get(name, '')}".rstrip()
     yield f"time   {_time(found)}"
     if past:
-        took = f"{past['step_seconds'] * 1e3:.3g} ms a step, the process held"
+        took = f"{_pace(past['step_seconds'])} a step, the process held"
         yield f"       run {past['run']} took {took} {bytes_text(past['bytes'])}"
     yield f"disk   {bytes_text(found.disk)} for checkpoints, at most"
     if advice:
@@ -181,7 +182,7 @@ def _flags(settings: Mapping[str, Any], schema: Any) -> str:
 def _time(found: Outlook) -> str:
     if found.step is None:
         return "not known for a size alone: name the card (--gpu 'RTX 3060')"
-    step = f"{found.step * 1e3:.3g} ms a step"
+    step = f"{_pace(found.step)} a step"
     if found.timed:
         how = "measured here (without the update)"
     elif found.place.measured:
@@ -191,6 +192,10 @@ def _time(found: Outlook) -> str:
     if found.time is None:
         return f"until stopped, {step}, {how}"
     return f"{_span(found.time)} for {found.need.steps} steps, {step}, {how}"
+
+
+def _pace(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def _span(seconds: float) -> str:
