@@ -88,6 +88,27 @@ def test_a_question_to_a_recipe_that_answers_none(surefoot: Any, runs: Path) -> 
     assert said.code == 2 and "this recipe answers no --ask" in said.err
 
 
+@pytest.mark.parametrize(
+    ("words", "what", "help_"),
+    [
+        (["train", "multiply", "--learners.active", "simple,bogus"], "there is no 'bogus'", "latent"),
+        (
+            ["train", "multiply", "--learners.simpel.max-steps", "3"],
+            "unknown flag", "did you mean --learners.simple.max-steps?",
+        ),
+        (["train", "charlm", "--max-steps", "1e30"], "got '1e30'", "the default is"),
+        (["train", "charlm", "--name", "a" * 300], "300 letters cannot be the name", "100 at most"),
+        (["sample", "done", "--prompt", ""], "--prompt is empty", "some text"),
+        (["adopt", ".", "--recipe", "charlm"], "holds no model", "transformers saved"),
+    ],
+)  # fmt: skip
+def test_mistakes_say_what_there_is(
+    surefoot: Any, runs: Path, words: list[str], what: str, help_: str
+) -> None:
+    said = surefoot(*words)
+    assert said.code == 2 and what in said.err and help_ in said.err.partition("help:")[2]
+
+
 def test_a_tag_is_the_same_everywhere(refused: Any) -> None:
     said = refused("train", "--new", "--tags", "fine,b c")
     assert "'b c' cannot be a tag" in said

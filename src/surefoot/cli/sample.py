@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surefoot.cli.options import Parser, parser
-from surefoot.errors import DataError, RunError
+from surefoot.errors import ConfigError, DataError, RunError
 from surefoot.track.text import bytes_text, clean
 
 if TYPE_CHECKING:
@@ -153,6 +153,9 @@ def _fits(own: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         own.error(f"{' and '.join(given)}: give one of them")
     if options.repl and (options.json or options.samples > 1):
         own.error("--repl writes one text at a time, for people")
+    if options.prompt == "":
+        fix = "give some text; without --prompt the model begins by itself"
+        raise ConfigError("--prompt is empty", fix=fix)
     if "" in options.stop:
         own.error("--stop: expected some text")
 

@@ -220,6 +220,8 @@ def _meant(name: str, value: str | None, schema: type[BaseModel], own: list[str]
             return f"did you mean {spelling(near[0], schema)} off?"
         if near and known[near[0]].optional and not known[near[0]].boolean:
             return f"did you mean {spelling(near[0], schema)} none?"
+    if near_learner := _learner_meant(word, schema):
+        return f"did you mean {near_learner}?"
     option = nearest(name, [word for word in own if word.startswith("--")])
     same = [p for p in known if p.endswith(f".{word}")]
     if len(same) > 1:
@@ -231,6 +233,18 @@ def _meant(name: str, value: str | None, schema: type[BaseModel], own: list[str]
     if found:
         return f"did you mean {one_of([spelling(p, schema) for p in found])}?"
     return "--help lists every flag"
+
+
+def _learner_meant(word: str, schema: type[BaseModel]) -> str | None:
+    """Return the flag that `learners.simpel.max_steps`, of a misspelt learner, was meant to be."""
+    section, _, rest = word.partition(".")
+    learner, _, setting = rest.partition(".")
+    names = {n: p for n, p in overlays(schema).items() if p.rpartition(".")[0] == section}
+    known, short = leaves(schema), short_names(schema)
+    fits = setting in known or setting in short
+    found = [setting] if fits else suggest_fields(setting, known) if setting else []
+    near = nearest(learner, names)
+    return f"--{_hyphens(f'{names[near]}.{found[0]}')}" if near and found else None
 
 
 def _takes(action: argparse.Action) -> int:

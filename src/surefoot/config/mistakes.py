@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from surefoot.config.fields import Given, Leaf, leaves, nest
-from surefoot.config.suggest import suggest_value
+from surefoot.config.suggest import one_of, suggest_value
 from surefoot.errors import Problem
 
 __all__ = ["explain_errors"]
@@ -59,6 +58,9 @@ def _path(loc: tuple[int | str, ...], known: Mapping[str, Leaf]) -> str | None:
 
 
 def _bad_value(leaf: Leaf, given: Given, details: list[ErrorDetails]) -> Problem:
+    unknown = [d for d in details if leaf.listing and d["type"] == "literal_error"]
+    if unknown:
+        return _unknown_words(leaf, given, unknown)
     said = next((_own_words(d) for d in details if _own_words(d)), None)
     expected = said or f"expected {leaf.expectation()}"
     what = f"{leaf.path}: {expected}, got {_shown(given.value)}"
@@ -69,6 +71,17 @@ def _bad_value(leaf: Leaf, given: Given, details: list[ErrorDetails]) -> Problem
         return given.problem(what, f"did you mean {meant}?")
     bound = _bound(leaf, given.value)
     return given.problem(what, f"{bound}the default is {_shown(leaf.default)}. {leaf.doc}".strip())
+
+
+def _unknown_words(leaf: Leaf, given: Given, details: list[ErrorDetails]) -> Problem:
+    """Name the words of a list that do not exist, and those that do."""
+    words = [str(d["input"]) for d in details]
+    offered = re.findall(r"'([^']+)'", details[0]["ctx"]["expected"])
+    what = f"{leaf.path}: there is no {one_of([repr(word) for word in words])}"
+    meant = suggest_value(words[0], offered)
+    return given.problem(
+        what, f"did you mean {meant}?" if meant else f"one of {', '.join(offered)}"
+    )
 
 
 def _own_words(detail: ErrorDetails) -> str | None:
@@ -101,7 +114,7 @@ def _number(value: Any, whole: bool) -> str | None:
         number = float(text.rstrip("km")) * scale
     except ValueError:
         return None
-    if not math.isfinite(number) or isinstance(value, bool):
+    if not abs(number) < 2**53 or isinstance(value, bool):  # nan, or nobody's meaning
         return None
     meant = str(round(number)) if whole or number.is_integer() else str(number)
     return meant if meant != str(value).strip() and float(meant) != value else None

@@ -55,7 +55,11 @@ def read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     where = path / "config.json"
     try:
         sizes = sizes_of(json.loads(where.read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        what = f"this folder holds no model: config.json: {error.strerror}"
+        fix = "a folder that transformers saved, with config.json, or a file of weights"
+        raise DataError(what, where=str(path), fix=fix) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"no model: {error}", where=str(where)) from None
     except DataError as error:
         error.where = str(where)

@@ -35,6 +35,7 @@ OWNED = ("kept", "tags")  # a person's words in run.json, which training never o
 RESERVED = ("last", "compare")  # words with a meaning, and a folder beside the runs
 STAGING = ".new-"  # prefix of a folder that is not a run yet
 STALE = 600.0  # seconds after which a staging folder was left by a crash
+LONGEST = 100  # letters of a name
 SHOWN = 8  # candidates in a message
 TEST_STEPS = 20  # a run shorter than this is a test of something, not an experiment
 SHORT = f"under {TEST_STEPS} steps"
@@ -276,7 +277,10 @@ def _leading_number(name: str) -> int:
 
 
 def _check_name(runs: Path, name: str) -> None:
-    if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.isdigit() or name in RESERVED:
+    if len(name) > LONGEST:
+        what = f"a name of {len(name)} letters cannot be the name of a run: too long"
+        raise RunError(what, where="--name", fix=f"{LONGEST} at most")
+    if not re.fullmatch(r"\w[\w.+-]*", name) or name.isdigit() or name in RESERVED:
         raise RunError(
             f"{name!r} cannot be the name of a run",
             where="--name",
