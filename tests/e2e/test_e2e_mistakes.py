@@ -83,6 +83,13 @@ def test_checkpoints_that_are_gone_are_missed_and_computed_again(surefoot: Any, 
     assert surefoot("sample", "done", "--tokens", 9, "--checkpoint", "last").ok().out == before
 
 
+def test_a_journal_that_is_missing_is_not_called_a_checkpoint(surefoot: Any, runs: Path) -> None:
+    (runs / "done" / "journal").unlink()
+    said = surefoot("verify", "done")
+    assert said.code == 5 and "missing: what is computed again cannot be proven" in said.out
+    assert "restore it from a copy" in said.err and "checkpoint" not in said.err
+
+
 def test_a_question_to_a_recipe_that_answers_none(surefoot: Any, runs: Path) -> None:
     said = surefoot("sample", "done", "--ask", "3 x 4")
     assert said.code == 2 and "this recipe answers no --ask" in said.err
