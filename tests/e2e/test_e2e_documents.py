@@ -33,7 +33,8 @@ def blocks(page: Path, language: str) -> Iterator[str]:
 
 def commands(page: Path) -> list[str]:
     """What a reader types: the lines behind `$ ` in console blocks."""
-    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    joined = (block.replace("\\\n", " ") for block in blocks(page, "console"))
+    lines = [line for block in joined for line in block.splitlines()]
     return [
         line.removeprefix("$ ").partition("     #")[0] for line in lines if line.startswith("$ ")
     ]
@@ -113,7 +114,7 @@ def flags_of(verb: str) -> set[str]:
     page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     section = page.partition(f"## surefoot {verb}\n")[2].partition("\n## ")[0]
     found = set(re.findall(r"--[a-z][a-z-]*", section))
-    if verb in ("train", "resume", "adopt"):
+    if verb in ("train", "resume", "adopt", "plan", "parity", "trace", "lr-find"):
         for config in (find(name).config for name in names()):
             settings = [*leaves(config), *short_names(config)]
             settings += [f"{path}.{s}" for path in overlays(config).values() for s in settings]

@@ -126,5 +126,5 @@ def test_an_error_that_is_not_the_disks_goes_through() -> None:
 
 def test_a_plan_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
     room_for(tmp_path / "runs" / "not yet", 1000)
-    with pytest.raises(RunError, match=r"needs 1000000000000 MB of disk"):
+    with pytest.raises(RunError, match=r"needs 1000000 TB of disk"):
         room_for(tmp_path / "runs", 10**18)
