@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def shipped(name: str) -> Condition:
     return Condition(name, tuple(settings.items()))
 
 
-RECIPES = tuple(names())
+NEEDS = {"code": "peft"}  # recipes that an installation may lack
+RECIPES = tuple(name for name in names() if find_spec(NEEDS.get(name, "surefoot")))
 CONDITIONS |= {name: shipped(name) for name in RECIPES}
 
 
