@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # the tests here share modules that lie beside them
 
-CORES = 2  # zygotes at once
+CORES = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # zygotes at once, of each worker
 _TALLY: dict[str, Counter[str]] = {}
 
 
