@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from surefoot.cli import main
-from surefoot.engine.cards import CARDS, allowed, find_place
+from surefoot.engine.cards import CARDS, find_place
+from surefoot.engine.meter import allowed
 from surefoot.errors import ConfigError
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")

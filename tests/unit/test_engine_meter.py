@@ -73,3 +73,10 @@ def test_kept_numbers_thin_out() -> None:
     kept = [n for n in range(1, 1_000_000) if sparse(n, 8)]
     assert kept[:256] == list(range(1, 257)) and len(kept) < 2000
     assert max(b / a for a, b in pairwise(kept[255:])) < 1.01
+
+
+def test_a_control_group_bounds_what_may_be_taken(monkeypatch: Any) -> None:
+    monkeypatch.setattr(room, "allowed", lambda: 1000)
+    assert room.available() == 1000
+    monkeypatch.setattr(room, "allowed", lambda: None)
+    assert room.available() > 1000

@@ -90,7 +90,7 @@ def _ceilings(fresh: bool) -> Iterator[Line]:
 def _memory_line() -> Line:
     import psutil
 
-    from surefoot.engine.cards import allowed
+    from surefoot.engine.meter import allowed
 
     free, limit = psutil.virtual_memory().available, allowed()
     if limit is not None and limit < free:

@@ -225,10 +225,10 @@ def _write(options: argparse.Namespace, speaker: Speaker, learner: str, request:
 
 def _cost(begun: float) -> None:
     """Say how long it took, and what memory this process has."""
-    import psutil
+    from surefoot.engine.meter import resident
 
-    took, resident = time.monotonic() - begun, psutil.Process().memory_info().rss
-    print(f"{took:.1f} s, {bytes_text(resident)} resident", file=sys.stderr)
+    took = time.monotonic() - begun
+    print(f"{took:.1f} s, {bytes_text(resident())} resident", file=sys.stderr)
 
 
 def _shown(text: str) -> str:

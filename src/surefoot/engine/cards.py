@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from surefoot.config.suggest import nearest
 from surefoot.config.units import parse_bytes
 from surefoot.engine.ceilings import Ceilings, measured, of_card
-from surefoot.engine.meter import resident
+from surefoot.engine.meter import available, resident
 from surefoot.errors import ConfigError
 from surefoot.track.machine import describe_machine
 
-__all__ = ["CARDS", "Card", "Place", "allowed", "find_place", "here"]
+__all__ = ["CARDS", "Card", "Place", "find_place", "here"]
 
 _BLOCK = 512  # torch's CUDA allocator rounds to it
 _CONTEXT = 500_000_000  # CUDA itself: 148 MB on a T4, more on newer cards
@@ -127,21 +126,11 @@ def here(cache: Path | None) -> Place:
         ceilings = of_card(known.fp32, known.half, known.bandwidth) if known else None
         return _card(name, free, precision, ceilings)
     program = resident()
-    room = min(psutil.virtual_memory().available, allowed() or 2**63) + program
+    room = available() + program
     name = f"this machine, {describe_machine()['cpu']}"
     return Place(
         name, room, {"program": program}, _FRAGMENTS, 1, "fp32", measured(cache), measured=True
     )
-
-
-def allowed(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes that the control group of this process may still take, None without limit."""
-    try:
-        most = (group / "memory.max").read_text().strip()
-        taken = int((group / "memory.current").read_text())
-        return None if most == "max" else max(0, int(most) - taken)
-    except (OSError, ValueError):
-        return None
 
 
 def _bare(name: str) -> str:

@@ -23,6 +23,7 @@ from surefoot.engine import tune
 from surefoot.engine.job import Job
 from surefoot.engine.known import question, recall, remember
 from surefoot.engine.learner import Learner
+from surefoot.engine.meter import available
 from surefoot.engine.place import apply, matmul_path
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.world import World
@@ -369,7 +370,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return available()
 
 
 Chooser = Callable[..., tuple[Pins, Plan]]

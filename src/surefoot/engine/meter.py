@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,7 +15,7 @@ import torch
 from surefoot.data.batch import Batch
 from surefoot.engine.loop import Batches
 
-__all__ = ["Meter", "Span", "Timed", "gpu", "resident", "sparse"]
+__all__ = ["Meter", "Span", "Timed", "allowed", "available", "gpu", "resident", "sparse"]
 
 _FIELDS = ("data", "evaluate", "save", "record")  # what is left of the time is computing
 
@@ -117,6 +118,23 @@ def sparse(count: int, digits: int) -> bool:
 def resident() -> int:
     """Return the bytes of memory that this process holds."""
     return int(_process(os.getpid()).memory_info().rss)
+
+
+def available() -> int:
+    """Return the bytes of memory that this process may still take: what is there, within its group."""
+    limit = allowed()
+    there = int(psutil.virtual_memory().available)
+    return there if limit is None else min(there, limit)
+
+
+def allowed(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes that the control group of this process may still take, None without limit."""
+    try:
+        most = (group / "memory.max").read_text().strip()
+        taken = int((group / "memory.current").read_text())
+        return None if most == "max" else max(0, int(most) - taken)
+    except (OSError, ValueError):
+        return None
 
 
 @cache
