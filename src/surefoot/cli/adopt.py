@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from surefoot import recipes
+from surefoot.cli.options import settings_from
 from surefoot.config import flags
 from surefoot.errors import ConfigError
 
@@ -46,10 +47,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         )
         own.add_argument("file", nargs="?", help="safetensors, or a state dict of torch (.pt).")
         own.add_argument("--recipe", metavar="NAME", help="What the weights are for.")
-    own.add_argument("--preset", metavar="NAME", help="Take what shapes do not tell from here.")
-    own.add_argument(
-        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
-    )
+    settings_from(own, "Take what shapes do not tell from here.")
     own.add_argument("--name", help="Name of the run.")
     own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")
     own.add_argument("--json", action="store_true", help="Print the result as JSON, and only that.")

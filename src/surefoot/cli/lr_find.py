@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from surefoot import recipes
+from surefoot.cli.options import settings_from
 from surefoot.config import flags
 from surefoot.errors import ConfigError, Problem, SurefootError
 
@@ -25,10 +26,7 @@ def run(verb: str, argv: list[str]) -> int:
     own = flags.parser(
         "surefoot lr-find RECIPE", "Try ever larger learning rates; suggest four, change nothing."
     )
-    own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
-    own.add_argument(
-        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
-    )
+    settings_from(own)
     own.add_argument("--from", dest="low", type=float, help="First rate; default: optim.lr / 1000.")
     own.add_argument("--to", dest="high", type=float, help="Last rate; default: optim.lr x 100.")
     own.add_argument("--trial-steps", type=int, default=100, metavar="N", help="Steps (100).")

@@ -12,7 +12,7 @@ from surefoot.config.units import parse_bytes, parse_seconds, parse_share
 from surefoot.errors import ConfigError, Problem
 from surefoot.track.choose import STATES, Choice, parse_bound
 
-__all__ = ["Parser", "choice", "filters", "parser", "print_json", "read"]
+__all__ = ["Parser", "choice", "filters", "parser", "print_json", "read", "settings_from"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,3 +92,11 @@ def choice(options: argparse.Namespace, ages: bool = True) -> Choice:
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     print(dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def settings_from(own: argparse.ArgumentParser, preset: str = "Start from this preset.") -> None:
+    """Add the flags that say where settings come from before those of the command line."""
+    own.add_argument("--preset", metavar="NAME", help=preset)
+    own.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot import recipes
-from surefoot.cli.options import print_json, read
+from surefoot.cli.options import print_json, read, settings_from
 from surefoot.config import flags
 from surefoot.config.fields import Given
 from surefoot.errors import CheckFailed, ConfigError, Problem
@@ -53,10 +53,7 @@ def _parser(prog: str, text: str) -> argparse.ArgumentParser:
 
 
 def _with_settings(own: argparse.ArgumentParser) -> None:
-    own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
-    own.add_argument(
-        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
-    )
+    settings_from(own)
     own.add_argument("--steps", type=int, metavar="N", help=f"How many steps ({STEPS}).")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot import recipes
-from surefoot.cli.options import print_json
+from surefoot.cli.options import print_json, settings_from
 from surefoot.config import flags
 from surefoot.errors import ConfigError, OutOfResources, Problem
 
@@ -35,10 +35,7 @@ def run(verb: str, argv: list[str]) -> int:
     """Run the verb and return its exit code."""
     own = flags.parser("surefoot plan RECIPE", "Say what a run will take, before it starts.")
     own.add_argument("--gpu", metavar="WHICH", help="8GB, a card like 'RTX 3060', or this.")
-    own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
-    own.add_argument(
-        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
-    )
+    settings_from(own)
     own.add_argument("--probe", action="store_true", help="Measure a real step on this machine.")
     own.add_argument("--write", type=Path, metavar="FILE", help="Write a configuration that fits.")
     own.add_argument("--runs", metavar="DIR", help="Folder of the runs (or $SUREFOOT_RUNS).")

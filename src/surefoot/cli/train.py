@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from surefoot import recipes
+from surefoot.cli.options import settings_from
 from surefoot.config import flags
 from surefoot.errors import ConfigError, Problem, Stopped
 
@@ -26,10 +27,7 @@ def run(verb: str, argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     own = flags.parser("surefoot train RECIPE", "Train a recipe, or go on with the run you left.")
-    own.add_argument("--preset", metavar="NAME", help="Start from this preset.")
-    own.add_argument(
-        "-c", "--config", action="append", default=[], metavar="FILE", help="Settings."
-    )
+    settings_from(own)
     own.add_argument("--name", help="Name of the run.")
     own.add_argument("--new", action="store_true", help="Start another run in any case.")
     own.add_argument("--test", action="store_true", help="Mark the run as a test of something.")
