@@ -248,6 +248,9 @@ class Track(Section):
     life_check: bool = circumstance(
         True, "Look in the first steps whether the model learns, and name what does not."
     )
+    monitor: bool = circumstance(
+        True, "Watch the machine: how busy, how full, how hot; warn, with advice."
+    )
     sinks: tuple[str, ...] = circumstance(
         (), "Python files with `open_sink`, each told everything that is recorded."
     )

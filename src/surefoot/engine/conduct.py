@@ -17,6 +17,7 @@ from surefoot.engine.life import EXAMPLES, LATER, Life
 from surefoot.engine.look import draw, look_at, sample
 from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.meter import Meter, Timed, sparse
+from surefoot.engine.monitor import Monitor
 from surefoot.engine.ratio import watch_updates
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
@@ -51,6 +52,7 @@ class Conductor:
     interrupts: Interrupts
     facts: Mapping[str, Any]
     meter: Meter = field(default_factory=Meter)
+    monitor: Monitor | None = None
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
     _lives: dict[str, Life] = field(default_factory=dict)
@@ -236,7 +238,10 @@ class Conductor:
     def _measure(self, step: int) -> None:
         """Write down what this machine gives for it: often at first, then ever more rarely."""
         if (step % GRAIN == 0 and sparse(step // GRAIN, 8)) or self.state.finished:
-            self.record.row("system", step, **self.meter.system(self.world.device))
+            spent = self.meter.system(self.world.device)
+            if self.monitor is not None:
+                spent |= self.monitor.row(spent)
+            self.record.row("system", step, **spent)
 
     def _look(self, report: Report) -> bool:
         """Evaluate, draw and sample where due; return whether a best value was found."""

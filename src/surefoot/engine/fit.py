@@ -20,6 +20,7 @@ from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import tune
+from surefoot.engine.ceilings import measured
 from surefoot.engine.job import Job
 from surefoot.engine.known import question, recall, remember
 from surefoot.engine.learner import Learner
@@ -50,6 +51,7 @@ class Plan:
     seconds: float | None
     disk: int
     step_seconds: float
+    ceiling: float | None = None  # FLOP/s that matrix products reach at most, in its precision
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,17 @@ def choose(
     pins = _decide_compile(config, pins, step, steps)
     for learner in job.learners.values():
         apply(learner, pins)
-    return pins, _plan(config, job, pins, known, steps)
+    return pins, replace(_plan(config, job, pins, known, steps), ceiling=_ceiling(pins, cache))
+
+
+def _ceiling(pins: Pins, cache: Path | None) -> float | None:
+    """Return the FLOP/s that the device reaches at most with the threads it is given."""
+    if cache is None:
+        return None
+    device = torch.device(pins.device)
+    found = measured(cache.with_name("ceilings.json"), device=device)
+    rate = found.fp32 if pins.precision == "fp32" else found.half
+    return rate * (pins.threads if device.type == "cpu" else 1)
 
 
 def _plan(

@@ -16,7 +16,7 @@ from surefoot.config.schema import RunConfig
 from surefoot.engine.own import is_file, pinned
 from surefoot.track.machine import describe_machine
 
-__all__ = ["question", "recall", "remember"]
+__all__ = ["device_name", "question", "recall", "remember"]
 
 
 def question(
@@ -28,13 +28,14 @@ def question(
     """
     own = [pinned(way) for way in config.ops.ways().values() if is_file(way)]
     facts = [
-        torch.__version__, _device_name(device), os.cpu_count(), cores,
+        torch.__version__, device_name(device), os.cpu_count(), cores,
         fingerprint(config), source, sorted(learners), own, 7,
     ]  # fmt: skip
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str).encode())
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return what the maker calls a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {describe_machine()['cpu']}"

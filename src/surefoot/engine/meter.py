@@ -151,9 +151,19 @@ def gpu(device: torch.device) -> dict[str, Any]:
 
 
 def _device_memory(device: torch.device) -> dict[str, float]:
-    """Return the peak since the last call, and what the allocator holds; nothing on a processor."""
+    """Return the peak since the last call, and what the allocator holds; nothing on a processor.
+
+    `gpu_fragments` is the share of what is held that lies between tensors, too small for new ones.
+    """
+    if device.type == "mps":
+        held = torch.mps.driver_allocated_memory()
+        return {"gpu_bytes": torch.mps.current_allocated_memory(), "gpu_reserved_bytes": held}
     if device.type != "cuda":
         return {}
-    peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_reserved(device)
+    stats = torch.cuda.memory_stats(device)  # once: each look costs a tenth of a millisecond
+    held, idle = stats["reserved_bytes.all.current"], stats["inactive_split_bytes.all.current"]
     torch.cuda.reset_peak_memory_stats(device)
-    return {"gpu_bytes": peak, "gpu_reserved_bytes": held}
+    return {
+        "gpu_bytes": stats["allocated_bytes.all.peak"], "gpu_reserved_bytes": held,
+        "gpu_fragments": round(idle / held, 4) if held else 0.0,
+    }  # fmt: skip

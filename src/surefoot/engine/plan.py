@@ -49,8 +49,17 @@ def planned_rates(learner: Learner, points: int = 64) -> list[tuple[int, float]]
 
 def work(job: Job, batch_size: int) -> dict[str, int]:
     """Return floating-point operations a step of each learner whose model counts them."""
-    counted = {n: getattr(x.model, "flops", None) for n, x in job.learners.items()}
-    return {name: count() * batch_size for name, count in counted.items() if count is not None}
+    counted = {name: _work(learner.model) for name, learner in job.learners.items()}
+    return {name: count * batch_size for name, count in counted.items() if count is not None}
+
+
+def _work(model: Any) -> int | None:
+    """Return the operations of one example, forward and backward."""
+    if hasattr(model, "flops"):
+        return int(model.flops())
+    if hasattr(model, "flops_per_token"):
+        return int(model.flops_per_token() * model.config.context)
+    return None
 
 
 def prepare(

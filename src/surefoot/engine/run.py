@@ -22,6 +22,7 @@ from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
 from surefoot.engine.meter import resident
 from surefoot.engine.mirror import Mirror
+from surefoot.engine.monitor import monitoring
 from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import compared, farewell, planned_rates, work
 from surefoot.engine.rebuild import Buildable, rebuild
@@ -179,10 +180,15 @@ def _train(
     facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
     begun = time.monotonic()
     witness = Witness(tape, record, data.digest)
-    with watching() as interrupts, _batches(data, pins) as batches:
+    with (
+        watching() as interrupts,
+        _batches(data, pins) as batches,
+        monitoring(folder.meta, config, job, world, record) as monitor,
+    ):
         conductor = Conductor(
-            job, config, world, batches, state, record, witness, saver, interrupts, facts
-        )
+            job, config, world, batches, state, record, witness, saver, interrupts, facts,
+            monitor=monitor,
+        )  # fmt: skip
         try:
             ended = conductor.run()
         except BaseException as error:

@@ -14,7 +14,15 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from surefoot.track.record import Level, Row, Sink
-from surefoot.track.text import clean, clock, eval_parts, real, sample_lines, train_parts
+from surefoot.track.text import (
+    clean,
+    clock,
+    eval_parts,
+    machine_parts,
+    real,
+    sample_lines,
+    train_parts,
+)
 
 __all__ = ["PlainConsole", "Progress", "in_notebook", "open_console"]
 
@@ -31,6 +39,7 @@ class Progress:
         self.step = 0
         self.train: dict[str, Row] = {}  # by learner
         self.eval: dict[str, Row] = {}
+        self.machine: list[str] = []  # of the last row that told of it
         self._started = time.monotonic()
         self._pace: deque[tuple[float, int]] = deque()  # (monotonic seconds, step)
         self._last = (self._started, 0)
@@ -43,6 +52,8 @@ class Progress:
         elif row["kind"] == "eval":
             self.eval[row["learner"]] = row
             return self._improves(real(row.get("val_loss")))
+        elif row["kind"] == "system":
+            self.machine = machine_parts(row) or self.machine
         return False
 
     def rewind(self, step: int) -> None:
@@ -181,4 +192,5 @@ def open_console(
 
 def _times(progress: Progress) -> list[str]:
     left = progress.left
-    return [clock(progress.elapsed), *([f"left {clock(left)}"] if left is not None else [])]
+    ends = [clock(progress.elapsed), *([f"left {clock(left)}"] if left is not None else [])]
+    return [*ends, *progress.machine[:1]]

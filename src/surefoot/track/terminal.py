@@ -161,6 +161,8 @@ def _parts(progress: Progress) -> list[tuple[int, int, Text]]:
     if progress.best is not None and not several:
         found.append((5, 4, _pair("best", number(progress.best), "green")))
     found.append((6, 8, Text(clock(progress.elapsed), style="dim")))
+    if progress.machine:
+        found.append((7, 6, Text(GAP.join(progress.machine), style="dim")))
     return found
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "count",
     "eval_parts",
     "legible",
+    "machine_parts",
     "number",
     "rate",
     "real",
@@ -148,6 +149,24 @@ def rate(row: Mapping[str, Any]) -> str | None:
         if value is not None:
             return f"{count(value)} {unit}"
     return None
+
+
+def machine_parts(row: Mapping[str, Any]) -> list[str]:
+    """Return what a system row tells of the machine in a few words each.
+
+    >>> machine_parts({"busy": 0.934, "mfu": 0.41, "gpu_celsius": 71.0, "other_cores": 0.2})
+    ['busy 93 %', 'MFU 41 %', '71 °C']
+    """
+    known = {key: value for key in row if (value := real(row[key])) is not None}
+    found = [
+        f"{word} {known[key]:.0%}".replace("%", " %")
+        for key, word in (("busy", "busy"), ("mfu", "MFU"))
+        if key in known
+    ]
+    heat = known.get("gpu_celsius", known.get("cpu_celsius"))
+    found += [f"{heat:.0f} °C"] if heat is not None else []
+    others = known.get("gpu_other_bytes", 0.0)
+    return found + ([f"others hold {bytes_text(others)}"] if others > 1e8 else [])
 
 
 def train_parts(row: Mapping[str, Any]) -> list[str]:

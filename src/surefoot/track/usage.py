@@ -25,12 +25,20 @@ _MEMORY = {
     "memory_bytes": "process",
     "gpu_bytes": "GPU, peak",
     "gpu_reserved_bytes": "GPU, reserved",
+    "gpu_other_bytes": "GPU, other programs",
+}
+_BUSY = {
+    "busy": "busy",
+    "mfu": "operations, of the most",
+    "gpu_memory_busy": "GPU memory busy",
+    "gpu_hot": "slowed by heat",
 }
 
 
 def usage(history: History, meta: Mapping[str, Any]) -> list[Figure]:
     """Return the figures of time and of memory, of what was measured."""
-    figures = [_time(history.system), _memory(history.system, meta)]
+    rows = history.system
+    figures = [_time(rows), _memory(rows, meta), _busy(rows), _heat(rows)]
     return [figure for figure in figures if figure.curves]
 
 
@@ -67,19 +75,38 @@ def _time(rows: list[Row]) -> Figure:
 
 
 def _memory(rows: list[Row], meta: Mapping[str, Any]) -> Figure:
-    curves, most = [], {}
-    for key, name in _MEMORY.items():
-        pairs = [pair for pair in zip(*column(rows, key)) if math.isfinite(pair[1])]
-        if pairs:
-            values = [value for _, value in pairs]
-            curves.append(Curve(name, "main", "train", [step for step, _ in pairs], [*values]))
-            most[key] = max(values)
+    curves = _curves(rows, _MEMORY)
+    most = {
+        key: max(v for v in c.values if v)
+        for key, name in _MEMORY.items()
+        for c in curves
+        if c.name == name
+    }
     key = "gpu_bytes" if "gpu_bytes" in most else "memory_bytes"
     rule = _planned_memory(meta, on_device=key == "gpu_bytes")
-    note = f"Highest: {bytes_text(most[key])}." if most else ""
-    if rule is not None and most:
+    note = f"Highest: {bytes_text(most[key])}." if key in most else ""
+    if rule is not None and note:
         note = f"Dotted: {bytes_text(rule)} planned for training. {note}"
     return Figure("memory", "Memory", curves, "bytes", rule=rule, note=note)
+
+
+def _busy(rows: list[Row]) -> Figure:
+    note = "Shares of the time between two measurements; operations are held against what matrix products reach."
+    return Figure("busy", "How busy", _curves(rows, _BUSY), note=note)
+
+
+def _heat(rows: list[Row]) -> Figure:
+    return Figure("heat", "Heat", _curves(rows, {"gpu_celsius": "GPU", "cpu_celsius": "CPU"}), "°C")
+
+
+def _curves(rows: list[Row], names: Mapping[str, str]) -> list[Curve]:
+    found = []
+    for key, name in names.items():
+        pairs = [pair for pair in zip(*column(rows, key)) if math.isfinite(pair[1])]
+        if pairs and any(value for _, value in pairs):
+            steps, values = [step for step, _ in pairs], [value for _, value in pairs]
+            found.append(Curve(name, "main", "train", steps, [*values]))
+    return found
 
 
 def _planned_memory(meta: Mapping[str, Any], *, on_device: bool) -> float | None:

@@ -17,7 +17,16 @@ from surefoot.track.follow import Follower, rows_of
 from surefoot.track.lock import Holder
 from surefoot.track.reading import History, Row, column, read_history, read_last, squeeze
 from surefoot.track.story import tell
-from surefoot.track.text import bytes_text, clean, clock, number, rate, real, sample_lines
+from surefoot.track.text import (
+    bytes_text,
+    clean,
+    clock,
+    machine_parts,
+    number,
+    rate,
+    real,
+    sample_lines,
+)
 
 __all__ = ["Watch", "frame"]
 
@@ -88,8 +97,8 @@ class _Machine:
         if holder is None or holder.host != socket.gethostname():
             memory = [f"memory {bytes_text(v)}" for v in [real(told.get("memory_bytes"))] if v]
             gpu = [f"GPU memory {bytes_text(v)}" for v in [real(told.get("gpu_bytes"))] if v]
-            return [*memory, *gpu]
-        return [*self._processor(holder), *_gpu(holder, told)]
+            return [*memory, *gpu, *machine_parts(told)]
+        return [*self._processor(holder), *_gpu(holder, told), *machine_parts(told)]
 
     def _processor(self, holder: Holder) -> Iterator[str]:
         try:

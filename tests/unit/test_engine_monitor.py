@@ -1,0 +1,159 @@
+"""What is said about the machine, with sensors and a clock that the test turns."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import surefoot as package
+from surefoot.engine import sensors as seen
+from surefoot.engine.monitor import Monitor
+from surefoot.engine.sensors import Gone, Nvidia, Processor
+
+GPU = {
+    "own_cpu_s": 0.0, "all_cpu_s": 0.0, "host_free_bytes": 8e9, "gpu_busy": 0.95,
+    "gpu_memory_busy": 0.4, "gpu_hot": 0.0, "gpu_capped": 0.0, "gpu_celsius": 70.0,
+    "gpu_mhz": 1900.0, "gpu_most_mhz": 2000.0, "gpu_free_bytes": 6e9, "gpu_other_bytes": 0.0,
+    "gpu_joule": 0.0,
+}  # fmt: skip
+
+
+class Machine:
+    """A sensor and a clock; every reading is a second of training."""
+
+    def __init__(self, **values: float) -> None:
+        self.now, self.values = 0.0, dict(GPU) | values
+        self.broken: Exception | None = None
+
+    def read(self) -> dict[str, float]:
+        if self.broken is not None:
+            raise self.broken
+        return dict(self.values)
+
+    def clock(self) -> float:
+        return self.now
+
+
+class Told(list[str]):
+    """What was said."""
+
+
+def train(machine: Machine, seconds: int = 50, data: float = 0.0, **after: float) -> Told:
+    """Train so many seconds with a row every ten; `after` is what the machine shows from the start on."""
+    told = Told()
+    monitor = Monitor(
+        [machine], told.append, flops=1e9, ceiling=1e10, memory=8e9, clock=machine.clock
+    )
+    monitor._watch = lambda: None  # type: ignore[method-assign]  # the test is the thread
+    monitor._thread._target = monitor._watch  # type: ignore[attr-defined]
+    with monitor:
+        machine.values |= after
+        for second in range(1, seconds + 1):
+            machine.now += 1.0
+            machine.values["own_cpu_s"] += 0.9
+            machine.values["all_cpu_s"] += 0.9 + machine.values.get("rivals", 0.0)
+            machine.values["gpu_joule"] += 50.0
+            monitor.read()
+            if second % 10 == 0:
+                compute = 10.0 * (1 - data)
+                told.row = monitor.row({"steps": 20, "compute_s": compute, "data_s": 10.0 * data})  # type: ignore[attr-defined]
+    return told
+
+
+def test_a_sound_machine_is_described_and_not_complained_about() -> None:
+    told = train(Machine())
+    assert told == []
+    row: dict[str, float] = told.row  # type: ignore[attr-defined]
+    assert row["busy"] == row["gpu_busy"] == 0.95
+    assert row["flop_s"] == 2e9 and row["mfu"] == 0.2
+    assert row["gpu_joule"] == 500.0 and row["gpu_celsius"] == 70.0
+    assert "own_cpu_s" not in row
+
+
+@pytest.mark.parametrize(
+    ("cause", "said", "advice"),
+    [
+        ({"data": 0.4}, "40% of the time goes into waiting for data", "--prefetch-threads"),
+        ({"gpu_busy": 0.3}, "the GPU computes 30% of the time", "--micro-batch-size"),
+        ({"gpu_hot": 1.0, "gpu_celsius": 91.0}, "slows down from heat, 91 degrees", "cool"),
+        ({"gpu_capped": 1.0, "gpu_mhz": 900.0}, "runs at 900 of 2000 MHz", "nvidia-smi"),
+        ({"gpu_other_bytes": 2e9}, "other programs took 2.0 GB of the GPU's memory", "nvidia-smi"),
+        ({"host_free_bytes": 1e8}, "memory is nearly full, 0.10 GB", "--micro-batch-size"),
+    ],
+    ids=["data", "idle", "hot", "capped", "gpu memory", "memory"],
+)
+def test_a_cause_is_named_once_with_advice(cause: dict[str, float], said: str, advice: str) -> None:
+    told = train(Machine(), seconds=100, **cause)  # type: ignore[arg-type]
+    (text,) = told
+    assert said in text and advice in text
+
+
+def test_other_programs_on_a_processor_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    machine = Machine(rivals=1.5)
+    machine.values = {k: v for k, v in machine.values.items() if not k.startswith("gpu")} | {
+        "gpu_joule": 0.0
+    }
+    (text,) = train(machine)
+    assert "other programs keep 1.5 of 2 cores busy" in text
+
+
+def test_a_gpu_that_disappears_is_said_once_and_the_rest_goes_on() -> None:
+    machine, told = Machine(), []
+    monitor = Monitor([Processor(), machine], told.append, clock=machine.clock)
+    with monitor:
+        machine.broken = Gone("GPU is lost")
+        monitor.read()
+        machine.now += 5
+        row = monitor.row({"steps": 1, "compute_s": 5.0})
+        machine.now += 5
+        monitor.read()
+        monitor.row({"steps": 1, "compute_s": 5.0})
+    assert told == ["the GPU does not answer any more: GPU is lost"]
+    assert row["host_free_bytes"] > 0
+
+
+def test_without_nvidias_library_it_says_once_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10**9)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * 10**9, 8 * 10**9))
+    found = Nvidia(torch.device("cuda"))
+    assert "surefoot[gpu]" in found.why
+    assert found.read() == {"gpu_free_bytes": 2e9, "gpu_other_bytes": 5e9 - seen.CONTEXT}
+    told: list[str] = []
+    with Monitor([found], told.append):
+        pass
+    assert told == [found.why]
+
+
+def test_without_a_driver_it_says_so() -> None:
+    pytest.importorskip("pynvml")
+    if torch.cuda.is_available():
+        pytest.skip("there is a driver")
+    assert "not known" in Nvidia(torch.device("cuda")).why
+
+
+def test_watching_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surefoot.engine.monitor.EVERY", 0.01)
+    text = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
+    rows, weights = [], []
+    for wanted in (True, False):
+        result = package.train(
+            "charlm", preset="tiny", path=text, runs=tmp_path, quiet=True, monitor=wanted,
+            max_steps=20, new=True, **{"track.report": False, "track.tensorboard": False},
+        )  # fmt: skip
+        lines = (result.folder / "system.jsonl").read_text().splitlines()
+        rows.append(json.loads(lines[-1]))
+        last = max(result.folder.glob("checkpoints/step-*"))
+        weights.append((last / "main.model.safetensors").read_bytes())
+    watched, alone = rows
+    assert weights[0] == weights[1]
+    assert watched["host_free_bytes"] > 0 and watched["flop_s"] > 0
+    assert not {"host_free_bytes", "flop_s", "busy"} & alone.keys()
+    assert "monitor" not in [thread.name for thread in threading.enumerate()]
