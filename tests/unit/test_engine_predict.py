@@ -53,6 +53,39 @@ def test_prediction_is_the_real_step_to_the_byte(case: str) -> None:
     assert sum(foreseen.parts.values()) == foreseen.peak
 
 
+DEEP: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "muon": ({"d_model": 64, "context": 48}, {"precision": "bf16", "micro": 1}),
+    "gpt2 layout": ({"layout": "gpt2"}, {"micro": 2}),
+    "average": ({"ema": 0.9, "num_kv_heads": 2}, {"precision": "bf16", "micro": 3}),
+    "wide, so that updates take most": ({"d_model": 192, "context": 16}, {"micro": 1}),
+    "adamw": ({"optim.kind": "adamw", "d_model": 192, "context": 16}, {"micro": 1}),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_deep_models_are_counted_from_a_few_layers(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, how = DEEP[case]
+    layers = 17
+    asked = ("charlm", {**GPT, **settings, "num_layers": layers}, how)
+    counted = play(*asked, real=False)
+    monkeypatch.setattr("surefoot.engine.predict.WORTH", layers + 1)
+    played = play(*asked, real=False)
+    assert (counted.peak, counted.parts) == (played.peak, played.parts)
+    assert (counted.state, counted.parameters) == (played.state, played.parameters)
+    assert counted.flops == played.flops
+    assert sum(w.nbytes for w in counted.updates) == sum(w.nbytes for w in played.updates)
+
+
+def test_what_is_no_straight_line_is_played_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Any = ("charlm", {**GPT, "num_layers": 12}, {})
+    monkeypatch.setattr("surefoot.engine.predict.PLAYED", (2, 3, 5))
+    bent = play(*asked, real=False)
+    monkeypatch.setattr("surefoot.engine.predict.WORTH", 99)
+    assert bent == play(*asked, real=False)
+
+
 def test_colours_differ_by_the_number_that_torch_takes_too_many() -> None:
     """Its embedding of bags asks for one 8-byte or 4-byte number more than it returns."""
     foreseen, real = (play("colours", {}, {}, real) for real in (False, True))

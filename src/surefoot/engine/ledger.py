@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Entry", "Ledger", "Work"]
+__all__ = ["Entry", "Ledger", "Mark", "Work"]
 
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 
@@ -44,7 +44,7 @@ class Work:
 
 
 @dataclass
-class _Mark:
+class Mark:
     """How many events and operations there were at one moment."""
 
     events: int
@@ -107,15 +107,16 @@ class Ledger(TorchDispatchMode):
         finally:
             self.kind = before
 
-    def mark(self) -> _Mark:
+    def mark(self) -> Mark:
         """Return this moment."""
-        return _Mark(len(self.events), len(self.works))
+        return Mark(len(self.events), len(self.works))
 
-    def peak(self, since: _Mark) -> tuple[int, list[Entry]]:
-        """Return the most bytes alive at once after `since`, and what was alive then."""
+    def peak(self, since: Mark, until: Mark | None = None) -> tuple[int, list[Entry]]:
+        """Return the most bytes alive at once in between, and what was alive then."""
+        end = len(self.events) if until is None else until.events
         size = most = sum(entry.nbytes * sign for entry, sign in self.events[: since.events])
         place = since.events
-        for index, (entry, sign) in enumerate(self.events[since.events :], since.events + 1):
+        for index, (entry, sign) in enumerate(self.events[since.events : end], since.events + 1):
             size += entry.nbytes * sign
             if size > most:
                 most, place = size, index
@@ -123,6 +124,10 @@ class Ledger(TorchDispatchMode):
         for entry, sign in self.events[:place]:
             alive[entry] += sign
         return most, [entry for entry, count in alive.items() if count]
+
+    def between(self, begun: Mark, ended: Mark) -> Mark:
+        """Return the moment half-way, counted in births and deaths."""
+        return Mark((begun.events + ended.events) // 2, (begun.works + ended.works) // 2)
 
     def _see(self, tensor: Tensor, source: str) -> None:
         storage = tensor.untyped_storage()

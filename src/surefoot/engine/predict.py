@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -22,11 +24,12 @@ from surefoot.data.batch import Batch, Data
 from surefoot.engine.fit import Pins
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
-from surefoot.engine.ledger import Ledger, Work
+from surefoot.engine.ledger import Entry, Ledger, Mark, Work
 from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.rebuild import Buildable
+from surefoot.engine.stretch import PLAYED, WORTH, depth_of, shallow, stretch
 from surefoot.engine.world import World
 from surefoot.nn.dropout import set_keys
 from surefoot.ops import slots
@@ -45,6 +48,7 @@ class Need:
     `state` is the bytes of weights and optimiser that a checkpoint holds, `steps` the run's
     length (None without end), `source` the fingerprint of its data. `passes` are the operations of
     one micro-batch, `updates` those of the optimisers, `largest` what takes most at the peak.
+    `phases` are (peak, parts) of each stretch of the step, in order.
     """
 
     peak: int
@@ -59,6 +63,7 @@ class Need:
     passes: list[Work] = field(repr=False)
     updates: list[Work] = field(repr=False)
     largest: list[tuple[int, str]] = field(repr=False)
+    phases: list[tuple[int, Mapping[str, int]]] = field(default_factory=list, repr=False)
 
     @property
     def flops(self) -> int:
@@ -71,9 +76,10 @@ class Need:
 class _Stage(World):
     """A world whose batches come without contents, or as they are where the play is real."""
 
-    def __init__(self, fake: FakeTensorMode | None) -> None:
+    def __init__(self, fake: FakeTensorMode | None, layers: int | None) -> None:
         super().__init__(torch.device("cpu"))
         object.__setattr__(self, "fake", fake)
+        object.__setattr__(self, "layers", layers)  # for recipes whose settings do not say
 
     def to(self, batch: Batch) -> Batch:
         fake: FakeTensorMode | None = vars(self)["fake"]
@@ -97,10 +103,31 @@ def predict(
     `pins` say precision and kernels; they are applied as for a processor, whose fused attention
     keeps the same tensors as that of a GPU. `block` is what an allocator rounds to. With `real`,
     tensors have contents and the step is computed. Raises what building the recipe raises.
+
+    Of many equal layers a few are played, and the rest is counted (`stretch`).
     """
+    play = partial(
+        _replay, recipe, config, pins, micro=micro or config.train.batch_size, block=block
+    )
+    depth = None if real else depth_of(recipe, config)
+    if depth is None or depth < WORTH:
+        return play(real=real)
+    few = [play(layers=count) for count in PLAYED]
+    return stretch(few, depth) or play()
+
+
+def _replay(
+    recipe: Buildable,
+    config: RunConfig,
+    pins: Pins,
+    *,
+    micro: int,
+    block: int,
+    real: bool = False,
+    layers: int | None = None,
+) -> Need:
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
     ledger = Ledger(block=block)
-    micro = micro or config.train.batch_size
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
@@ -111,8 +138,8 @@ def predict(
             # A fake parameter cannot be exchanged in place, and is where it should be anyway.
             stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
         stack.enter_context(ledger)
-        stage = _Stage(fake)
-        job = recipe.build(config, stage)
+        stage = _Stage(fake, layers)
+        job = recipe.build(shallow(config, layers), stage)
         prepare(job, config, {})
         for learner in job.learners.values():
             apply(learner, pins)
@@ -136,7 +163,7 @@ class _Play:
         self.updates: list[Work] = []
 
     def need(self) -> Need:
-        learners = self.job.learners
+        learners, self.cuts = self.job.learners, []
         for learner in learners.values():
             if self.short:
                 self._grant(learner)
@@ -145,12 +172,11 @@ class _Play:
                 self._turn(learner, 0)
         self.passes, self.updates = [], []
         begun = self.ledger.mark()
+        self.cuts = [begun]
         for learner in learners.values():
             self._turn(learner, 1)
         peak, alive = self.ledger.peak(begun)
-        parts = dict.fromkeys(KINDS, 0)
-        for entry in alive:
-            parts[entry.kind] += entry.nbytes
+        parts = _parts(alive)
         alive.sort(key=lambda entry: -entry.nbytes)
         owned = [p for x in learners.values() for p in x.parameters]
         weights = sum(p.nbytes for p in owned)
@@ -161,7 +187,13 @@ class _Play:
             self.config.limit(len(self.job.source)), self.job.source.fingerprint, self.size, self.micro,
             self.passes, self.updates,
             [(e.nbytes, f"{e.kind}: {e.source} {list(e.shape)}") for e in alive[:8]],
+            self._phases(),
         )  # fmt: skip
+
+    def _phases(self) -> list[tuple[int, Mapping[str, int]]]:
+        cuts = [*self.cuts, self.ledger.mark()]
+        found = [self.ledger.peak(*pair) for pair in pairwise(cuts)]
+        return [(peak, _parts(alive)) for peak, alive in found]
 
     def _turn(self, learner: Learner, step: int) -> None:
         ledger = self.ledger
@@ -203,16 +235,22 @@ class _Play:
             if learner.dropouts:
                 size = min(self.micro, self.size - start)
                 set_keys(learner.model, example_keys(0, step, start, size))
-        with _phases(self.ledger, learner):
+        with _phases(self.ledger, learner) as marks:
             found = learner.accumulate(moved, total)
+        if self.cuts:  # forward, backward in two halves, and what comes after
+            begun, ended = marks
+            self.cuts += [begun, self.ledger.between(begun, ended), ended]
         self.ledger.name((p.grad for p in learner.parameters if p.grad is not None), "gradients")
         del found
 
 
 @contextmanager
-def _phases(ledger: Ledger, learner: Learner) -> Iterator[None]:
-    """Tell the ledger what is born for the forward pass, for the loss, and for the backward pass."""
-    changed = []
+def _phases(ledger: Ledger, learner: Learner) -> Iterator[list[Mark]]:
+    """Tell the ledger what is born for the forward pass, for the loss, and for the backward pass.
+
+    Yields the moments at which the backward pass begins and ends.
+    """
+    changed, marks = [], [ledger.mark()] * 2
     for slot in slots((learner.model,)):
         if slot.op.name == "cross_entropy":
             changed.append((slot, slot.call))
@@ -220,12 +258,14 @@ def _phases(ledger: Ledger, learner: Learner) -> Iterator[None]:
     backward = Tensor.backward
 
     def back(tensor: Tensor, *args: Any, **more: Any) -> None:
+        begun = ledger.mark()
         with ledger.during("backward"):
             backward(tensor, *args, **more)
+        marks[:] = begun, ledger.mark()
 
     try:
         with ledger.during("activations"), mock.patch.object(Tensor, "backward", back):
-            yield
+            yield marks
     finally:
         for slot, call in changed:
             slot.put(call)
@@ -237,6 +277,13 @@ def _within(ledger: Ledger, call: Callable[..., Any]) -> Callable[..., Any]:
             return call(*args, **more)
 
     return called
+
+
+def _parts(alive: list[Entry]) -> dict[str, int]:
+    parts = dict.fromkeys(KINDS, 0)
+    for entry in alive:
+        parts[entry.kind] += entry.nbytes
+    return parts
 
 
 def _moments(learner: Learner) -> Iterator[Tensor]:
