@@ -19,6 +19,7 @@ SUBVERBS = {
     "config": ("show", "explain", "docs", "migrate"),
     "data": ("list", "get"),
     "train": ("charlm",),
+    "sweep": ("show", "resume", "best", "work", "list"),
 }
 INTRO = """\
 # The command line
@@ -54,6 +55,8 @@ ENVIRONMENT = """\
 |---|---|
 | `SUREFOOT_RUNS` | the folder of the runs; default `./runs` |
 | `SUREFOOT_CACHE` | where texts and measured choices are kept; default: the user's cache folder |
+| `SUREFOOT_STORAGE` | address of the database of sweeps, with its password |
+| `SUREFOOT_GRACE` | seconds without a sign of life after which a sweep takes a trial from its worker; default 60 |
 | `SUREFOOT_OFFLINE` | `1` forbids downloads |
 | `NO_COLOR` | no colours in a terminal |
 """

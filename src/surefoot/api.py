@@ -18,7 +18,7 @@ from surefoot.config.files import load_run_config
 from surefoot.config.resolve import Resolved, amend, resolve
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, DataError, Problem, RunError
-from surefoot.sinks import Console, Sinks
+from surefoot.sinks import Console, Opener, Sinks
 from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir
 from surefoot.track.meta import check_tags
 
@@ -94,20 +94,26 @@ def start(
     *,
     test: bool = False,
     parent: tuple[RunFolder, str | int] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    sinks: Sequence[Opener] = (),
 ) -> Result:
-    """Begin a run of `resolved`, or go on with an unfinished one of the same identity."""
+    """Begin a run of `resolved`, or go on with an unfinished one of the same identity.
+
+    `facts` go into a new run's `run.json`; `sinks` open what shows the run besides the usual.
+    """
     from surefoot.data.fetch import cache_dir
     from surefoot.engine import begin
 
     check_tags(resolved.config.track.tags)
     earlier = None if new else unfinished(runs, recipe, resolved.config, name)
     if earlier is not None:
-        return go_on(earlier, resolved, console, [*resolved.notes, f"{earlier.name} is unfinished"])
+        notes = [*resolved.notes, f"{earlier.name} is unfinished"]
+        return go_on(earlier, resolved, console, notes, sinks)
     return begin(
         recipe, resolved.config, runs=runs, name=name, preset=resolved.preset,
         sources=resolved.sources, cache=cache_dir() / "fit.json",
-        open_sinks=Sinks(resolved.config, console, resolved.notes),
-        facts={"test": "--test"} if test else None, parent=parent,
+        open_sinks=Sinks(resolved.config, console, resolved.notes, sinks),
+        facts={**(facts or {}), **({"test": "--test"} if test else {})}, parent=parent,
     )  # fmt: skip
 
 
@@ -251,7 +257,11 @@ def _keep_sizes(
 
 
 def go_on(
-    folder: RunFolder, wanted: Resolved, console: Console | None, notes: Sequence[str]
+    folder: RunFolder,
+    wanted: Resolved,
+    console: Console | None,
+    notes: Sequence[str],
+    sinks: Sequence[Opener] = (),
 ) -> Result:
     """Resume `folder` under the circumstances of `wanted`; refuse another identity."""
     from surefoot.engine import resume as engine_resume
@@ -274,7 +284,7 @@ def go_on(
         raise RunError(what, where=str(folder.path), fix="a higher --max-steps goes on")
     return engine_resume(
         kept.recipe, folder, config, notes=notes, grown=grown,
-        open_sinks=Sinks(config, console, ()),
+        open_sinks=Sinks(config, console, (), sinks),
     )  # fmt: skip
 
 

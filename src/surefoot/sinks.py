@@ -16,7 +16,9 @@ from surefoot.errors import ConfigError
 if TYPE_CHECKING:
     from surefoot.track.record import Sink
 
-__all__ = ["Console", "Sinks"]
+__all__ = ["Console", "Opener", "Sinks"]
+
+Opener = Callable[[Path, int, int], "Sink"]  # run's folder, number of the process, first step
 
 
 class Console:
@@ -34,8 +36,15 @@ class Console:
 class Sinks:
     """Opens what shows a run as it is written."""
 
-    def __init__(self, config: RunConfig, console: Console | None, notes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        console: Console | None,
+        notes: Sequence[str],
+        more: Sequence[Opener] = (),
+    ) -> None:
         self.config, self.console, self.notes = config, console, list(notes)
+        self.more = more
         self.openers = {path: _opener(Path(path)) for path in config.track.sinks}
 
     def __call__(
@@ -52,6 +61,7 @@ class Sinks:
             from surefoot.track.tensorboard import TensorBoard
 
             found.append(TensorBoard(path / "tb", segment, first))
+        found += [open_sink(path, segment, first) for open_sink in self.more]
         for name, open_sink in self.openers.items():
             try:
                 found.append(open_sink(path, segment, first))
@@ -63,11 +73,11 @@ class Sinks:
         return found
 
 
-def _opener(path: Path) -> Callable[[Path, int, int], Sink]:
+def _opener(path: Path) -> Opener:
     """Return `open_sink` of a file: run folder, number of the process, first step -> sink."""
     found = getattr(recipes.import_file(path), "open_sink", None)
     if not callable(found):
         fix = "define open_sink(run, segment, first_step), which returns a surefoot.track.Sink"
         raise ConfigError(f"{path} has no function open_sink", fix=fix)
-    opener: Callable[[Path, int, int], Sink] = found
+    opener: Opener = found
     return opener

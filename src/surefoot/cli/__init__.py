@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "train", "train a recipe, or go on with the run you left"),
     "resume": ("train", "train", "go on with a run, exactly"),
     "adopt": ("train", "adopt", "make a run of weights that come without a configuration"),
+    "sweep": ("train", "sweep", "many runs: a grid, draws or a search, and what came of them"),
     "sample": ("use", "sample", "let a model write"),
     "export": ("use", "export", "give a model to transformers, torch or llama.cpp"),
     "import": ("use", "adopt", "make a run of a Llama or Qwen3 from a transformers folder"),
@@ -104,7 +105,7 @@ def _dispatch(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise _unknown(verb)
-    with _stoppable() if verb in ("train", "resume") else contextlib.nullcontext():
+    with _stoppable() if verb in ("train", "resume", "sweep") else contextlib.nullcontext():
         module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
         code: int = module.run(verb, rest)
     return code

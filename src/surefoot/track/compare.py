@@ -15,6 +15,7 @@ from typing import Any
 from surefoot.errors import RunError
 from surefoot.track.clock import Clock
 from surefoot.track.folder import RunFolder
+from surefoot.track.noise import between, jitter, sureness
 from surefoot.track.reading import History, Row, read_history
 from surefoot.track.settings import read_settings
 from surefoot.track.text import number, real
@@ -25,8 +26,6 @@ AXES = ("step", "seconds", "tokens")
 SEED = "train.seed"
 ASIDE = ("cadence.", "keep.", "track.", "machine.prefetch")  # settings that change no number
 CHOSEN = ("why", "horizon", "prefetch_threads")  # of `pinned`, not worth a line
-TAIL, LEAST = 20, 5  # evaluations that the noise is estimated from: at most, at least
-CLEAR, LIKELY = 4.0, 2.0  # times the noise
 _BITS = "val_bits_per_"  # of a byte or character: in one unit whatever the tokens are
 _PLACE = frozenset(("kind", "step", "learner", "segment", "time"))
 
@@ -334,10 +333,10 @@ def _noise(made: Comparison) -> Iterable[str]:
     for other in others:
         values = other.values(key, "step", step)
         if base and values:
-            yield _verdict(made, first, other, fmean(values) - fmean(base), len(values), len(base))
+            yield _verdict(made, first, other, fmean(values) - fmean(base))
 
 
-def _verdict(made: Comparison, first: Group, other: Group, gap: float, n: int, m: int) -> str:
+def _verdict(made: Comparison, first: Group, other: Group, gap: float) -> str:
     key, step = made.metrics[0], made.at["step"]
     direction = better(key) * gap
     word = "better" if direction > 0 else "worse" if direction < 0 else "different"
@@ -346,37 +345,16 @@ def _verdict(made: Comparison, first: Group, other: Group, gap: float, n: int, m
         return f"{who}: the same {_plain(key)} to the last digit."
     said = f"{who}: {_plain(key)} {number(abs(gap))} {word} at step {step:.0f}"
     spread = [group.values(key, "step", step) for group in (first, other)]
-    several = [values for values in spread if len(values) > 1]
-    if several:
-        variance = fmean(stdev(values) ** 2 for values in several)
-        noise, of = math.sqrt(variance * (1 / n + 1 / m)), "the noise between seeds"
-    else:
-        found = [jitter(c.measured(key, "step")[1]) for g in (first, other) for c in g.columns]
-        known = [value for value in found if value is not None]
-        if len(known) < len(found):
-            return f"{said}; too few evaluations to tell it from noise."
-        noise, of = math.sqrt(sum(value**2 for value in known)), "the noise of the evaluations"
+    several = any(len(values) > 1 for values in spread)
+    found = [jitter(c.measured(key, "step")[1]) for g in (first, other) for c in g.columns]
+    noise = between(spread, found)
+    if noise is None:
+        return f"{said}; too few evaluations to tell it from noise."
+    of = "the noise between seeds" if several else "the noise of the evaluations"
     times = abs(gap) / noise if noise else math.inf
-    sure = "clear" if times >= CLEAR else "likely real" if times >= LIKELY else "within the noise"
-    ratio = f"{times:.1f} x {of} ({number(noise)}): {sure}"
+    ratio = f"{times:.1f} x {of} ({number(noise)}): {sureness(times)}"
     alone = "" if several else "; one seed each, and seeds often differ by more"
     return f"{said}, {ratio}{alone}."
-
-
-def jitter(values: Sequence[float]) -> float | None:
-    """Return how far one evaluation strays from the trend of its neighbours; None: too few.
-
-    The standard deviation from second differences of the later half, which a straight trend does
-    not touch (the method of von Neumann's ratio, one order higher).
-
-    >>> round(jitter([3.0, 2.0, 1.0, 0.0, -1.0]), 9)
-    0.0
-    """
-    if len(values) < LEAST:
-        return None
-    tail = values[-max(LEAST, min(TAIL, len(values) // 2)) :]  # the fall at the start is no noise
-    bends = [tail[i - 1] - 2 * tail[i] + tail[i + 1] for i in range(1, len(tail) - 1)]
-    return math.sqrt(fmean(bend**2 for bend in bends) / 6)
 
 
 def _plain(key: str) -> str:

@@ -32,7 +32,7 @@ __all__ = [
 
 TRASH = ".trash"  # beside the runs: what prune moved away, by when
 OWNED = ("kept", "tags")  # a person's words in run.json, which training never overwrites
-RESERVED = ("last", "compare")  # words with a meaning, and a folder beside the runs
+RESERVED = ("last", "compare", "sweeps")  # words with a meaning, and folders beside the runs
 STAGING = ".new-"  # prefix of a folder that is not a run yet
 STALE = 600.0  # seconds after which a staging folder was left by a crash
 LONGEST = 100  # letters of a name
@@ -284,7 +284,7 @@ def _check_name(runs: Path, name: str) -> None:
         raise RunError(
             f"{name!r} cannot be the name of a run",
             where="--name",
-            fix=f"letters, digits and . _ + -, not only digits, and not {' or '.join(RESERVED)}",
+            fix=f"letters, digits and . _ + -, not only digits, and not {', '.join(RESERVED[:-1])} or {RESERVED[-1]}",
         )
     if (runs / name).exists():
         raise RunError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from surefoot.track.figures import Curve, Figure, Mark
 from surefoot.track.text import bytes_text, clock
 
-__all__ = ["DPI", "draw", "draw_picture", "draw_rates", "sheet", "write_plots"]
+__all__ = ["DPI", "draw", "draw_parallel", "draw_picture", "draw_rates", "sheet", "write_plots"]
 
 INK, GRID = "#3d4450", "#e6e8ec"
 HUES = ("#2f6fed", "#e8710a", "#0f9d74", "#a142c9", "#c5221f", "#5f7d95", "#b8860b", "#00897b")
@@ -180,6 +181,70 @@ def draw_rates(
         side.set_visible(False)
     axes.legend(frameon=False, labelcolor=INK)
     return canvas
+
+
+def draw_parallel(axes: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> Any:
+    """Return a matplotlib Figure of parallel coordinates: a line a trial, the best one darkest.
+
+    `axes` have a `name`, whether they are `log`, and the `names` of their places where values are
+    no numbers; `lines` have `values`, one for each axis, and come from the best to the worst.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(max(6.0, 1.9 * len(axes)), 4.4), layout="constrained")
+    panel = canvas.add_subplot()
+    places = [
+        _unit_places(axis, [line["values"][i] for line in lines]) for i, axis in enumerate(axes)
+    ]
+    for place in range(len(lines) - 1, -1, -1):
+        share = place / max(1, len(lines) - 1)
+        panel.plot(
+            range(len(axes)), [column[0][place] for column in places], color=_blend(share),
+            linewidth=2.6 if place == 0 else 1.2, zorder=3 if place == 0 else 2 - share,
+            solid_joinstyle="round",
+        )  # fmt: skip
+    for x, (_, ticks) in enumerate(places):
+        panel.axvline(x, color=INK, linewidth=0.9, zorder=1)
+        for height, text in ticks:
+            panel.annotate(
+                text, (x, height), (4, 0), textcoords="offset points", fontsize=8, color=INK,
+                va="center", zorder=4, bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
+            )  # fmt: skip
+    panel.set_xticks(range(len(axes)), [axis["name"].replace("$", r"\$") for axis in axes])
+    panel.set_yticks([])
+    panel.set_xlim(-0.15, len(axes) - 1 + 0.45)
+    panel.set_title(
+        "Trials, the best one dark", loc="left", color=INK, fontsize=12, fontweight="bold"
+    )
+    panel.tick_params(colors=INK, length=0)
+    for side in panel.spines.values():
+        side.set_visible(False)
+    return canvas
+
+
+def _blend(share: float) -> str:
+    """Return a colour between that of the best (0) and that of the worst (1)."""
+    best, worst = (0x2F, 0x6F, 0xED), (0xD9, 0xDD, 0xE3)
+    mixed = (round(b + (w - b) * min(1.0, 0.25 + 0.75 * share)) for b, w in zip(best, worst))
+    return "#1b3fae" if share == 0 else "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+def _unit_places(
+    axis: Mapping[str, Any], values: Sequence[Any]
+) -> tuple[list[float], list[tuple[float, str]]]:
+    """Return where values lie between 0 and 1, and (place, text) of the ticks."""
+    if axis["names"] is not None:
+        names, count = axis["names"], max(1, len(axis["names"]) - 1)
+        known = {name: (i / count if len(names) > 1 else 0.5) for i, name in enumerate(names)}
+        return [known[value] for value in values], [(at, name) for name, at in known.items()]
+    scale = math.log if axis["log"] else float
+    low, high = min(values), max(values)
+    span = scale(high) - scale(low)
+    found = [(scale(v) - scale(low)) / span if span else 0.5 for v in values]
+    tried = sorted(set(values))
+    shown = tried if len(tried) <= 6 else [tried[round(i * (len(tried) - 1) / 5)] for i in range(6)]
+    ticks = [((scale(v) - scale(low)) / span if span else 0.5, f"{v:.4g}") for v in shown]
+    return found, ticks
 
 
 def draw_picture(shown: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:

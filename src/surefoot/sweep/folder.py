@@ -1,0 +1,158 @@
+"""A sweep on disk: `RUNS/sweeps/NAME/` with its plan, its trials, its runs and its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surefoot.config.suggest import nearest
+from surefoot.errors import RunError
+from surefoot.sweep.plan import Plan, same
+from surefoot.sweep.trials import Files, Trials
+from surefoot.track.folder import now, write_atomic
+
+__all__ = ["SWEEPS", "Sweep", "create", "find", "known", "resumable"]
+
+SWEEPS = "sweeps"  # beside the runs
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep: where it is and what it is going to do."""
+
+    path: Path
+    plan: Plan
+    created: str
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def runs(self) -> Path:
+        """The folder of its runs."""
+        return self.path / "runs"
+
+    def run_name(self, number: int, seed: int) -> str:
+        """Return the name of a run of a trial."""
+        tail = f"-seed-{seed}" if self.plan.repeated else ""
+        return f"trial-{number + 1:03d}{tail}"
+
+    def trials(self, storage: str | None = None) -> Trials:
+        """Open the trials; `storage` is a database's address with what was left out of the plan."""
+        plan = self.plan
+        if plan.mode != "search" and plan.prune == "off" and plan.storage is None:
+            return Files(self.path, plan)
+        from surefoot.sweep.search import Study
+
+        url = storage or os.environ.get("SUREFOOT_STORAGE") or plan.storage
+        return Study(self.path, plan, self.name, url)
+
+
+def create(runs: Path, plan: Plan, name: str | None) -> Sweep:
+    """Make the folder of a new sweep. Raises RunError: a taken name, a place that cannot be written."""
+    home = runs / SWEEPS
+    if name is not None and not re.fullmatch(r"[A-Za-z_][\w.+-]*", name):
+        what, fix = f"{name!r} cannot be the name of a sweep", "letters, digits and . _ + -"
+        raise RunError(what, where="--name", fix=f"{fix}, a letter first")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return _made(home / name if name else _reserve(home, plan), plan)
+    except FileExistsError:
+        fix = f"another --name, or surefoot sweep resume {name}"
+        raise RunError(f"there is already a sweep called {name}", fix=fix) from None
+    except OSError as error:
+        what = f"cannot make a sweep: {error.strerror}"
+        raise RunError(what, where=str(home), fix="--runs DIR, where you may write") from error
+
+
+def _made(path: Path, plan: Plan) -> Sweep:
+    created = now()
+    (path / "runs").mkdir(parents=True)
+    document = {"created": created, "plan": plan.document()}
+    write_atomic(path / "sweep.json", json.dumps(document, indent=2) + "\n")
+    return Sweep(path, plan, created)
+
+
+def _reserve(home: Path, plan: Plan) -> Path:
+    """Take the next number; safe against other creators, because making a folder is."""
+    while True:
+        taken = [int(m[1]) for p in home.iterdir() if (m := re.match(r"(\d+)-", p.name))]
+        path = home / f"{max(taken, default=0) + 1:04d}-{plan.found.name}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+
+
+def known(runs: Path) -> list[Sweep]:
+    """Return every sweep beside `runs` that can be read, oldest first."""
+    return sorted(_readable(runs / SWEEPS), key=lambda sweep: (sweep.created, sweep.name))
+
+
+def _readable(home: Path) -> Iterator[Sweep]:
+    for path in home.glob("*/sweep.json"):
+        try:
+            document = _document(path)
+        except (OSError, ValueError, KeyError):
+            continue
+        yield Sweep(path.parent, Plan.read(document["plan"]), str(document["created"]))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {"created": found["created"], "plan": found["plan"]}
+
+
+def find(runs: Path, ref: str, storage: str | None = None) -> Sweep:
+    """Return the sweep that `ref` means: a path, `last`, a name, number or unique prefix.
+
+    With a `storage`, one that is only known there gets a folder here. Raises RunError.
+    """
+    path = Path(ref)
+    if (path / "sweep.json").is_file():
+        document = _document(path / "sweep.json")
+        return Sweep(path, Plan.read(document["plan"]), str(document["created"]))
+    sweeps = known(runs)
+    fits = [s for s in sweeps if s.name == ref] or [s for s in sweeps if s.name.startswith(ref)]
+    if not fits and ref.isdecimal():
+        fits = [s for s in sweeps if re.match(rf"0*{int(ref)}-", s.name)]
+    if ref == "last" and sweeps:
+        return sweeps[-1]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        names = ", ".join(s.name for s in fits)
+        raise RunError(f"{len(fits)} sweeps match {ref!r}", fix=f"one of {names}")
+    if storage is not None:
+        from surefoot.sweep.search import plan_in
+
+        return _made(runs / SWEEPS / ref, plan_in(storage, ref))
+    if not sweeps:
+        raise RunError(f"there are no sweeps in {runs / SWEEPS}", fix="surefoot sweep --help")
+    near = nearest(ref, [s.name for s in sweeps] + [s.name.partition("-")[2] for s in sweeps])
+    fix = f"did you mean {near}?" if near else "surefoot sweep list"
+    raise RunError(f"no such sweep: {ref}", where=str(runs / SWEEPS), fix=fix)
+
+
+def resumable(runs: Path, plan: Plan, name: str | None, storage: str | None) -> Sweep | None:
+    """Return the newest unfinished sweep of this plan, or the one called `name`.
+
+    Raises RunError where that name is another plan's.
+    """
+    for sweep in reversed(known(runs)):
+        if name is not None and sweep.name == name:
+            if not same(sweep.plan, plan):
+                what = f"sweep {name} has another plan"
+                raise RunError(what, where=str(sweep.path), fix="another --name, or the same flags")
+            return sweep
+        if name is None and same(sweep.plan, plan) and not sweep.trials(storage).finished():
+            return sweep
+    return None
