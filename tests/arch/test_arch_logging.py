@@ -19,6 +19,7 @@ ALLOWED = {
     ("recipes/code/base.py", "simplefilter"),  # inside `catch_warnings`
     ("recipes/code/base.py", "setLevel"),  # of libraries while they load, and put back
     ("engine/onnx_file.py", "simplefilter"),  # inside `catch_warnings`
+    ("sweep/library.py", "simplefilter"),  # inside `catch_warnings`
     ("engine/onnx_file.py", "setLevel"),  # of torch's exporter while it works, and put back
 }
 

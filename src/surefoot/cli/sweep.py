@@ -197,8 +197,9 @@ def _play(sweep: Sweep, options: argparse.Namespace, storage: str | None, fresh:
     code = 0
     if not trials.finished():
         code = supervise(
-            words, min(options.workers, plan.count), trials, environment, not options.json
-        )
+            words, min(options.workers, plan.count), trials, environment, not options.json,
+            lambda text: print(text, file=sys.stderr),
+        )  # fmt: skip
     from surefoot.cli.sweep_results import tell
 
     tell(sweep, trials, options.json, code)

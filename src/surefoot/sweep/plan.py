@@ -18,7 +18,7 @@ from surefoot.config.resolve import Resolved
 from surefoot.errors import ConfigError, Problem
 from surefoot.sweep.space import LONGEST, Dimension, Point, draw, product, size, text_of
 
-__all__ = ["SEED", "Plan", "check", "same"]
+__all__ = ["SEED", "Plan", "check", "points", "same"]
 
 SEED = "train.seed"
 FORMAT = 1

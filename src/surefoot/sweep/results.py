@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from surefoot.sweep.folder import Sweep
+from surefoot.sweep.importance import shares
 from surefoot.sweep.space import Point
 from surefoot.sweep.trials import Trial
 from surefoot.track.noise import between, jitter, sureness
@@ -163,11 +164,10 @@ def importances(made: Results) -> dict[str, float] | str:
     several = [d for d in plan.space if len({str(e.trial.point[d.path]) for e in made.ranked}) > 1]
     if len(made.ranked) < LEAST or len(several) < 1:
         return f"{LEAST} finished trials at least say which setting matters"
+    points: list[tuple[Point, float]] = [(e.trial.point, e.mean) for e in made.ranked]
     try:
-        from surefoot.sweep.importance import shares
+        found: Mapping[str, Any] = shares(several, points, plan.goal)
     except ImportError:
         return 'which setting matters needs Optuna: pip install "surefoot[sweep]"'
-    points: list[tuple[Point, float]] = [(e.trial.point, e.mean) for e in made.ranked]
-    found: Mapping[str, Any] = shares(several, points, plan.goal)
     names = {d.path: d.name for d in several}
     return {names[path]: float(share) for path, share in found.items()}

@@ -13,8 +13,7 @@ import os
 import platform
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ import psutil
 
 from surefoot.errors import ConfigError, OutOfResources, RunError, Unsupported
 from surefoot.seeds import derive
+from surefoot.sweep.library import load, quiet
 from surefoot.sweep.plan import Plan, same
 from surefoot.sweep.space import Dimension, Point
 from surefoot.sweep.trials import DEATHS, Claim, Trial
@@ -40,22 +40,11 @@ T = TypeVar("T")
 
 def _optuna() -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import optuna
+        return load()
     except ImportError as error:
         what = "searches, pruning and databases need Optuna, which is not installed"
         fix = 'pip install "surefoot[sweep]"; --grid and --random work without it'
         raise Unsupported(what, fix=fix) from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls experimental what has been there for years
-        yield
 
 
 def public(url: str) -> str:
@@ -84,7 +73,7 @@ def _open(url: str, grace: int) -> Any:
         what = f"the password of {shown} is not kept with the sweep"
         raise RunError(what, fix="give --storage with it, or set $SUREFOOT_STORAGE")
     try:
-        with _quiet():
+        with quiet():
             return optuna.storages.RDBStorage(
                 url, options, heartbeat_interval=max(1, grace // 4), grace_period=grace
             )
@@ -126,7 +115,7 @@ class Study:
         self.folder, self.plan, self.shared = folder, plan, url is not None
         self.states = optuna.trial.TrialState
         self.storage = _open(url or f"sqlite:///{folder.resolve()}/trials.sqlite", _grace())
-        with _quiet():
+        with quiet():
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, load_if_exists=True,
                 direction="minimize" if plan.goal == "min" else "maximize", pruner=_pruner(plan),
@@ -139,13 +128,13 @@ class Study:
             raise RunError(what, where="--storage", fix="another --name")
 
     def _trials(self) -> list[Any]:
-        with _quiet():
+        with quiet():
             found = _stubborn(lambda: self.study.get_trials(deepcopy=False))
         return [trial for trial in found if "surplus" not in trial.user_attrs]
 
     def claim(self) -> Claim | None:
         """Take a trial that waits, or the next one; None where others have all that is left."""
-        with alone(self.folder), _quiet():
+        with alone(self.folder), quiet():
             trials = self._trials()
             for trial in self._abandoned(trials):
                 self.storage.set_trial_state_values(trial._trial_id, self.states.WAITING)
@@ -230,7 +219,7 @@ class Study:
         failed = [trial for trial in self.all() if trial.state == "failed"]
         last = {t.user_attrs.get("again", t.number): t for t in self._trials()}
         for number in (trial.number for trial in failed):
-            with _quiet():
+            with quiet():
                 self.study.add_trial(
                     _optuna().trial.create_trial(
                         state=self.states.WAITING, params=last[number].params,
@@ -254,12 +243,12 @@ class _StudyClaim:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._study.storage.get_heartbeat_interval()):
-            with contextlib.suppress(Exception), _quiet():  # the next one may come through
+            with contextlib.suppress(Exception):  # the next one may come through
                 self._study.storage.record_heartbeat(self._id)
 
     def report(self, step: int, value: float) -> bool:
         """Tell a value once, also when a resume computes it again."""
-        with contextlib.suppress(*_database_errors()), _quiet():
+        with contextlib.suppress(*_database_errors()):
             if step not in self._told:
                 self._trial.report(value, step)
                 self._told.add(step)

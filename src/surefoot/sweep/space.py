@@ -24,7 +24,9 @@ from surefoot.config.flags import arguments
 from surefoot.errors import Problem
 from surefoot.seeds import derive
 
-__all__ = ["Dimension", "Point", "draw", "parse", "product", "size", "usual"]
+__all__ = [
+    "LONGEST", "Dimension", "Point", "draw", "parse", "product", "size", "text_of", "usual",
+]  # fmt: skip
 
 Point = dict[str, Any]  # path of a setting -> value
 DECADE = 10.0

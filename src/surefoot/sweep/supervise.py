@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
 from surefoot.sweep.trials import Trials
@@ -46,12 +46,18 @@ class _Workers:
 
 
 def supervise(
-    words: Sequence[str], count: int, trials: Trials, environment: Mapping[str, str], loud: bool
+    words: Sequence[str],
+    count: int,
+    trials: Trials,
+    environment: Mapping[str, str],
+    loud: bool,
+    tell: Callable[[str], None],
 ) -> int:
     """Run `surefoot WORDS` in `count` processes until all trials have ended; return an exit code.
 
     A worker that dies of a signal is replaced, and its trial tried again. One that ends with an
-    error ends all. Their lines go to standard output where it is `loud`, else to standard error.
+    error ends all. Their lines go to standard output where it is `loud`, else to standard error; `tell` hears
+    of deaths.
     """
     command = [sys.executable, "-m", "surefoot", *words]
     workers, codes = _Workers(command, os.environ | environment, loud), list[int]()
@@ -63,7 +69,7 @@ def supervise(
             time.sleep(_GLANCE)
             for worker in [w for w in workers.alive if w.poll() is not None]:
                 workers.alive.remove(worker)
-                codes.append(_ended(workers, worker, trials))
+                codes.append(_ended(workers, worker, trials, tell))
                 if codes[-1] not in (0, _STOPPED) and workers.received is None:
                     workers.tell(signal.SIGTERM)
     finally:
@@ -75,7 +81,12 @@ def supervise(
     return wrong[0] if wrong else max(codes, default=0)
 
 
-def _ended(workers: _Workers, worker: subprocess.Popen[bytes], trials: Trials) -> int:
+def _ended(
+    workers: _Workers,
+    worker: subprocess.Popen[bytes],
+    trials: Trials,
+    tell: Callable[[str], None],
+) -> int:
     """Return the exit code of a worker; one that died of a signal gets a successor, and 0."""
     code = int(worker.returncode)
     assert worker.stdin is not None
@@ -84,7 +95,7 @@ def _ended(workers: _Workers, worker: subprocess.Popen[bytes], trials: Trials) -
         return code
     text = trials.bury(worker.pid, signal.Signals(-code).name)
     if text is not None:
-        print(text, file=sys.stderr)
+        tell(text)
     if workers.received is not None:
         return _STOPPED
     if not trials.finished():

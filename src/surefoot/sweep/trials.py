@@ -20,7 +20,7 @@ from surefoot.sweep.space import Point
 from surefoot.track.folder import now, write_atomic
 from surefoot.track.lock import hold, holder
 
-__all__ = ["ENDED", "Claim", "Files", "Trial", "Trials"]
+__all__ = ["DEATHS", "ENDED", "Claim", "Files", "Trial", "Trials"]
 
 ENDED = ("done", "pruned", "failed")
 DEATHS = 2  # of processes that a trial may cost
