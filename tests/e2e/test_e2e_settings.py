@@ -79,6 +79,7 @@ CASES = [
     Case("data.vocabulary", "byte"),
     Case("train.seed", 2),
     Case("train.batch_size", 4),
+    Case("train.batch_warmup", 3),
     Case("train.max_steps", 5, "rows"),
     Case("train.ema", 0.5),
     Case("train.patience", 1, "rows", {"train.min_delta": 10.0, "train.max_steps": 8}),

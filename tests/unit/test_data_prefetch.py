@@ -15,6 +15,9 @@ class Counted:
     def __init__(self, faulty=()):
         self.made, self.threads, self.faulty = [], set(), set(faulty)
 
+    def size(self, step):
+        return self.batch_size
+
     def batch(self, step, start=0, size=None):
         self.made.append((step, start, size))
         self.threads.add(threading.current_thread().name)

@@ -34,7 +34,7 @@ def job(**model: Any) -> Job:
 
 
 def test_auto_begins_with_the_standard_and_a_name_is_taken_as_it_is() -> None:
-    found, unused = tune.begin(RunConfig(ops=Ops(norm="reference")), job())
+    found, unused = tune.begin(RunConfig(ops=Ops(norm="reference")), job(), CPU)
     assert unused == []
     assert found["norm"] == "reference" and found["attention"] == "sdpa"
     assert "adamw" not in found, "this job has no optimiser"
@@ -50,7 +50,7 @@ def test_only_what_is_used_is_raced() -> None:
 
 
 def test_what_is_asked_for_and_used_by_nobody_is_named() -> None:
-    found, unused = tune.begin(RunConfig(ops=Ops(adamw="foreach", norm="torch")), job())
+    found, unused = tune.begin(RunConfig(ops=Ops(adamw="foreach", norm="torch")), job(), CPU)
     assert unused == ["adamw"] and found["norm"] == "torch"
 
 

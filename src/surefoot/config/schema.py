@@ -68,6 +68,9 @@ class Train(Section):
     batch_size: int = knob(
         64, "Examples per update, over all devices and micro-batches.", ge=1, le=1_000_000
     )
+    batch_warmup: int = knob(
+        0, "Steps over which batches grow: an eighth, a quarter and half of batch_size first.", ge=0
+    )
     max_steps: int | None = circumstance(
         1000, "Stop at exactly this step; `none` trains until stopped.", ge=1
     )
@@ -177,7 +180,7 @@ class Ops(Section):
 
     attention: str = knob("auto", "Attention: auto, reference, sdpa, sdpa_fp32, matmul, compile.")
     cross_entropy: str = knob(
-        "auto", "Head and loss at once: auto, reference, chunked, torch, compile."
+        "auto", "Head and loss at once: auto, reference, chunked, torch, compile, triton."
     )
     norm: str = knob("auto", "RMSNorm: auto, reference, fused, torch, compile, triton.")
     rotary: str = knob("auto", "Rotary positions, with QK-norm: auto, reference, fused, compile.")

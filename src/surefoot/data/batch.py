@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,12 +60,20 @@ class Source(Protocol):
 class Data:
     """Batches of a source in an endless keyed order: `data.batch(step, start, size)`.
 
-    Example j of step k has position k * batch_size + j; each epoch is another permutation.
+    Example j of step k has position first(k) + j; each epoch is another permutation. Batches grow
+    from an eighth of `batch_size` over the first `warmup` steps: a third of them at 1/8, 1/4, 1/2.
+
+    >>> import numpy as np
+    >>> from surefoot.data.text import TextSource
+    >>> data = Data(TextSource(np.arange(99, dtype=np.uint8), context=4), 1, 8, warmup=3)
+    >>> [data.size(step) for step in range(5)], [data.first(step) for step in range(5)]
+    ([1, 2, 4, 8, 8], [0, 1, 3, 7, 15])
     """
 
     source: Source
     seed: int
     batch_size: int
+    warmup: int = 0
 
     @cached_property
     def _order(self) -> Permutation:
@@ -83,9 +92,25 @@ class Data:
         """Steps whose addresses are computed at once: one call costs as much as a thousand."""
         return max(1, _AT_ONCE // self.batch_size)
 
+    def size(self, step: int) -> int:
+        """Return how many examples `step` consumes."""
+        if step >= self.warmup:
+            return self.batch_size
+        return max(1, self.batch_size >> (3 - 3 * step // self.warmup))
+
+    def first(self, step: int) -> int:
+        """Return how many examples were consumed before `step`."""
+        ends = [-(-part * self.warmup // 3) for part in range(4)] if self.warmup else [0]
+        young = sum(
+            self.size(begin) * max(0, min(step, end) - begin)
+            for begin, end in pairwise(ends)
+            if begin < end
+        )
+        return young + max(0, step - self.warmup) * self.batch_size
+
     def _addresses(self, block: int) -> tuple[Int, Int]:
-        first = block * self._span * self.batch_size
-        position = np.arange(first, first + self._span * self.batch_size, dtype=np.int64)
+        first, last = (self.first(b * self._span) for b in (block, block + 1))
+        position = np.arange(first, last, dtype=np.int64)
         epoch, place = np.divmod(position, len(self.source))
         index = self._order(place, epoch)
         index.flags.writeable = epoch.flags.writeable = False
@@ -93,10 +118,10 @@ class Data:
 
     def address(self, step: int, start: int = 0, size: int | None = None) -> tuple[Int, Int]:
         """Return (index [m], epoch [m]) of `size` examples of `step` from the `start`-th on."""
-        block, offset = divmod(step, self._span)
+        block = step // self._span
         index, epoch = self._block(block)
-        first = offset * self.batch_size + start
-        last = first + (self.batch_size - start if size is None else size)
+        first = self.first(step) - self.first(block * self._span) + start
+        last = first + (self.size(step) - start if size is None else size)
         return index[first:last], epoch[first:last]
 
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:

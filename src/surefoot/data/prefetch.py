@@ -29,6 +29,10 @@ class Batches(Protocol):
         """Examples per step."""
         ...
 
+    def size(self, step: int) -> int:
+        """Examples that `step` consumes: `batch_size`, or fewer at the beginning."""
+        ...
+
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         """Return `size` examples of `step` from the `start`-th on (default: all that follow)."""
         ...
@@ -61,11 +65,15 @@ class Prefetch:
         """Examples per step."""
         return self._data.batch_size
 
+    def size(self, step: int) -> int:
+        """Examples that `step` consumes."""
+        return self._data.size(step)
+
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         """Return what `data.batch` returns, or raise what it raises."""
         if self._pool is None:
             return self._data.batch(step, start, size)
-        address = (step, start, self.batch_size - start if size is None else size)
+        address = (step, start, self.size(step) - start if size is None else size)
         made = self._waiting.pop(address, None)
         for coming in islice(self._following(address), self._depth):
             if coming not in self._waiting:
@@ -86,9 +94,9 @@ class Prefetch:
         step, start, size = address
         while True:
             start += size
-            if start >= self.batch_size:
+            if start >= self.size(step):
                 step, start = step + 1, 0
-            yield step, start, min(size, self.batch_size - start)
+            yield step, start, min(size, self.size(step) - start)
 
     def __enter__(self) -> Self:
         return self

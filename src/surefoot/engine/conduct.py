@@ -193,7 +193,9 @@ class Conductor:
             )
 
     def _examples(self, step: int) -> str:
-        return f"examples {(step - 1) * self.data.batch_size} to {step * self.data.batch_size - 1}"
+        train = self.config.train
+        data = Data(self.job.source, train.seed, train.batch_size, train.batch_warmup)
+        return f"examples {data.first(step - 1)} to {data.first(step) - 1}"
 
     def _roll_back(self, step: int, name: str) -> None:
         """Put one learner back to the newest multiple of `rollback_every`, at a lower rate."""

@@ -146,7 +146,7 @@ class _Player:
         self.job, self.world, self.state, self.tape, self.out = job, world, state, tape, out
         self.seed = config.train.seed
         self.rolls_back = config.train.nonfinite == "rollback"
-        self.data = Data(job.source, self.seed, config.train.batch_size)
+        self.data = Data(job.source, self.seed, config.train.batch_size, config.train.batch_warmup)
         self.sound = True  # all that was compared so far was equal
 
     def play(self) -> None:
@@ -204,7 +204,8 @@ class _Player:
 
     def _examples(self) -> None:
         """Measure each example of the batch by itself, and write it as the recipe would."""
-        size, step = self.data.batch_size, self.state.step
+        step = self.state.step
+        size = self.data.size(step)
         for name in self.state.due():
             learner, told = self.state.learners[name], self.out.learners.setdefault(name, Inside())
             for place in range(size):

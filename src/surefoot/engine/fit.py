@@ -39,6 +39,7 @@ _PASS = 0.03  # seconds that one trial should take, long enough to be told from 
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
 _THREADS_MARGIN = 0.8  # more threads suffer more from other programs, so they must gain 20 %
 _COMPILE_COST = 25.0  # seconds to compile a small model on a processor, cold
+_BETWEEN = ("norm", "rotary", "swiglu", "squared_relu")  # operations between products
 _COMPILE_GAIN = {"bf16": 0.15, "fp32": 0.05}  # share of the step that compiling saves there
 
 
@@ -110,7 +111,7 @@ def choose(
         remember(cache, asked, known)
     pins = Pins.read(known["pins"])
     step = float(known["step_seconds"])
-    pins = _decide_compile(config, pins, step, steps)
+    pins = _leave_to_compiler(config, _decide_compile(config, pins, step, steps))
     for learner in job.learners.values():
         apply(learner, pins)
     return pins, replace(_plan(config, job, pins, known, steps), ceiling=_ceiling(pins, cache))
@@ -156,6 +157,18 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
     pays = saved > 1.5 * _COMPILE_COST
     reason = f"would save about {min(saved, 1e6):.0f} s of {min(total, 1e6):.0f} s, costs about {_COMPILE_COST:.0f} s"
     return _with(pins, "compile", pays, reason)
+
+
+def _leave_to_compiler(config: RunConfig, pins: Pins) -> Pins:
+    """On CUDA, give what stands between products to torch's compiler, which fuses it at will.
+
+    Only what nobody asked for by name, and not the head with its loss, which keeps its own memory.
+    """
+    if not (pins.compile and pins.device.startswith("cuda")):
+        return pins
+    asked = config.ops.ways()
+    plain = {op: "reference" for op in pins.ops if op in _BETWEEN and asked[op] == "auto"}
+    return replace(pins, ops={**pins.ops, **plain})
 
 
 def earlier(
@@ -228,7 +241,7 @@ class _Probe:
             if device.type == "cuda":
                 precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
                 self.why["precision"] = f"the {torch.cuda.get_device_name(device)} has {precision}"
-        ways, unused = tune.begin(self.config, self.job)
+        ways, unused = tune.begin(self.config, self.job, device)
         if unused:
             self.why["unused"] = f"no model of this run uses {', '.join(unused)}"
         return Pins(

@@ -200,8 +200,11 @@ class Learner:
     def evaluating(self) -> Iterator[nn.Module]:
         """Lend the model for looking: eval mode, no gradients, averaged weights if there are any.
 
+        It is not compiled then: what is looked at has many shapes, and each would take seconds.
         The training weights and mode are back when the block ends, also when it raises.
         """
+        compiled = self.model._compiled_call_impl
+        self.model._compiled_call_impl = None
         swapped = {n: p.detach().clone() for n, p in self._trained()} if self.ema else {}
         self.model.eval()
         try:
@@ -212,6 +215,7 @@ class Learner:
         finally:
             if swapped:
                 self._write(swapped)
+            self.model._compiled_call_impl = compiled
             self.model.train()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:

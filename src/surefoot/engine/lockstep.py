@@ -107,6 +107,9 @@ class _Shared:
         self.data, self.batch_size = data, data.batch_size
         self.step, self.known = -1, dict[tuple[int, int | None], Batch]()
 
+    def size(self, step: int) -> int:
+        return self.data.size(step)
+
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         if step != self.step:
             self.step, self.known = step, {}
@@ -125,7 +128,9 @@ def lockstep(
     """
     _tie(a, b, _mismatches(a, b))
     seed = a.config.train.seed
-    shared = _Shared(Data(a.job.source, seed, a.config.train.batch_size))
+    shared = _Shared(
+        Data(a.job.source, seed, a.config.train.batch_size, a.config.train.batch_warmup)
+    )
     found = Lockstep(
         0, tethered, tolerance_of(a, b) if tolerance is None else tolerance,
         (a.label, b.label), (a.pins.ops, b.pins.ops),
@@ -281,8 +286,8 @@ class _Judge:
         if self.out.first is not None or error <= self.out.tolerance:
             return
         step = report.step - 1
-        size = self.two.micro or self.data.batch_size
-        batch = self.data.batch(step, 0, min(size, self.data.batch_size))
+        all_of_it = self.data.size(step)
+        batch = self.data.batch(step, 0, min(self.two.micro or all_of_it, all_of_it))
         self.out.first = locate(
             (self.a, self.b), self.name, batch, step, self.a.config.train.seed, self.out.tolerance,
             error,

@@ -36,6 +36,8 @@ class Batches(Protocol):
     @property
     def batch_size(self) -> int: ...
 
+    def size(self, step: int) -> int: ...
+
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch: ...
 
 
@@ -190,7 +192,7 @@ class _Turn:
 
     def _gradients(self) -> tuple[float, float, int, dict[str, Any]]:
         state = checksum(self.learner, self.step)
-        starts = range(0, self.data.batch_size, self._micro)
+        starts = range(0, self.data.size(self.step), self._micro)
         batches = [self._piece(start) for start in starts]
         total = sum(batch.weight for batch in batches)
         loss: Any = None
@@ -209,13 +211,13 @@ class _Turn:
         return float(loss) / total, float(norm), total, {k: v / total for k, v in parts.items()}
 
     def _piece(self, start: int) -> Batch:
-        size = min(self._micro, self.data.batch_size - start)
+        size = min(self._micro, self.data.size(self.step) - start)
         return self.data.batch(self.step, start, size)
 
     def _rekey(self, start: int) -> None:
         rekey(derive(self.seed, "forward", self.step, start), self.world.device)
         if self.learner.dropouts:
-            size = min(self._micro, self.data.batch_size - start)
+            size = min(self._micro, self.data.size(self.step) - start)
             keys = example_keys(self.seed, self.step, start, size)
             set_keys(self.learner.model, keys.to(self.world.device))
 

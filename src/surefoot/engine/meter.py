@@ -46,6 +46,10 @@ class Timed:
         """Examples per step."""
         return self._data.batch_size
 
+    def size(self, step: int) -> int:
+        """Examples that `step` consumes."""
+        return self._data.size(step)
+
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         """Return the same batch."""
         with self._span:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ __all__ = [
     "matmul_path",
     "repeatable",
 ]
+
+_SHAPES = 32  # that growing batches and contexts may have together
 
 # Without it Intel's library promises nothing from run to run. It is read at the first product.
 os.environ.setdefault("MKL_CBWR", "AUTO")
@@ -108,9 +111,13 @@ def repeatable(device: torch.device) -> None:
 def compile_in_place(learner: Learner) -> None:
     """Compile the model's forward; parameter names stay as they are.
 
-    Raises Unsupported when torch cannot compile here.
+    Each shape of a batch gets code of its own. Code for any shape would be made at the second one
+    that a process meets, so that its bits depended on when the process began. Raises Unsupported
+    when torch cannot compile here.
     """
     try:
-        learner.model.compile()
+        learner.model.compile(dynamic=False)
+        dynamo: Any = importlib.import_module("torch._dynamo.config")
+        dynamo.recompile_limit = max(_SHAPES, dynamo.recompile_limit)
     except RuntimeError as error:
         raise Unsupported(f"cannot compile: {error}", fix="--machine.compile off") from error

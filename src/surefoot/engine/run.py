@@ -171,7 +171,7 @@ def _train(
     store: Store,
     mirror: Mirror | None,
 ) -> Result:
-    data = Data(job.source, config.train.seed, config.train.batch_size)
+    data = Data(job.source, config.train.seed, config.train.batch_size, config.train.batch_warmup)
 
     def before_commit() -> None:
         synced(record, tape)

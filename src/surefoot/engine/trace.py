@@ -198,13 +198,18 @@ def _names(side: Side) -> list[str]:
 
 
 def _data(side: Side) -> Data:
-    return Data(side.job.source, side.config.train.seed, side.config.train.batch_size)
+    return Data(
+        side.job.source,
+        side.config.train.seed,
+        side.config.train.batch_size,
+        side.config.train.batch_warmup,
+    )
 
 
 def _layers(side: Side, name: str, data: Data) -> dict[str, dict[str, Fact]]:
     """Return what the layers and gradients of the first piece of the first batch are."""
     learner, seed = side.job.learners[name], side.config.train.seed
-    batch = data.batch(0, 0, min(learner.micro or data.batch_size, data.batch_size))
+    batch = data.batch(0, 0, min(learner.micro or data.size(0), data.size(0)))
     with listening(learner) as outputs:
         gradients = pass_once(learner, side.world, batch, 0, seed)
     learner.zero()

@@ -29,7 +29,7 @@ _OF_STEP = 0.03  # and share of the step
 _RACED = ("attention", "cross_entropy")  # on a processor they are raced with whole passes
 
 
-def begin(config: RunConfig, job: Job) -> tuple[dict[str, str], list[str]]:
+def begin(config: RunConfig, job: Job, device: torch.device) -> tuple[dict[str, str], list[str]]:
     """Return the way of each operation that is used, and what was asked for and is not used.
 
     Ways are those that were asked for, else the standard ones. Raises ConfigError for a file that
@@ -39,13 +39,20 @@ def begin(config: RunConfig, job: Job) -> tuple[dict[str, str], list[str]]:
     asked = {op: way for op, way in config.ops.ways().items() if way != "auto"}
     for name, way in asked.items():
         find(OPS[name], way)
-    ways = {name: pinned(asked.get(name, op.standard)) for name, op in used.items()}
+    ways = {name: pinned(asked.get(name, _usual(op, device))) for name, op in used.items()}
     return ways, sorted(asked.keys() - used.keys())
+
+
+def _usual(op: Op, device: torch.device) -> str:
+    """Return the way that nobody needs to measure: on CUDA, the loss may not hold all logits."""
+    if device.type == "cuda" and op.name == "cross_entropy":
+        return next(w for w in ("triton", "chunked") if op.ways[w].why_not(device) is None)
+    return op.standard
 
 
 def free(config: RunConfig, device: torch.device) -> list[str]:
     """Return the operations that are to be measured one by one."""
-    raced = _RACED if device.type == "cpu" else ()
+    raced = _RACED if device.type == "cpu" else ("cross_entropy",)
     return [op for op, way in config.ops.ways().items() if way == "auto" and op not in raced]
 
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from surefoot.ops import kernels
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
 from surefoot.ops.way import Case, Op, Way, wide
 
 __all__ = ["CROSS_ENTROPY"]
 
-_CHUNK = 256  # positions whose logits exist at the same time
+_CHUNK = 256  # positions whose logits exist at the same time on a processor
+_CHUNK_GPU = 2048  # and elsewhere, where small products waste the device
 _IGNORED = -100
 
 
@@ -34,12 +36,23 @@ def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     Memory for logits does not grow with the batch (the idea of Wijmans et al., "Cut your losses in
     large-vocabulary language models", 2024, in plain torch).
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        kind = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(kind), weight.to(kind)
-    found: Tensor = _Chunked.apply(hidden, weight, targets)
+    found: Tensor = _Chunked.apply(*_narrowed(hidden, weight), targets)
     return found
+
+
+def _triton(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The same with one kernel for softmax, loss and gradient, in the memory of the logits."""
+    found: Tensor = kernels.load("triton_loss").head_loss(*_narrowed(hidden, weight), targets)
+    return found
+
+
+def _narrowed(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in the type of autocast, where that is on."""
+    device = hidden.device.type
+    if not torch.is_autocast_enabled(device):
+        return hidden, weight
+    kind = torch.get_autocast_dtype(device)
+    return hidden.to(kind), weight.to(kind)
 
 
 class _Chunked(torch.autograd.Function):
@@ -52,8 +65,9 @@ class _Chunked(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]  # a head that nobody trains needs none
         by_weight = torch.zeros_like(weight, dtype=exact) if trained else None
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, hidden.size(0), _CHUNK):
-                span = slice(start, start + _CHUNK)
+            step = _CHUNK if hidden.device.type == "cpu" else _CHUNK_GPU
+            for start in range(0, hidden.size(0), step):
+                span = slice(start, start + step)
                 h, t = hidden[span], targets[span]
                 logs = wide(F.linear(h, weight)).log_softmax(-1)
                 total += F.nll_loss(logs, t, ignore_index=_IGNORED, reduction="sum")
@@ -112,6 +126,7 @@ CROSS_ENTROPY = Op(
             _torch, tolerance=1e-5, dtypes=(torch.float64, torch.float32), obstacle=_has_fusion
         ),
         "compile": compiled(_reference, tolerance=1e-5),
+        "triton": kernels.way(_triton, tolerance=1e-5),
     },
     draw=_draw,
 )

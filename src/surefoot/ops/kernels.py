@@ -19,14 +19,19 @@ from surefoot.ops.way import Way
 __all__ = ["load", "way"]
 
 
+_loaded: dict[str, Any] = {}
+
+
 def way(call: Callable[..., Any], tolerance: float) -> Way:
     """Return a way whose `call` uses Triton."""
     return Way(call, tolerance, ("cpu", "cuda"), obstacle=_obstacle)
 
 
-def load() -> Any:
-    """Return the module of kernels; importing it imports Triton."""
-    return importlib.import_module("surefoot.ops.triton_kernels")
+def load(module: str = "triton_kernels") -> Any:
+    """Return a module of kernels; importing it imports Triton."""
+    if module not in _loaded:  # torch's compiler follows a look into a dictionary, not an import
+        _loaded[module] = importlib.import_module(f"surefoot.ops.{module}")
+    return _loaded[module]
 
 
 def _obstacle(device: torch.device) -> str | None:
