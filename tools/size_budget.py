@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
     "(top)": 650,
     "config": 2250,
-    "data": 3350,
+    "data": 3420,
     "track": 4200,
-    "ops": 1100,
+    "ops": 1250,
     "nn": 1500,
     "engine": 7450,
     "recipes": 2550,
