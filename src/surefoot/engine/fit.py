@@ -160,10 +160,7 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
 
 
 def _leave_to_compiler(config: RunConfig, pins: Pins) -> Pins:
-    """On CUDA, give what stands between products to torch's compiler, which fuses it at will.
-
-    Only what nobody asked for by name, and not the head with its loss, which keeps its own memory.
-    """
+    """On CUDA, let torch's compiler fuse what stands between products, where nobody named a way."""
     if not (pins.compile and pins.device.startswith("cuda")):
         return pins
     asked = config.ops.ways()
