@@ -46,14 +46,14 @@ class Timed:
         """Examples per step."""
         return self._data.batch_size
 
-    def size(self, step: int) -> int:
-        """Examples that `step` consumes."""
-        return self._data.size(step)
-
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         """Return the same batch."""
         with self._span:
             return self._data.batch(step, start, size)
+
+    def size(self, step: int) -> int:
+        """Return the same number."""
+        return self._data.size(step)
 
 
 class Meter:
