@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
     "(top)": 650,
     "config": 2250,
-    "data": 3420,
+    "data": 3700,
     "track": 4200,
     "ops": 1250,
-    "nn": 1500,
+    "nn": 1750,
     "engine": 7450,
-    "recipes": 2550,
+    "recipes": 3000,
     "sweep": 1450,
     "cli": 3750,
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from surefoot.errors import ConfigError
 from surefoot.nn.adapters import (
@@ -18,7 +20,7 @@ from surefoot.nn.adapters import (
     recompute_layers,
 )
 from surefoot.nn.dropout import keyed_layers, set_keys
-from surefoot.nn.lean import offload_inputs, tile_feed_forward
+from surefoot.nn.lean import FewHeads, offload_inputs, tile_feed_forward
 from surefoot.ops import CROSS_ENTROPY
 
 pytest.importorskip("peft")
@@ -236,3 +238,20 @@ def test_tiles_leave_the_gradient_but_for_rounding(rows: Any, tile: int) -> None
         assert (found[name] - value).norm() <= 1e-6 * value.norm(), name
     with torch.no_grad():
         assert torch.allclose(model(*rows), plain(*rows), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("heads", "keys"), [(6, 6), (6, 3), (8, 4)])
+def test_attention_of_few_heads_at_a_time_is_attention(
+    monkeypatch: pytest.MonkeyPatch, heads: int, keys: int
+) -> None:
+    monkeypatch.setattr("surefoot.nn.lean._HEAD_TOKENS", 64)
+    draw = torch.Generator().manual_seed(2)
+    given = [torch.randn(2, n, 32, 8, generator=draw).requires_grad_() for n in (heads, keys, keys)]
+    found = []
+    for mode in (nullcontext(), FewHeads()):
+        with mode:
+            out = F.scaled_dot_product_attention(*given, is_causal=True, enable_gqa=keys < heads)
+        found.append((out, *torch.autograd.grad(out.square().sum(), given)))
+    for plain, grouped in zip(*found):
+        assert torch.allclose(plain, grouped, rtol=1e-5, atol=1e-6)
+    assert found[1][0].grad_fn is not None and "Grouped" in type(found[1][0].grad_fn).__name__

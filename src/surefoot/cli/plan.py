@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from surefoot.errors import ConfigError, OutOfResources, Problem
 if TYPE_CHECKING:
     from surefoot.config.resolve import Resolved
     from surefoot.engine.outlook import Change, Outlook
+    from surefoot.engine.tier import Tier
 
 __all__ = ["run"]
 
@@ -60,6 +61,7 @@ def run(verb: str, argv: list[str]) -> int:
 
 
 def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
+    from surefoot.cli.tiers import document, lines
     from surefoot.data.fetch import cache_dir
     from surefoot.engine.cards import find_place
     from surefoot.engine.outlook import changes, look_ahead, rescue
@@ -70,20 +72,47 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     place = find_place(options.gpu, cache_dir() / "ceilings.json")
     if options.probe:
         _probe(recipe, config, place.measured, cache)
+    steps = [] if recipe.tiers is None else list(recipe.tiers(recipe, config, place))
+    if steps and config.model.context == "auto":
+        config = _chosen(config, steps)
     found = look_ahead(recipe, config, place, cache)
-    advice = list(changes(recipe, config, found)) if found.fits else []
+    advice = list(changes(recipe, config, found)) if found.fits and not steps else []
     saving = None if found.fits else rescue(recipe, config, found)
     past = _past(config, options.runs) if place.measured else None
     if options.json:
-        print_json(_document(recipe.name, found, advice, saving) | {"before": past})
+        print_json(
+            _document(recipe.name, found, advice, saving)
+            | {"before": past, "tiers": document(steps)}
+        )
     else:
         for line in _lines(recipe, resolved, found, advice, saving, past):
             print(line)
+        if steps:
+            print()
+            for line in lines(steps, _offer(steps, type(config))):
+                print(line)
     if options.write is not None:
         _write(recipe, resolved, found, saving, options.write)
     if found.fits:
         return 0
     raise _too_large(recipe, found, saving)
+
+
+def _chosen(config: Any, steps: Sequence[Tier]) -> Any:
+    """Return `config` with the largest context that needs nothing else, and that the base knows."""
+    from surefoot.config.fields import changed
+
+    good = [t.context for t in steps if t.fits and not t.settings and t.known is not False]
+    least = min(steps[0].context, steps[0].trained or steps[0].context)
+    return changed(config, {"model.context": max(good, default=least)})
+
+
+def _offer(steps: Sequence[Tier], schema: Any) -> str:
+    """Return the flags of the largest tier that fits."""
+    fitting = [t for t in steps if t.fits]
+    if not fitting:
+        return ""
+    return _flags({"model.context": fitting[-1].context, **fitting[-1].settings}, schema)
 
 
 def _probe(recipe: recipes.Recipe, config: Any, on_processor: bool, cache: Path) -> None:
@@ -171,9 +200,14 @@ def _change(change: Change, now: Outlook, schema: Any) -> str:
 
 def _flags(settings: Mapping[str, Any], schema: Any) -> str:
     return " ".join(
-        f"{flags.spelling(path, schema)} {'none' if value is None else value}"
-        for path, value in settings.items()
+        f"{flags.spelling(path, schema)} {_value(value)}" for path, value in settings.items()
     )
+
+
+def _value(value: Any) -> Any:
+    if value is None:
+        return "none"
+    return ("no", "yes")[value] if isinstance(value, bool) else value
 
 
 def _time(found: Outlook) -> str:

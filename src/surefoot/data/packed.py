@@ -24,7 +24,7 @@ from surefoot.seeds import derive
 
 Int = NDArray[np.int64]
 
-__all__ = ["MIDDLE", "Packed", "middle_tokens", "pack", "rows"]
+__all__ = ["MIDDLE", "Blank", "Packed", "middle_tokens", "pack", "rows"]
 
 MIDDLE = (  # names of the sentinels before prefix, suffix and middle, in various bases
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
@@ -105,6 +105,26 @@ class Packed:
         before, inside, after = body[:first], body[first:second], body[second:]
         p, s, m = ([token] for token in self.middle)
         row[:] = np.concatenate([p, before, s, after, m, inside])
+
+
+@dataclass(frozen=True)
+class Blank:
+    """`count` rows of `context` tokens that are all the same: what planning needs of a Source."""
+
+    context: int
+    count: int
+
+    @property
+    def fingerprint(self) -> str:
+        return f"blank {self.context} {self.count}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, index: Int, epoch: Int, key: int) -> Batch:
+        """Return x and y i64[m, context], zeros."""
+        rows = np.zeros((len(index), self.context), np.int64)
+        return Batch({"x": rows, "y": rows.copy()}, weight=rows.size)
 
 
 def rows(

@@ -20,6 +20,7 @@ from surefoot.track.machine import describe_machine
 
 __all__ = ["CARDS", "Card", "Place", "find_place", "here"]
 
+_USUAL = 46  # multiprocessors of a card of which only the size is known
 _BLOCK = 512  # torch's CUDA allocator rounds to it
 _CONTEXT = 500_000_000  # CUDA itself: 148 MB on a T4, more on newer cards
 _WORKSPACE = 33_554_432  # cuBLAS with CUBLAS_WORKSPACE_CONFIG=:4096:8, which exact resume sets
@@ -28,13 +29,17 @@ _FRAGMENTS = 0.12  # reserved beyond allocated: 4 to 12 % in published T4 measur
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU: memory in GB, TFLOP/s of fp32 and of fp16 products summed in fp32, bandwidth in GB/s."""
+    """A GPU: memory in GB, TFLOP/s of fp32 and of fp16 products summed in fp32, bandwidth in GB/s,
+
+    and how many multiprocessors it has.
+    """
 
     memory: float
     fp32: float
     half: float | None
     bandwidth: float
     bf16: bool
+    processors: int
     source: str
 
 
@@ -43,26 +48,26 @@ _AMPERE = "NVIDIA Ampere GA102 GPU Architecture whitepaper; GeForce product page
 _ADA = "NVIDIA Ada GPU Architecture whitepaper; GeForce product pages"
 
 CARDS: dict[str, Card] = {
-    "GTX 1650": Card(4, 2.98, None, 128, False, _TURING),
-    "RTX 2060": Card(6, 6.45, 25.8, 336, False, _TURING),
-    "RTX 2060 SUPER": Card(8, 7.18, 28.7, 448, False, _TURING),
-    "RTX 2080 Ti": Card(11, 13.4, 53.8, 616, False, _TURING),
-    "RTX 3060": Card(12, 12.7, 25.4, 360, True, _AMPERE),
-    "RTX 3070": Card(8, 20.3, 40.6, 448, True, _AMPERE),
-    "RTX 3080": Card(10, 29.8, 59.5, 760, True, _AMPERE),
-    "RTX 3090": Card(24, 35.6, 71.0, 936, True, _AMPERE),
-    "RTX 4060": Card(8, 15.1, 30.2, 272, True, _ADA),
-    "RTX 4090": Card(24, 82.6, 165.2, 1008, True, _ADA),
-    "RTX A6000": Card(48, 38.7, 154.8, 768, True, "NVIDIA RTX A6000 datasheet"),
-    "T4": Card(15.8, 8.1, 65.0, 320, False, "NVIDIA T4 datasheet"),
-    "V100": Card(16, 15.7, 125.0, 900, False, "NVIDIA V100 datasheet (SXM2, 16 GB)"),
-    "L4": Card(24, 30.3, 121.0, 300, True, "NVIDIA L4 datasheet"),
-    "A10": Card(24, 31.2, 125.0, 600, True, "NVIDIA A10 datasheet"),
-    "A100 40GB": Card(40, 19.5, 312.0, 1555, True, "NVIDIA A100 datasheet"),
-    "A100": Card(80, 19.5, 312.0, 2039, True, "NVIDIA A100 datasheet (SXM, 80 GB)"),
-    "L40S": Card(48, 91.6, 362.0, 864, True, "NVIDIA L40S datasheet"),
-    "H100": Card(80, 67.0, 989.0, 3350, True, "NVIDIA H100 datasheet (SXM)"),
-    "H200": Card(141, 67.0, 989.0, 4800, True, "NVIDIA H200 datasheet (SXM)"),
+    "GTX 1650": Card(4, 2.98, None, 128, False, 14, _TURING),
+    "RTX 2060": Card(6, 6.45, 25.8, 336, False, 30, _TURING),
+    "RTX 2060 SUPER": Card(8, 7.18, 28.7, 448, False, 34, _TURING),
+    "RTX 2080 Ti": Card(11, 13.4, 53.8, 616, False, 68, _TURING),
+    "RTX 3060": Card(12, 12.7, 25.4, 360, True, 28, _AMPERE),
+    "RTX 3070": Card(8, 20.3, 40.6, 448, True, 46, _AMPERE),
+    "RTX 3080": Card(10, 29.8, 59.5, 760, True, 68, _AMPERE),
+    "RTX 3090": Card(24, 35.6, 71.0, 936, True, 82, _AMPERE),
+    "RTX 4060": Card(8, 15.1, 30.2, 272, True, 24, _ADA),
+    "RTX 4090": Card(24, 82.6, 165.2, 1008, True, 128, _ADA),
+    "RTX A6000": Card(48, 38.7, 154.8, 768, True, 84, "NVIDIA RTX A6000 datasheet"),
+    "T4": Card(15.8, 8.1, 65.0, 320, False, 40, "NVIDIA T4 datasheet"),
+    "V100": Card(16, 15.7, 125.0, 900, False, 80, "NVIDIA V100 datasheet (SXM2, 16 GB)"),
+    "L4": Card(24, 30.3, 121.0, 300, True, 58, "NVIDIA L4 datasheet"),
+    "A10": Card(24, 31.2, 125.0, 600, True, 72, "NVIDIA A10 datasheet"),
+    "A100 40GB": Card(40, 19.5, 312.0, 1555, True, 108, "NVIDIA A100 datasheet"),
+    "A100": Card(80, 19.5, 312.0, 2039, True, 108, "NVIDIA A100 datasheet (SXM, 80 GB)"),
+    "L40S": Card(48, 91.6, 362.0, 864, True, 142, "NVIDIA L40S datasheet"),
+    "H100": Card(80, 67.0, 989.0, 3350, True, 132, "NVIDIA H100 datasheet (SXM)"),
+    "H200": Card(141, 67.0, 989.0, 4800, True, 132, "NVIDIA H200 datasheet (SXM)"),
 }
 
 
@@ -71,7 +76,8 @@ class Place:
     """What a run may use there. `extra` are bytes beside its tensors, by name.
 
     `ceilings` is None where nobody knows them. `measured` tells ceilings measured here from a
-    maker's. `fragments` is the share of tensors that an allocator holds beyond them.
+    maker's. `processors` are those of a card, on which the room of its attention depends; a card
+    without flash attention has 0. `fragments` is the share of tensors that an allocator holds beyond them.
     """
 
     name: str
@@ -82,6 +88,7 @@ class Place:
     precision: str
     ceilings: Ceilings | None
     measured: bool = False
+    processors: int | None = None
 
 
 def find_place(asked: str | None, cache: Path | None) -> Place:
@@ -103,18 +110,21 @@ def find_place(asked: str | None, cache: Path | None) -> Place:
         raise ConfigError(f"--gpu {asked}: no such card is known", fix=f"{fix}Or --gpu 8GB")
     card = CARDS[found]
     ceilings = of_card(card.fp32, card.half, card.bandwidth)
-    return _card(found, round(card.memory * 1e9), "bf16" if card.bf16 else "fp16", ceilings)
+    size, precision = round(card.memory * 1e9), "bf16" if card.bf16 else "fp16"
+    return _card(found, size, precision, ceilings, card.processors if card.bf16 else 0)
 
 
 def _of_size(size: int, asked: str) -> Place:
     if size < 10**9:
         raise ConfigError(f"--gpu {asked}: no card is that small", fix="--gpu 8GB")
-    return _card(f"a card of {size / 1e9:g} GB", size, "bf16", None)
+    return _card(f"a card of {size / 1e9:g} GB", size, "bf16", None, _USUAL)
 
 
-def _card(name: str, room: int, precision: str, ceilings: Ceilings | None) -> Place:
+def _card(
+    name: str, room: int, precision: str, ceilings: Ceilings | None, processors: int
+) -> Place:
     extra = {"CUDA": _CONTEXT, "cuBLAS": _WORKSPACE}
-    return Place(name, room, extra, _FRAGMENTS, _BLOCK, precision, ceilings)
+    return Place(name, room, extra, _FRAGMENTS, _BLOCK, precision, ceilings, processors=processors)
 
 
 def here(cache: Path | None) -> Place:
@@ -124,7 +134,9 @@ def here(cache: Path | None) -> Place:
         precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
         known = next((card for label, card in CARDS.items() if _bare(label) == _bare(name)), None)
         ceilings = of_card(known.fp32, known.half, known.bandwidth) if known else None
-        return _card(name, free, precision, ceilings)
+        able = torch.cuda.get_device_properties(0)
+        processors = able.multi_processor_count if able.major >= 8 else 0
+        return _card(name, free, precision, ceilings, processors)
     program = resident()
     room = available() + program
     name = f"this machine, {describe_machine()['cpu']}"

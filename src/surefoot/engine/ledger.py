@@ -19,9 +19,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Entry", "Ledger", "Mark", "Work"]
+__all__ = ["HOST", "Entry", "Ledger", "Mark", "Work"]
 
+HOST = "host"  # the kind of what waits beside the card
 _SCALAR = torch.ops.aten._local_scalar_dense.default
+_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+# Attention on a processor, which nobody counts, and its like on a card.
+_SAME = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default: (
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ),
+    _BACK: torch.ops.aten._scaled_dot_product_flash_attention_backward,
+}
 
 
 @dataclass(eq=False)
@@ -56,11 +65,14 @@ class Ledger(TorchDispatchMode):
     """Records the births and deaths of storages while it is entered.
 
     `kind` is what a storage that is born now is for. Sizes are rounded up to multiples of
-    `block` bytes, as an allocator does.
+    `block` bytes, as an allocator does. `processors` are those of the card that is planned for
+    (None: a processor itself): they decide what room its attention takes in the backward pass.
     """
 
     block: int = 1
     kind: str = "weights"
+    processors: int | None = None
+    frugal: bool = False  # whether attention is told to take little room
     events: list[tuple[Entry, int]] = field(default_factory=list)  # +1 born, -1 died
     works: list[Work] = field(default_factory=list)
 
@@ -83,6 +95,9 @@ class Ledger(TorchDispatchMode):
         outputs = list(_tensors(found))
         for tensor in outputs:
             self._see(tensor, str(func))
+        if func is _BACK and self.processors is not None:
+            parts = 0 if self.frugal else self.processors
+            self._work_in(_room_of_attention(args[1], args[2], parts))
         self._measure(func, args, kwargs, given, outputs, known, found)
         return found
 
@@ -112,22 +127,42 @@ class Ledger(TorchDispatchMode):
         return Mark(len(self.events), len(self.works))
 
     def peak(self, since: Mark, until: Mark | None = None) -> tuple[int, list[Entry]]:
-        """Return the most bytes alive at once in between, and what was alive then."""
-        end = len(self.events) if until is None else until.events
-        size = most = sum(entry.nbytes * sign for entry, sign in self.events[: since.events])
-        place = since.events
-        for index, (entry, sign) in enumerate(self.events[since.events : end], since.events + 1):
-            size += entry.nbytes * sign
-            if size > most:
-                most, place = size, index
+        """Return the most bytes alive at once in between, and what was alive then.
+
+        What waits in the host's memory does not count.
+        """
+        most, place = self._most(since, until, host=False)
         alive: Counter[Entry] = Counter()
         for entry, sign in self.events[:place]:
             alive[entry] += sign
-        return most, [entry for entry, count in alive.items() if count]
+        return most, [entry for entry, n in alive.items() if n and entry.kind != HOST]
+
+    def host(self, since: Mark) -> int:
+        """Return the most bytes that waited in the host's memory at once after `since`."""
+        return self._most(since, None, host=True)[0]
+
+    def _most(self, since: Mark, until: Mark | None, host: bool) -> tuple[int, int]:
+        """Return the most bytes at once in between, and after how many events."""
+        end = len(self.events) if until is None else until.events
+        size = most = 0
+        place = since.events
+        for index, (entry, sign) in enumerate(self.events[:end], 1):
+            size += entry.nbytes * sign * ((entry.kind == HOST) == host)
+            if index <= since.events:
+                most = size
+            elif size > most:
+                most, place = size, index
+        return most, place
 
     def between(self, begun: Mark, ended: Mark) -> Mark:
         """Return the moment half-way, counted in births and deaths."""
         return Mark((begun.events + ended.events) // 2, (begun.works + ended.works) // 2)
+
+    def _work_in(self, nbytes: int) -> None:
+        """Note room that an operation takes while it works."""
+        rounded = -(-nbytes // self.block) * self.block
+        entry = Entry(rounded, self.kind, "room of attention", ())
+        self.events += [(entry, 1), (entry, -1)]
 
     def _see(self, tensor: Tensor, source: str) -> None:
         storage = tensor.untyped_storage()
@@ -165,11 +200,46 @@ class Ledger(TorchDispatchMode):
         fresh = [t for t in outputs if id(t.untyped_storage()) not in known]
         if not (fresh or func._schema.is_mutable):
             return
-        count = flop_registry.get(func._overloadpacket)
-        flops = int(count(*args, **kwargs, out_val=found)) if count is not None else 0
+        flops = _flops(func, args, kwargs, found)
         moved = sum(t.numel() * t.element_size() for t in (*given, *outputs))
         half = any(t.dtype in (torch.bfloat16, torch.float16) for t in given)
         self.works.append(Work(flops, moved, "half" if half else "fp32"))
+
+
+def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: Any) -> int:
+    """Return the floating-point operations; attention that looks back only does half of them."""
+    count = flop_registry.get(_SAME.get(func, func._overloadpacket))
+    if count is None:
+        return 0
+    flops = int(count(*args, **kwargs, out_val=found))
+    return flops // 2 if _causal(func, args, kwargs) else flops
+
+
+def _causal(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    if func not in _SAME:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    return bool({**dict(zip(names, args)), **kwargs}.get("is_causal"))
+
+
+def _room_of_attention(query: Tensor, key: Tensor, processors: int) -> int:
+    """Return the bytes that the backward pass of attention [B, H, T, D] takes on a card.
+
+    The memory-efficient kernel (`processors` 0) sums the gradient of the queries in fp32. That of
+    flash attention does, where sums must have an order, for as many parts of the keys as keep all
+    processors busy; and it makes gradients of the keys for every head of the queries.
+    """
+    b, h, t, d = query.shape
+    if not processors:
+        return 4 * b * h * _up(t, 64) * _up(d, 64)
+    parts = -(-processors // (b * h))
+    shared = 0 if key.size(1) == h else 2 * b * h * t * d * query.element_size()
+    rows = _up(t, 128)
+    return 4 * parts * b * h * rows * _up(d, 32) + 4 * b * h * rows + shared
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step) * step
 
 
 def _pretended(tensor: Tensor) -> float | int | bool:

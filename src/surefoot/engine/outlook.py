@@ -21,7 +21,7 @@ from surefoot.engine.predict import Need, predict
 from surefoot.engine.rebuild import Buildable
 from surefoot.errors import SurefootError
 
-__all__ = ["Change", "Outlook", "changes", "cut", "look_ahead", "rescue"]
+__all__ = ["Change", "Outlook", "asked_ways", "changes", "cut", "look_ahead", "rescue"]
 
 _HALVED = ("model.context", "model.num_layers", "model.d_model", "train.batch_size")
 
@@ -110,8 +110,10 @@ def _at(
     asked = config.machine.precision
     if pins is None:
         precision = place.precision if asked == "auto" else asked
-        pins = Pins("cpu", precision=precision, ops=_asked(config))
-    need = predict(recipe, config, pins, micro=micro, block=place.block)
+        pins = Pins("cpu", precision=precision, ops=asked_ways(config))
+    need = predict(
+        recipe, config, pins, micro=micro, block=place.block, processors=place.processors
+    )
     parts = dict(need.parts)
     parts["fragments"] = round(need.peak * place.fragments)
     parts |= place.extra
@@ -179,14 +181,14 @@ def _try(
         pins = (
             None
             if "machine.precision" in settings
-            else replace(now.pins, ops={**now.pins.ops, **_asked(other)})
+            else replace(now.pins, ops={**now.pins.ops, **asked_ways(other)})
         )
         return _at(recipe, other, now.place, pins, micro)
     except (ValidationError, SurefootError):
         return None
 
 
-def _asked(config: RunConfig) -> dict[str, str]:
+def asked_ways(config: RunConfig) -> dict[str, str]:
     """Return the ways of operations that were asked for by name."""
     return {op: pinned(way) for op, way in config.ops.ways().items() if way != "auto"}
 

@@ -8,7 +8,7 @@ same play on real tensors is what `--probe` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -19,18 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Batch, Data
 from surefoot.engine.fit import Pins
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
-from surefoot.engine.ledger import Entry, Ledger, Mark, Work
+from surefoot.engine.ledger import HOST, Entry, Ledger, Mark, Work
 from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.rebuild import Buildable
 from surefoot.engine.stretch import PLAYED, WORTH, depth_of, shallow, stretch
 from surefoot.engine.world import World
+from surefoot.nn import lean
 from surefoot.nn.dropout import set_keys
 from surefoot.ops import slots
 from surefoot.ops.kept import forget
@@ -48,7 +50,8 @@ class Need:
     `state` is the bytes of weights and optimiser that a checkpoint holds, `steps` the run's
     length (None without end), `source` the fingerprint of its data. `passes` are the operations of
     one micro-batch, `updates` those of the optimisers, `largest` what takes most at the peak.
-    `phases` are (peak, parts) of each stretch of the step, in order.
+    `phases` are (peak, parts) of each stretch of the step, in order, `host` the bytes that wait in
+    the host's memory.
     """
 
     peak: int
@@ -64,6 +67,7 @@ class Need:
     updates: list[Work] = field(repr=False)
     largest: list[tuple[int, str]] = field(repr=False)
     phases: list[tuple[int, Mapping[str, int]]] = field(default_factory=list, repr=False)
+    host: int = 0
 
     @property
     def flops(self) -> int:
@@ -96,19 +100,23 @@ def predict(
     *,
     micro: int | None = None,
     block: int = 1,
+    processors: int | None = None,
     real: bool = False,
 ) -> Need:
     """Return what a step of `config` needs in pieces of `micro` examples (None: all at once).
 
     `pins` say precision and kernels; they are applied as for a processor, whose fused attention
-    keeps the same tensors as that of a GPU. `block` is what an allocator rounds to. With `real`,
+    keeps the same tensors as that of a GPU; what it works in depends on the card's `processors`.
+    `block` is what an allocator rounds to. With `real`,
     tensors have contents and the step is computed. Raises what building the recipe raises.
 
     Of many equal layers a few are played, and the rest is counted (`stretch`).
     """
+    config = changed(config, {"machine.precision": pins.precision})
     play = partial(
-        _replay, recipe, config, pins, micro=micro or config.train.batch_size, block=block
-    )
+        _replay, recipe, config, pins, micro=micro or config.train.batch_size,
+        ledger=partial(Ledger, block=block, processors=processors),
+    )  # fmt: skip
     depth = None if real else depth_of(recipe, config)
     if depth is None or depth < WORTH:
         return play(real=real)
@@ -122,12 +130,12 @@ def _replay(
     pins: Pins,
     *,
     micro: int,
-    block: int,
+    ledger: Callable[[], Ledger],
     real: bool = False,
     layers: int | None = None,
 ) -> Need:
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
-    ledger = Ledger(block=block)
+    books = ledger()
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
@@ -137,14 +145,17 @@ def _replay(
             stack.enter_context(fake)
             # A fake parameter cannot be exchanged in place, and is where it should be anyway.
             stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
-        stack.enter_context(ledger)
+        room = _within(books, lean.host_room, HOST)
+        stack.enter_context(mock.patch.object(lean, "host_room", room))
+        stack.enter_context(mock.patch.object(lean, "frugal_kernels", partial(_frugal, books)))
+        stack.enter_context(books)
         stage = _Stage(fake, layers)
         job = recipe.build(shallow(config, layers), stage)
         prepare(job, config, {})
         for learner in job.learners.values():
             apply(learner, pins)
-            ledger.name(learner.parameters, "weights")
-        return _Play(job, config, stage, ledger, micro, short=not real).need()
+            books.name(learner.parameters, "weights")
+        return _Play(job, config, stage, books, micro, short=not real).need()
 
 
 class _Play:
@@ -187,7 +198,7 @@ class _Play:
             self.config.limit(len(self.job.source)), self.job.source.fingerprint, self.size, self.micro,
             self.passes, self.updates,
             [(e.nbytes, f"{e.kind}: {e.source} {list(e.shape)}") for e in alive[:8]],
-            self._phases(),
+            self._phases(), self.ledger.host(begun),
         )  # fmt: skip
 
     def _phases(self) -> list[tuple[int, Mapping[str, int]]]:
@@ -254,7 +265,7 @@ def _phases(ledger: Ledger, learner: Learner) -> Iterator[list[Mark]]:
     for slot in slots((learner.model,)):
         if slot.op.name == "cross_entropy":
             changed.append((slot, slot.call))
-            slot.put(_within(ledger, slot.call))
+            slot.put(_within(ledger, slot.call, "loss"))
     backward = Tensor.backward
 
     def back(tensor: Tensor, *args: Any, **more: Any) -> None:
@@ -271,9 +282,14 @@ def _phases(ledger: Ledger, learner: Learner) -> Iterator[list[Mark]]:
             slot.put(call)
 
 
-def _within(ledger: Ledger, call: Callable[..., Any]) -> Callable[..., Any]:
+def _frugal(ledger: Ledger) -> AbstractContextManager[None]:
+    ledger.frugal = True
+    return nullcontext()
+
+
+def _within(ledger: Ledger, call: Callable[..., Any], kind: str) -> Callable[..., Any]:
     def called(*args: Any, **more: Any) -> Any:
-        with ledger.during("loss"):
+        with ledger.during(kind):
             return call(*args, **more)
 
     return called

@@ -73,6 +73,7 @@ def stretch(few: Sequence[Need], depth: int) -> Need | None:
         parameters=ahead.parts(second.parameters, third.parameters),
         passes=ahead.works(second.passes, third.passes),
         updates=ahead.works(second.updates, third.updates),
+        host=ahead.number(second.host, third.host),
         phases=[(ahead.number(a[0], b[0]), ahead.parts(a[1], b[1])) for a, b in lines],
     )
 

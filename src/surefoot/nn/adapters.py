@@ -7,9 +7,10 @@ optimiser groups that are told and not guessed, and a guard against a fault of `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from surefoot.errors import ConfigError
 from surefoot.nn.dropout import Dropout
+from surefoot.nn.lean import in_pieces
 from surefoot.ops import CROSS_ENTROPY, Op
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "linears",
     "recompute_layers",
 ]
+
+_PIECE = 512  # positions whose logits exist at the same time, where the head is no plain product
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,11 @@ class Pretrained(nn.Module):
             # Else a gradient would be made for a head that nobody trains.
             weight = head.weight if head.weight.requires_grad else head.weight.detach()
             return self.entropy(hidden.flatten(0, 1), weight, y.flatten())
-        logits = self.logits(hidden)
-        return F.cross_entropy(
-            logits.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="sum"
-        )
+        return in_pieces(self._nats, hidden.flatten(0, 1), y.flatten(), _PIECE)
+
+    def _nats(self, hidden: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of positions [N, C], all logits at once."""
+        return F.cross_entropy(self.logits(hidden), y, ignore_index=-100, reduction="sum")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return f32[..., V] for hidden states [..., C]."""
@@ -211,7 +216,10 @@ def adapt(model: nn.Module, lora: Lora, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted: nn.Module = get_peft_model(causal, LoraConfig(**options))
+    causal.disable_input_require_grads()  # peft asks for a gradient of the first layer's inputs
     for module in adapted.modules():
+        if _usual(module):
+            module.forward = partial(_at_once, module, module.forward)
         masks: Any = getattr(module, "lora_dropout", {})
         for name, layer in masks.items():
             if isinstance(layer, nn.Dropout):
@@ -220,6 +228,37 @@ def adapt(model: nn.Module, lora: Lora, seed: int) -> nn.Module:
         if lora.freeze_a and ".lora_A." in name:
             parameter.requires_grad_(False)
     return adapted
+
+
+def _usual(module: nn.Module) -> bool:
+    """Whether `module` is a linear layer with adapters that do nothing but add."""
+    layer: Any = module
+    linear = isinstance(getattr(module, "base_layer", None), nn.Linear)
+    return linear and hasattr(module, "lora_A") and not layer.lora_variant
+
+
+def _at_once(
+    layer: Any, forward: Callable[..., Tensor], x: Tensor, *rest: Any, **more: Any
+) -> Tensor:
+    """Return what the layer gives, the adapter's share added by the product that makes it.
+
+    peft makes the product, scales it, and adds it to a copy: three more tensors of that size, and
+    three roundings. Its own way is taken outside of autocast, and while the adapters are off.
+    """
+    if layer.disable_adapters or layer.merged or rest or more or not _mixed(x):
+        return forward(x, *rest, **more)
+    (name,) = layer.active_adapters
+    found: Tensor = layer.base_layer(x)
+    inner = layer.lora_A[name](layer.lora_dropout[name](x))
+    second = layer.lora_B[name].weight.t()
+    added = torch.addmm(
+        found.flatten(0, -2), inner.flatten(0, -2), second, alpha=layer.scaling[name]
+    )
+    return added.view_as(found)
+
+
+def _mixed(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
 
 
 def adapter_groups(

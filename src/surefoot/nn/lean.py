@@ -8,15 +8,72 @@ gradients are the same: bit for bit with the first, but for rounding with the se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["offload_inputs", "tile_feed_forward"]
+__all__ = [
+    "FewHeads",
+    "frugal_kernels",
+    "host_room",
+    "in_pieces",
+    "offload_inputs",
+    "tile_feed_forward",
+]
+
+_SMALLEST = 1 << 20  # bytes of a piece of pinned memory
+_HEAD_TOKENS = 1 << 18  # heads x tokens whose attention is computed at once
+
+
+def host_room(nbytes: int, pinned: bool) -> list[Tensor]:
+    """Return room for `nbytes` in the host's memory, u8[n] each.
+
+    Pinned memory is given out in powers of two, so it is taken in such pieces.
+    """
+    if not pinned:
+        return [torch.empty(nbytes, dtype=torch.uint8)]
+    found, left = [], nbytes
+    while left > 0:
+        size = max(_SMALLEST, 1 << (left.bit_length() - 1))
+        found.append(torch.empty(size, dtype=torch.uint8, pin_memory=True))
+        left -= size
+    return found
+
+
+class _Waiting:
+    """What a tensor holds, in the host's memory until it is fetched."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
+        self.on_card = tensor.device.type == "cuda"
+        flat = tensor.contiguous().view(-1).view(torch.uint8)
+        self.pieces = host_room(flat.numel(), self.on_card)
+        for piece, part in self._pairs(flat):
+            piece.copy_(part, non_blocking=self.on_card)
+
+    def fetch(self) -> Tensor:
+        """Return the tensor, on its device again."""
+        found = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for piece, part in self._pairs(found.view(-1).view(torch.uint8)):
+            part.copy_(piece, non_blocking=self.on_card)
+        return found
+
+    def _pairs(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield parts of the pieces, and of u8[n] what belongs there."""
+        begin = 0
+        for piece in self.pieces:
+            part = flat[begin : begin + piece.numel()]
+            yield piece[: part.numel()], part
+            begin += piece.numel()
 
 
 def tile_feed_forward(model: nn.Module, tokens: int) -> int:
@@ -41,6 +98,21 @@ def _tiled(forward: Callable[[Tensor], Tensor], tokens: int, x: Tensor) -> Tenso
     return torch.cat(pieces, 1)
 
 
+def in_pieces(
+    loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, y: Tensor, rows: int
+) -> Tensor:
+    """Return the sum of `loss` over pieces of `rows` of hidden [N, C] and targets y [N].
+
+    What a piece computes is computed again for its gradient, so one piece's logits are all that
+    there is at a time.
+    """
+    pairs = zip(hidden.split(rows), y.split(rows))
+    if not torch.is_grad_enabled():
+        return torch.stack([loss(*pair) for pair in pairs]).sum()
+    found = [checkpoint(loss, *pair, use_reentrant=False) for pair in pairs]
+    return torch.stack(found).sum()
+
+
 def offload_inputs(model: nn.Module) -> int:
     """Let the inputs of layers that are computed again wait in host memory; return how many.
 
@@ -50,6 +122,80 @@ def offload_inputs(model: nn.Module) -> int:
     for layer in layers:
         layer._gradient_checkpointing_func = _offloaded  # type: ignore[assignment]
     return len(layers)
+
+
+def frugal_kernels() -> AbstractContextManager[None]:
+    """Prefer the attention whose backward pass needs the least room for sums that have an order.
+
+    Flash attention then keeps a whole gradient of the queries in fp32 for several parts of them.
+    """
+    kinds = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    found: AbstractContextManager[None] = sdpa_kernel(kinds, set_priority=True)
+    return found
+
+
+class FewHeads(TorchFunctionMode):
+    """Inside it, attention of long rows is computed for a few heads at a time.
+
+    What a kernel works in is then as large as a few heads need, and heads that share keys need no
+    copies of all of them.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and len(args) == 3 and _groupable(kwargs):
+            query, key = args[:2]
+            size = max(1, _HEAD_TOKENS // query.size(-2) * key.size(1) // query.size(1))
+            if size < key.size(1):
+                return _Grouped.apply(*args, kwargs.get("scale"), size)
+        return func(*args, **kwargs)
+
+
+def _groupable(options: Mapping[str, Any]) -> bool:
+    plain = options.get("attn_mask") is None and not options.get("dropout_p")
+    return plain and bool(options.get("is_causal"))
+
+
+class _Grouped(torch.autograd.Function):
+    """Attention that looks back, of q [B, H, T, D] and k, v [B, G, T, D], `size` of G at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float | None, size: int
+    ) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        share = q.size(1) // k.size(1)
+        ctx.shares, ctx.ends, found = (size * share, size, size), [], []
+        ctx.heads = (q.size(1), k.size(1), v.size(1))
+        parts = (x.detach().split(n, 1) for x, n in zip((q, k, v), ctx.shares))
+        for given in zip(*parts):
+            leaves = [x.requires_grad_(wanted) for x in given]
+            with torch.set_grad_enabled(wanted):
+                query, *rest = leaves
+                key, value = (x.repeat_interleave(share, 1) if share > 1 else x for x in rest)
+                out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+            found.append(out.detach())
+            if wanted:
+                ctx.ends.append((out, leaves))
+        return torch.cat([x.transpose(1, 2) for x in found], 2).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        found: list[Tensor] = []
+        places = [0, 0, 0]
+        for part in grad.split(ctx.shares[0], 1):
+            out, leaves = ctx.ends.pop(0)
+            pieces = torch.autograd.grad(out, leaves, part)
+            del out, leaves
+            found = found or [
+                x.new_empty((x.size(0), heads, *x.shape[2:])) for x, heads in zip(pieces, ctx.heads)
+            ]
+            for n, (whole, piece) in enumerate(zip(found, pieces)):
+                whole[:, places[n] : places[n] + piece.size(1)] = piece
+                places[n] += piece.size(1)
+        return *found, None, None
 
 
 def _offloaded(run: Callable[..., Tensor], hidden: Tensor, *rest: Any) -> Tensor:
@@ -68,16 +214,16 @@ class _Offloaded(torch.autograd.Function):
         device = hidden.device
         on_card = device.type == "cuda"
         ctx.run, ctx.rest, ctx.device = run, rest, device
-        ctx.host = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=on_card)
-        ctx.host.copy_(hidden, non_blocking=on_card)
+        ctx.host = _Waiting(hidden)
         ctx.streams = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_card else None)
         kind = device.type
         ctx.mixed = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        return run(hidden, *rest)
+        with frugal_kernels(), FewHeads():
+            return run(hidden, *rest)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        hidden = ctx.host.to(ctx.device, non_blocking=True).detach().requires_grad_(True)
+        hidden = ctx.host.fetch().requires_grad_(True)
         ctx.host = None
         devices = [ctx.device] if ctx.device.type == "cuda" else []
         enabled, dtype = ctx.mixed
@@ -85,7 +231,8 @@ class _Offloaded(torch.autograd.Function):
             torch.set_rng_state(ctx.streams[0])
             if devices:
                 torch.cuda.set_rng_state(ctx.streams[1], ctx.device)
-            with torch.autocast(ctx.device.type, dtype=dtype, enabled=enabled):
-                found = ctx.run(hidden, *ctx.rest)
-            torch.autograd.backward(found, grad)
+            mixed = torch.autocast(ctx.device.type, dtype=dtype, enabled=enabled)
+            with mixed, frugal_kernels(), FewHeads():
+                end = get_gradient_edge(ctx.run(hidden, *ctx.rest))  # the result itself may go
+            torch.autograd.backward([end], [grad])
         return None, None, hidden.grad, *(None for _ in ctx.rest)

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +23,10 @@ from surefoot.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surefoot.engine.cards import Place
     from surefoot.engine.job import Job
     from surefoot.engine.speak import Speaker
+    from surefoot.engine.tier import Tier
     from surefoot.engine.world import World
 
 __all__ = ["Adoption", "Recipe", "find", "import_file", "names"]
@@ -76,7 +78,9 @@ class Recipe:
     must depend on nothing else. `speak(config, files, world)` returns models without data, for
     `surefoot sample`; `files` are the texts that the job left with the run. Both import torch
     inside, so that help stays fast. `adopt(tensors, said)` reads sizes from a file of weights for
-    `surefoot adopt`; `said` is what the file holds besides. Presets are nested values over the
+    `surefoot adopt`; `said` is what the file holds besides. `depth(config)` is how many equal
+    layers the model has, where `model.num_layers` does not say it. `tiers(recipe, config, place)` says for
+    `surefoot plan` how long rows may be. Presets are nested values over the
     defaults.
     """
 
@@ -88,6 +92,8 @@ class Recipe:
     default_preset: str | None = None
     speak: Callable[[Any, Mapping[str, str], World], Speaker] | None = None
     adopt: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Adoption] | None = None
+    depth: Callable[[Any], int] | None = None
+    tiers: Callable[[Recipe, Any, Place], Iterator[Tier]] | None = None
     location: str = ""  # `charlm`, or the path of a file, to find the recipe again
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from surefoot.errors import DataError, RunError, Unsupported
+from surefoot.errors import DataError, RunError
 from surefoot.recipes import Recipe
 from surefoot.recipes.code.settings import TINY, CodeConfig
 from surefoot.seeds import derive
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from surefoot.data.packed import Packed
     from surefoot.data.repository import Repository
     from surefoot.engine import Job, Loss, World
-    from surefoot.nn.adapters import Lora, Pretrained
+    from surefoot.engine.cards import Place
+    from surefoot.engine.tier import Tier
+    from surefoot.nn.adapters import Pretrained
     from surefoot.recipes.code.base import Base
     from surefoot.recipes.code.speaker import CodeSpeaker
 
@@ -31,16 +33,24 @@ _TINY_WORDS = 512
 
 def build(config: CodeConfig, world: World) -> Job:
     """Read the repository, load the base, put adapters on it."""
-    from surefoot.engine import Job, Learner
     from surefoot.recipes.code.base import require
-    from surefoot.recipes.code.looks import looks, remember, samplers
 
     require("transformers", "peft")
+    from surefoot.data.packed import pack
+    from surefoot.engine import Job, Learner
+    from surefoot.nn.pretend import pretending
+    from surefoot.recipes.code.looks import looks, remember, samplers
+    from surefoot.recipes.code.model import make, optimiser_of, precision_of
+
+    if pretending():
+        return rehearsal(config, world)
     code = gather(config)
     base = base_of(config, code)
+    tokens = pack([f.text for f in code.sides["train"]], base.tokenizer)
+    config, chosen = settled(config, len(tokens))
     precision = precision_of(config, world)
     model, digest = make(config, base, world, precision)
-    source = packed(config, code, base.tokenizer, digest)
+    source = packed(config, tokens, base.tokenizer, digest)
     judges = looks(config, code, base.tokenizer, world)
     trying = [name for name in judges if not name.startswith("test")]
     if config.adapter.method == "full":
@@ -53,14 +63,63 @@ def build(config: CodeConfig, world: World) -> Job:
         exams={n: j for n, j in judges.items() if n != "completions"},
         samplers=samplers(config, code, base.tokenizer),
         data={**code.describe(), "base": base.name, "base_digest": digest},
-        notes=list(notes(config, code, base, source, model, optimisers)),
+        notes=[*notes(config, code, base, source, model, optimisers), *chosen],
         files={KEPT: base.tokenizer.to_json(), **code.jsonl()},
         settings={
             "data.snapshot": code.digest, "model.base_digest": digest,
-            "machine.precision": precision,
+            "machine.precision": precision, "model.context": config.context,
         },
         show=partial(show, bpe=base.tokenizer),
     )  # fmt: skip
+
+
+def settled(config: CodeConfig, tokens: int) -> tuple[CodeConfig, list[str]]:
+    """Return `config` with the context that fits here where that is asked for, and a note on it.
+
+    There are `tokens` to train on, and a row is no longer than half of them.
+    """
+    if config.model.context != "auto":
+        return config, []
+    from surefoot.config.fields import changed
+    from surefoot.data.fetch import cache_dir
+    from surefoot.engine.cards import here
+    from surefoot.recipes.code.tiers import chosen_context
+
+    tier = chosen_context(recipe, config, here(cache_dir() / "ceilings.json"), tokens // 2)
+    why = (
+        f"{tier.bytes / 1e9:.1f} GB of {tier.room / 1e9:.1f}, within what the base was trained for"
+    )
+    note = f"       context {tier.context:,} chosen: {why}"
+    return changed(config, {"model.context": tier.context}), [note]
+
+
+def depth_of(config: CodeConfig) -> int:
+    """Return the layers of the base."""
+    from surefoot.recipes.code.base import public_config
+
+    return int(public_config(config.model.base).num_hidden_layers)
+
+
+def offered(recipe: Recipe, config: CodeConfig, place: Place) -> Iterator[Tier]:
+    """Yield how long rows may be at a place, and with what."""
+    from surefoot.recipes.code.tiers import tiers
+
+    yield from tiers(recipe, config, place)
+
+
+def rehearsal(config: CodeConfig, world: World) -> Job:
+    """Return the job without contents, for planning: neither repository nor weights are read.
+
+    The base has only so many layers as the world says, where it does.
+    """
+    from surefoot.data.packed import Blank
+    from surefoot.engine import Job, Learner
+    from surefoot.recipes.code.model import imagined, optimiser_of, precision_of
+
+    model = imagined(config, precision_of(config, world), getattr(world, "layers", None))
+    rows = config.limit(1)
+    learner = Learner(model, loss, optimiser_of(config, model))
+    return Job(Blank(config.context, max(rows or 1, config.train.batch_size)), {"main": learner})
 
 
 def gather(config: CodeConfig) -> Repository:
@@ -99,89 +158,9 @@ def base_of(config: CodeConfig, code: Repository | None, kept: str | None = None
     return random_base(bpe, derive(config.train.seed, "base"))
 
 
-def precision_of(config: CodeConfig, world: World) -> str:
-    """Return the arithmetic: what is asked for, else bf16 where the device has it."""
-    import torch
-
-    asked = config.machine.precision
-    if asked != "auto":
-        return asked
-    if world.device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
-    return "bf16" if world.device.type == "cpu" and _processor_has_bf16() else "fp32"
-
-
-def _processor_has_bf16() -> bool:
-    import torch
-
-    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
-
-
-def make(config: CodeConfig, base: Base, world: World, precision: str) -> tuple[Pretrained, str]:
-    """Return the model with fresh adapters, and the digest of the base's bits.
-
-    Raises RunError where the base is not the one that the run began with.
-    """
-    import torch
-
-    from surefoot.nn.adapters import (
-        Pretrained,
-        adapt,
-        frozen_digest,
-        guard_four_bit,
-        recompute_layers,
-    )
-    from surefoot.nn.lean import offload_inputs, tile_feed_forward
-    from surefoot.recipes.code.base import load_base, quiet
-
-    size, how = config.model, config.adapter
-    full = how.method == "full"
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = kinds["fp32" if full else precision]
-    if config.four_bit and world.device.type not in ("cpu", "cuda", "xpu"):
-        what = f"bases of 4 bits cannot be computed on {world.device.type}"
-        raise Unsupported(what, where="model.quant", fix="--method lora, or --device cpu")
-    model: Any = load_base(
-        base.folder, dtype, world.device,
-        four_bit=config.four_bit, double_quant=size.double_quant,
-    )  # fmt: skip
-    guard_four_bit(model)
-    _same_words(base, model)
-    digest = frozen_digest(model)
-    if size.base_digest not in (None, digest):
-        raise RunError(
-            f"the base is not the one this run began with: {digest} and not {size.base_digest}",
-            where=str(base.folder), fix="bring the old base back, or start anew with --new",
-        )  # fmt: skip
-    for parameter in model.parameters():
-        parameter.requires_grad_(full)
-    with quiet():
-        if config.memory.checkpointing:
-            recompute_layers(model)
-        if config.memory.offload:
-            offload_inputs(model)
-        if not full:
-            model = adapt(model, lora_of(config), derive(config.train.seed, "init"))
-    found = Pretrained(model, size.context)
-    tile = config.memory.mlp_tile
-    if tile is not None and not tile_feed_forward(found.causal, tile):
-        what = "memory.mlp_tile: the layers of this base have no part called mlp"
-        raise DataError(what, where=config.model.base, fix="leave it out")
-    found.train()
-    return found, digest
-
-
-def _same_words(base: Base, model: Any) -> None:
-    rows, words = model.get_input_embeddings().weight.size(0), base.tokenizer.vocab_size
-    if words > rows:
-        what = f"model.base: the tokenizer has {words:,} tokens and the model {rows:,}"
-        raise DataError(what, where=str(base.folder), fix="the tokenizer that belongs to the model")
-
-
-def packed(config: CodeConfig, code: Repository, bpe: BPE, digest: str) -> Packed:
+def packed(config: CodeConfig, tokens: Any, bpe: BPE, digest: str) -> Packed:
     """Return the rows to train on."""
-    from surefoot.data.packed import Packed, middle_tokens, pack
+    from surefoot.data.packed import Packed, middle_tokens
 
     middle = middle_tokens(bpe) if config.data.fim_rate else None
     if config.data.fim_rate and middle is None:
@@ -189,21 +168,7 @@ def packed(config: CodeConfig, code: Repository, bpe: BPE, digest: str) -> Packe
             "data.fim_rate: this base has no tokens for filling in the middle",
             where=config.model.base, fix="--fim-rate 0, or a base like StarCoder or Qwen-Coder",
         )  # fmt: skip
-    tokens = pack([f.text for f in code.sides["train"]], bpe)
-    return Packed(tokens, config.model.context, config.data.fim_rate, middle, digest)
-
-
-def optimiser_of(config: CodeConfig, model: nn.Module) -> list[Any]:
-    """Return the optimiser: AdamW over the adapters' groups, or what all weights get elsewhere."""
-    from surefoot.nn.adapters import adapter_groups
-    from surefoot.nn.optim import build_optimisers
-    from surefoot.nn.optimiser import AdamW
-
-    optim = config.optim.model_copy(update={"lr": config.optim.lr * config.adapter.peak_factor})
-    if config.adapter.method == "full":
-        return build_optimisers(model, optim)
-    groups = adapter_groups(model, optim.lr, config.ratio, optim.weight_decay)
-    return [AdamW(groups, betas=(optim.beta1, optim.beta2), eps=optim.eps)]
+    return Packed(tokens, config.context, config.data.fim_rate, middle, digest)
 
 
 def loss(model: nn.Module, batch: Batch) -> Loss:
@@ -235,7 +200,7 @@ def notes(
     frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
     yield f"base   {base.name}, {frozen / 1e6:.0f} MB in {bits}; licence: {base.licence}"
     longest = getattr(model.config.public, "max_position_embeddings", None)
-    if longest and config.model.context > longest:
+    if longest and config.context > longest:
         yield f"       trained for {longest:,} tokens; beyond, what it writes may be noise"
     horizon = config.schedule.horizon or config.limit(len(source))
     plan = schedule_for(config, horizon)
@@ -261,6 +226,7 @@ def show(batch: Batch, *, bpe: BPE) -> str:
 def speak(config: CodeConfig, files: Mapping[str, str], world: World) -> CodeSpeaker:
     """Return the tuned model without its data."""
     from surefoot.nn.adapters import Writer
+    from surefoot.recipes.code.model import lora_of, make, precision_of
     from surefoot.recipes.code.speaker import CodeSpeaker
 
     base = base_of(config, None, files.get(KEPT))
@@ -273,20 +239,14 @@ def speak(config: CodeConfig, files: Mapping[str, str], world: World) -> CodeSpe
     )  # fmt: skip
 
 
-def lora_of(config: CodeConfig) -> Lora:
-    """Return what the adapters are like."""
-    from surefoot.nn.adapters import Lora
-
-    how = config.adapter
-    return Lora(how.rank, how.alpha, how.dropout, how.targets, how.rslora, how.dora, how.freeze_a)
-
-
 recipe = Recipe(
     name="code",
     summary="a pretrained model tuned on a repository: LoRA, LoRA+, QLoRA or all weights",
     config=CodeConfig,
     build=build,
     speak=speak,
+    depth=depth_of,
+    tiers=offered,
     default_preset="laptop",
     presets={
         "tiny": {

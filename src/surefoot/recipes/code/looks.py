@@ -62,7 +62,7 @@ def _rows(
     size = sum(len(text.encode()) for text in texts)
 
     def once() -> Iterator[Batch]:
-        found = rows(tokens, config.model.context, config.evaluation.val_batch, most)
+        found = rows(tokens, config.context, config.evaluation.val_batch, most)
         return map(world.to, found)
 
     return once, (len(tokens) - 1) / max(1, size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
 from surefoot.config.schema import (
     Machine,
     Ops,
@@ -29,7 +31,9 @@ class BaseModel(Section):
         "smollm2",
         "smollm2, tiny (random), a folder of transformers, a .gguf file, or a name on the hub.",
     )
-    context: int = knob(512, "Tokens of one row.", ge=8)
+    context: int | Literal["auto"] = knob(
+        512, "Tokens of one row; auto: the most that fit here and that the base was trained for."
+    )
     quant: Literal["auto", "none", "nf4"] = knob(
         "auto", "How the frozen base is held; auto: nf4 for qlora and qlora+, else none."
     )
@@ -37,6 +41,13 @@ class BaseModel(Section):
     base_digest: str | None = knob(
         None, "Refuse a base with other bits; a run fills it in when it begins."
     )
+
+    @field_validator("context")
+    @classmethod
+    def _context(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 8:
+            raise ValueError("expected auto or a number of at least 8")
+        return value
 
 
 class Adapter(Section):
@@ -137,6 +148,13 @@ class CodeConfig(RunConfig):
             found.append(("memory.mlp_tile", text))
         if not full and self.optim.kind == "muon":
             found.append(("optim.kind", "adapters are trained with adamw"))
+        return found
+
+    @property
+    def context(self) -> int:
+        """Tokens of one row, once that is decided."""
+        found = self.model.context
+        assert isinstance(found, int), "model.context is decided before anything is built"
         return found
 
     @property

@@ -1,0 +1,109 @@
+"""How long rows may be on a card: computed by playing steps without contents, never tabulated.
+
+Two limits are told side by side, because neither says anything of the other: what fits into
+memory, and how long the rows were that the base was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from surefoot.config.fields import changed
+from surefoot.engine.cards import Place
+from surefoot.engine.ceilings import seconds
+from surefoot.engine.fit import Pins
+from surefoot.engine.outlook import asked_ways
+from surefoot.engine.predict import predict
+from surefoot.engine.tier import Tier
+from surefoot.recipes import Recipe
+from surefoot.recipes.code.base import public_config
+from surefoot.recipes.code.settings import CodeConfig
+
+__all__ = ["TIERS", "chosen_context", "measures", "tiers", "trained_for"]
+
+TIERS = tuple(1 << n for n in range(12, 19))  # 4 K to 256 K tokens
+_SHORTER = (
+    2048,
+    1024,
+    512,
+    256,
+    128,
+    64,
+)  # for machines, and bases, that the first tier is too long for
+_TILE = 4096
+
+
+def trained_for(public: Any) -> int | None:
+    """Return the tokens of the rows that a base was trained on, as its configuration says it."""
+    stretched = getattr(public, "rope_parameters", None) or {}
+    told = stretched.get("original_max_position_embeddings") or getattr(
+        public, "max_position_embeddings", None
+    )
+    return None if told is None else int(told)
+
+
+def measures(config: CodeConfig) -> list[dict[str, Any]]:
+    """Return what can be done to save memory beside what is set, from what costs least time on."""
+    steps: list[dict[str, Any]] = [{}]
+    if not config.memory.checkpointing:
+        steps.append({"memory.checkpointing": True})
+    if config.memory.mlp_tile is None and not config.adapter.dropout:
+        steps.append({"memory.mlp_tile": _TILE})
+    if not config.memory.offload:
+        steps.append({"memory.offload": True})
+    found: list[dict[str, Any]] = []
+    for step in steps:
+        found.append({**(found[-1] if found else {}), **step})
+    return found
+
+
+def tiers(recipe: Recipe, config: CodeConfig, place: Place) -> Iterator[Tier]:
+    """Yield each tier with the least that makes it fit; the last one is the first that does not."""
+    known = trained_for(public_config(config.model.base))
+    ways = measures(config)
+    first = 0
+    for context in TIERS:
+        for at in range(first, len(ways)):
+            found = _tier(recipe, config, place, context, ways[at], known)
+            if found.fits:
+                break
+            first = min(at + 1, len(ways) - 1)  # what is too little here is so for longer rows
+        yield found
+        if not found.fits:
+            return
+
+
+def chosen_context(recipe: Recipe, config: CodeConfig, place: Place, most: int) -> Tier:
+    """Return the largest context up to `most` that fits as things are set, and that the base knows.
+
+    Where not even the smallest fits, that one is returned.
+    """
+    known = trained_for(public_config(config.model.base))
+    most = min(most, known or most)
+    ladder = [c for c in (*reversed(TIERS), *_SHORTER) if c <= most]
+    for context in ladder or _SHORTER[-1:]:
+        found = _tier(recipe, config, place, context, {}, known)
+        if found.fits:
+            break
+    return found
+
+
+def _tier(
+    recipe: Recipe, config: CodeConfig, place: Place, context: int, way: Mapping[str, Any],
+    known: int | None,
+) -> Tier:  # fmt: skip
+    asked = {"model.context": context, "train.batch_size": 1, "machine.micro_batch_size": 1}
+    peak, host, time = _played(recipe, changed(config, {**asked, **way}), place)
+    total = round(peak * (1 + place.fragments)) + sum(place.extra.values())
+    return Tier(context, total, host, place.room, time, way, known)
+
+
+def _played(recipe: Recipe, config: CodeConfig, place: Place) -> tuple[int, int, float | None]:
+    """Return bytes at the peak and beside the card, and seconds a row."""
+    asked = config.machine.precision
+    pins = Pins(
+        "cpu", precision=place.precision if asked == "auto" else asked, ops=asked_ways(config)
+    )
+    need = predict(recipe, config, pins, micro=1, block=place.block, processors=place.processors)
+    return need.peak, need.host, seconds(need, place.ceilings) if place.ceilings else None

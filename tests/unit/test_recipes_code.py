@@ -1,0 +1,144 @@
+"""Planning of tuning: models without contents are what the real ones are, and tiers are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from surefoot import recipes
+from surefoot.config.fields import changed
+from surefoot.engine.cards import Place, find_place
+from surefoot.engine.fit import Pins
+from surefoot.engine.predict import predict
+from surefoot.nn.pretend import hollow
+from surefoot.recipes.code import tiers as reckoning
+from surefoot.recipes.code.settings import CodeConfig
+from surefoot.recipes.code.tiers import TIERS, chosen_context, measures, tiers, trained_for
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+PLACE = Place("a small card", 10**9, {}, 0.0, 512, "bf16", None, processors=30)
+CODE = recipes.find("code")
+
+
+def folder(at: Path, layers: int = 2, **more: Any) -> str:
+    """A base of which there is only the configuration."""
+    transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=192, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=300, max_position_embeddings=8192, **more,
+    ).save_pretrained(at)  # fmt: skip
+    return str(at)
+
+
+def settings(base: str, **more: Any) -> CodeConfig:
+    found = {"model.base": base, **{k.replace("__", "."): v for k, v in more.items()}}
+    config: CodeConfig = changed(CodeConfig(), found)
+    return config
+
+
+def storages(tensors: Iterable[Any]) -> int:
+    found = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_stand_in_of_four_bits_holds_what_the_real_layer_holds(double: bool) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    real = bnb.nn.Linear4bit(
+        192,
+        80,
+        bias=False,
+        quant_type="nf4",
+        compress_statistics=double,
+        compute_dtype=torch.float32,
+    ).to("cpu")
+    state = real.weight.quant_state
+    held = [real.weight.data, state.absmax, state.code]
+    if double:
+        held += [state.state2.absmax, state.state2.code, state.offset]
+    config = transformers.LlamaConfig(
+        hidden_size=80, intermediate_size=192, num_hidden_layers=1, num_attention_heads=4,
+        vocab_size=64,
+    )  # fmt: skip
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = hollow(config, torch.float32, four_bit=True, double_quant=double)
+        layer: Any = model.get_submodule("model.layers.0.mlp.down_proj")
+        mine = [layer.weight, layer.absmax, *layer.constants]
+    assert storages(held) == storages(mine)
+
+
+def test_further_layers_add_the_same(tmp_path: Path) -> None:
+    config = settings(
+        folder(tmp_path, 13), model__context=1024, train__batch_size=1, adapter__method="qlora+",
+        memory__offload=True, memory__checkpointing=True, memory__mlp_tile=256,
+    )  # fmt: skip
+    pins = Pins("cpu", precision="bf16", ops={"cross_entropy": "chunked"})
+    whole = predict(
+        replace(CODE, depth=lambda _: 1), config, pins, micro=1, block=512, processors=30
+    )
+    peak, host, _ = reckoning._played(CODE, config, PLACE)
+    assert (peak, host) == (whole.peak, whole.host)
+    assert host == 13 * 1024 * 64 * 2  # the inputs of all layers, in bf16
+
+
+def test_every_tier_takes_the_least_that_makes_it_fit(tmp_path: Path) -> None:
+    config = settings(folder(tmp_path), memory__checkpointing=False)
+    place = replace(PLACE, room=48_000_000)
+    found = list(tiers(CODE, config, place))
+    assert [t.context for t in found] == list(TIERS[: len(found)])
+    assert all(t.fits for t in found[:-1]) and not found[-1].fits and len(found) >= 3
+    ways = measures(config)
+    assert ways[0] == {} and len(ways) == 4
+    for tier in found[:-1]:
+        at = ways.index(dict(tier.settings))
+        if at:  # with less it does not fit
+            less = reckoning._tier(CODE, config, place, tier.context, ways[at - 1], 8192)
+            assert not less.fits
+    assert [t.known for t in found] == [t.context <= 8192 for t in found]
+    assert found[-1].settings == ways[-1]
+
+
+def test_auto_takes_the_largest_that_both_limits_allow(tmp_path: Path) -> None:
+    config = settings(folder(tmp_path), memory__checkpointing=True)
+    roomy, narrow = replace(PLACE, room=10**10), replace(PLACE, room=30_000_000)
+    assert chosen_context(CODE, config, roomy, 10**6).context == 8192  # what the base knows
+    assert chosen_context(CODE, config, roomy, 3000).context == 2048  # what there is to read
+    tight = chosen_context(CODE, config, narrow, 10**6)
+    assert tight.fits and tight.context < 8192
+
+
+def test_stretched_rows_are_no_trained_rows() -> None:
+    plain = transformers.LlamaConfig(max_position_embeddings=4096)
+    yarn = {
+        "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+    }  # fmt: skip
+    longer = transformers.LlamaConfig(max_position_embeddings=32768, rope_parameters=yarn)
+    assert trained_for(plain) == trained_for(longer) == 4096
+
+
+@pytest.mark.slow
+def test_phi_2_on_the_cards_of_the_plan(tmp_path: Path) -> None:
+    transformers.PhiConfig(
+        vocab_size=51200, hidden_size=2560, intermediate_size=10240, num_hidden_layers=32,
+        num_attention_heads=32, max_position_embeddings=2048, partial_rotary_factor=0.4,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    four, half = (
+        list(
+            tiers(
+                CODE, settings(str(tmp_path), adapter__method=m), find_place("RTX 2060 SUPER", None)
+            )
+        )
+        for m in ("qlora+", "lora+")
+    )
+    assert max(t.context for t in four if t.fits) == 65536
+    assert max(t.context for t in half if t.fits) == 16384  # 32 K without 4 bits do not fit
+    assert not any(t.known for t in (*four, *half))
