@@ -55,10 +55,11 @@ def test_prediction_is_the_real_step_to_the_byte(case: str) -> None:
 
 DEEP: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "muon": ({"d_model": 64, "context": 48}, {"precision": "bf16", "micro": 1}),
-    "gpt2 layout": ({"layout": "gpt2"}, {"micro": 2}),
     "average": ({"ema": 0.9, "num_kv_heads": 2}, {"precision": "bf16", "micro": 3}),
-    "wide, so that updates take most": ({"d_model": 192, "context": 16}, {"micro": 1}),
-    "adamw": ({"optim.kind": "adamw", "d_model": 192, "context": 16}, {"micro": 1}),
+    "gpt2 layout, wide, so that updates take most": (
+        {"layout": "gpt2", "optim.kind": "adamw", "d_model": 192, "context": 16},
+        {"micro": 1},
+    ),
 }
 
 

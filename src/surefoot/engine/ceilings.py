@@ -8,11 +8,12 @@ they are measured, once for each machine; of cards they are the makers' figures 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,10 +24,11 @@ if TYPE_CHECKING:  # both load torch's compiler
     from surefoot.engine.ledger import Work
     from surefoot.engine.predict import Need
 
-__all__ = ["Ceilings", "measured", "of_card", "seconds"]
+__all__ = ["Ceilings", "measured", "of_card", "products", "seconds"]
 
-_SIDE, _STREAM = 512, 2**21  # numbers a side of the product; in a tensor that is streamed
+_SIDE, _STREAM = 512, 2**24  # numbers a side of the product; in a tensor that is streamed
 _GPU_SIDE, _GPU_STREAM = 4096, 2**26
+_USUAL, _LARGE = 2**19, 3 * 2**24  # numbers in a usual tensor; bytes from which one is new memory
 _TRIES = 7
 _MATRIX_SHARE, _BANDWIDTH_SHARE = 0.45, 0.75  # of the makers' figures, in small models
 _LAUNCH = 8e-6  # seconds between operations that Python starts on a GPU, one after the other
@@ -34,20 +36,27 @@ _LAUNCH = 8e-6  # seconds between operations that Python starts on a GPU, one af
 
 @dataclass(frozen=True)
 class Ceilings:
-    """FLOP/s of matrix products in fp32 and in a half type, bytes/s, seconds to start one operation."""
+    """How fast a device is at most.
+
+    FLOP/s of matrix products in fp32 and in a half type; bytes/s of a stream through memory, of the
+    operations between products on tensors of a usual size (`usual`), and where a large result takes
+    new memory from the system (`fresh`); seconds to start an operation of a model and of its
+    gradient. Where `ahead`, operations are started while others still work.
+    """
 
     fp32: float
     half: float
     bandwidth: float
+    usual: float
+    fresh: float
     start: float
+    ahead: bool = False
 
 
 def of_card(fp32: float, half: float | None, bandwidth: float) -> Ceilings:
     """Return what is usually reached of a maker's figures (TFLOP/s and GB/s)."""
-    share = _MATRIX_SHARE * 1e12
-    return Ceilings(
-        fp32 * share, (half or fp32) * share, bandwidth * 1e9 * _BANDWIDTH_SHARE, _LAUNCH
-    )
+    share, moved = _MATRIX_SHARE * 1e12, bandwidth * 1e9 * _BANDWIDTH_SHARE
+    return Ceilings(fp32 * share, (half or fp32) * share, moved, moved, moved, _LAUNCH, ahead=True)
 
 
 def seconds(need: Need, ceilings: Ceilings) -> float:
@@ -58,10 +67,13 @@ def seconds(need: Need, ceilings: Ceilings) -> float:
 
 def _sum(works: Sequence[Work], ceilings: Ceilings) -> float:
     rates = {"fp32": ceilings.fp32, "half": ceilings.half}
-    return sum(
-        ceilings.start + max(work.flops / rates[work.dtype], work.nbytes / ceilings.bandwidth)
-        for work in works
-    )
+
+    def moving(nbytes: int) -> float:
+        return nbytes / (ceilings.usual if nbytes < _LARGE else ceilings.fresh)
+
+    busy = sum(max(work.flops / rates[work.dtype], moving(work.nbytes)) for work in works)
+    starts = ceilings.start * len(works)
+    return max(busy, starts) if ceilings.ahead else busy + starts
 
 
 def measured(
@@ -69,36 +81,71 @@ def measured(
 ) -> Ceilings:
     """Return the ceilings of this machine's `device` (a processor on one thread), from `cache` if known.
 
-    Measuring takes a third of a second; `fresh` does it anyway.
+    Measuring takes a second; `fresh` does it anyway.
     """
-    machine = describe_machine()
-    key = f"{machine['cpu']}, {machine['cores']} cores, torch {torch.__version__}"
-    if device.type != "cpu":
-        key = f"{device_name(device)}, torch {torch.__version__}"
-    found = None if fresh else recall(cache, key)
+    key = _name(device)
+    found: dict[str, Any] | None = None if fresh else recall(cache, key)
     if found is None or found.keys() != {f.name for f in fields(Ceilings)}:
         found = asdict(_measure(device))
         remember(cache, key, found)
-    return Ceilings(**{name: float(value) for name, value in found.items()})
+    return Ceilings(**found)
 
 
-def _measure(device: torch.device) -> Ceilings:
-    threads, small_one = torch.get_num_threads(), device.type == "cpu"
-    side, length = (_SIDE, _STREAM) if small_one else (_GPU_SIDE, _GPU_STREAM)
-    best = partial(_best, device)
-    torch.set_num_threads(1 if small_one else threads)
-    try:
+def products(cache: Path | None, device: torch.device) -> tuple[float, float]:
+    """Return the FLOP/s of matrix products in fp32 and in a half type, from `cache` if known.
+
+    Measuring takes a twentieth of a second.
+    """
+    full, key = recall(cache, _name(device)), f"products of {_name(device)}"
+    found = full if full is not None and {"fp32", "half"} <= full.keys() else recall(cache, key)
+    if found is None:
+        found = dict(zip(("fp32", "half"), _products(device)))
+        remember(cache, key, found)
+    return float(found["fp32"]), float(found["half"])
+
+
+def _name(device: torch.device) -> str:
+    machine = describe_machine()
+    name = f"{machine['cpu']}, {machine['cores']} cores"
+    return f"{name if device.type == 'cpu' else device_name(device)}, torch {torch.__version__}"
+
+
+def _products(device: torch.device) -> list[float]:
+    side = _SIDE if device.type == "cpu" else _GPU_SIDE
+    with _one_thread(device):
         rates = []
         for dtype in (torch.float32, torch.bfloat16):
             a = torch.ones(side, side, dtype=dtype, device=device)
-            rates.append(2 * side**3 / best(partial(torch.mm, a, a), 1))
-        stream = torch.zeros(length, device=device)
+            rates.append(2 * side**3 / _best(device, partial(torch.mm, a, a), 1))
+    return rates
+
+
+def _measure(device: torch.device) -> Ceilings:
+    from surefoot.engine.pace import operations_and_seconds
+
+    alone = device.type == "cpu"
+    fp32, half = _products(device)
+    with _one_thread(device):
+        best = partial(_best, device)
+        stream = torch.zeros(_STREAM if alone else _GPU_STREAM, device=device)
         moved = 2 * stream.nbytes / best(partial(stream.mul_, 1.0), 1)
-        small = torch.ones(8, requires_grad=True, device=device)
-        start = best(partial(torch.mul, small, 2.0), 200)
+        fresh = 2 * stream.nbytes / best(partial(torch.mul, stream, 1.0), 1)
+        usual = (stream[:_USUAL] if alone else stream).unflatten(0, (-1, 256))
+        mixed = (torch.nn.functional.silu, partial(torch.softmax, dim=1), partial(torch.mul, usual))
+        taken = sum(best(partial(each, usual), 2) for each in mixed)
+        usually = 7 * usual.nbytes / taken  # read and written by all three, and one reads two
+        count, seconds_ = operations_and_seconds(device)
+    return Ceilings(fp32, half, moved, usually, fresh, seconds_ / count, not alone)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-    return Ceilings(rates[0], rates[1], moved, start)
 
 
 def _best(device: torch.device, call: Callable[[], object], count: int) -> float:

@@ -20,7 +20,7 @@ from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import tune
-from surefoot.engine.ceilings import measured
+from surefoot.engine.ceilings import products
 from surefoot.engine.job import Job
 from surefoot.engine.known import question, recall, remember
 from surefoot.engine.learner import Learner
@@ -122,8 +122,8 @@ def _ceiling(pins: Pins, cache: Path | None) -> float | None:
     if cache is None:
         return None
     device = torch.device(pins.device)
-    found = measured(cache.with_name("ceilings.json"), device=device)
-    rate = found.fp32 if pins.precision == "fp32" else found.half
+    fp32, half = products(cache.with_name("ceilings.json"), device)
+    rate = fp32 if pins.precision == "fp32" else half
     return rate * (pins.threads if device.type == "cpu" else 1)
 
 
