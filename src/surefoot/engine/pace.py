@@ -11,11 +11,12 @@ from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Optim
-from surefoot.data.batch import Batch, Data, Int
+from surefoot.data.batch import Batch, Data
 from surefoot.engine.learner import Learner, Loss
 from surefoot.engine.ledger import Ledger
 from surefoot.engine.loop import steps
@@ -38,7 +39,7 @@ class _Rows:
     def __len__(self) -> int:
         return 64
 
-    def batch(self, index: Int, epoch: Int, key: int) -> Batch:
+    def batch(self, index: NDArray[np.int64], epoch: NDArray[np.int64], key: int) -> Batch:
         rows = np.zeros((len(index), _CONTEXT), np.int64)
         return Batch({"x": rows, "y": rows}, rows.size)
 
