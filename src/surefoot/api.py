@@ -109,12 +109,23 @@ def start(
     if earlier is not None:
         notes = [*resolved.notes, f"{earlier.name} is unfinished"]
         return go_on(earlier, resolved, console, notes, sinks)
-    return begin(
+    return _learned(begin(
         recipe, resolved.config, runs=runs, name=name, preset=resolved.preset,
         sources=resolved.sources, cache=cache_dir() / "fit.json",
         open_sinks=Sinks(resolved.config, console, resolved.notes, sinks),
         facts={**(facts or {}), **({"test": "--test"} if test else {})}, parent=parent,
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _learned(result: Result) -> Result:
+    """Remember for this device what the run took beside what was foreseen."""
+    from surefoot.data.fetch import cache_dir
+    from surefoot.engine.past import learn
+
+    meta = RunFolder.open(result.folder).meta
+    plan, taken = meta.get("plan", {}), meta.get("taken", {})
+    learn(cache_dir() / "past.json", meta["pinned"]["device"], plan, taken)
+    return result
 
 
 def unfinished(
@@ -282,10 +293,10 @@ def go_on(
     if folder.status == "done" and saved and not grown and _reached(folder, config):
         what = f"run {folder.name} is done at step {folder.meta.get('step')}"
         raise RunError(what, where=str(folder.path), fix="a higher --max-steps goes on")
-    return engine_resume(
+    return _learned(engine_resume(
         kept.recipe, folder, config, notes=notes, grown=grown,
         open_sinks=Sinks(config, console, (), sinks),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _with_horizon(kept: Stored, config: RunConfig) -> RunConfig:

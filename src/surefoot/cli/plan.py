@@ -71,14 +71,14 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     cache, config = cache_dir() / "fit.json", resolved.config
     place = find_place(options.gpu, cache_dir() / "ceilings.json")
     if options.probe:
-        _probe(recipe, config, place.measured, cache)
+        _probe(recipe, config, place.device, cache)
     steps = [] if recipe.tiers is None else list(recipe.tiers(recipe, config, place))
     if steps and config.model.context == "auto":
         config = _chosen(config, steps)
     found = look_ahead(recipe, config, place, cache)
     advice = list(changes(recipe, config, found)) if found.fits and not steps else []
     saving = None if found.fits else rescue(recipe, config, found)
-    past = _past(config, options.runs) if place.measured else None
+    past = _past(config, options.runs) if place.device else None
     if options.json:
         print_json(
             _document(recipe.name, found, advice, saving)
@@ -115,15 +115,15 @@ def _offer(steps: Sequence[Tier], schema: Any) -> str:
     return _flags({"model.context": fitting[-1].context, **fitting[-1].settings}, schema)
 
 
-def _probe(recipe: recipes.Recipe, config: Any, on_processor: bool, cache: Path) -> None:
+def _probe(recipe: recipes.Recipe, config: Any, device: str | None, cache: Path) -> None:
     """Measure forward and backward passes as a run would at its start, and keep what was found."""
     from surefoot.engine.fit import choose
     from surefoot.engine.plan import prepare
     from surefoot.engine.world import open_world
 
-    if not on_processor:
-        raise ConfigError("--probe measures on this machine's processor", fix="leave out --gpu")
-    world = open_world("cpu")
+    if device is None:
+        raise ConfigError("--probe measures on this machine", fix="leave out --gpu, or --gpu this")
+    world = open_world(device)
     job = recipe.build(config, world)
     prepare(job, config, {})
     choose(config, job, world, config.limit(len(job.source)), cache)
@@ -214,10 +214,16 @@ def _time(found: Outlook) -> str:
     if found.step is None:
         return "not known for a size alone: name the card (--gpu 'RTX 3060')"
     step = f"{_pace(found.step)} a step"
-    if found.timed:
+    past = found.place.overhead
+    if found.timed and past is not None:
+        runs = f"{past.runs} run{'s' * (past.runs > 1)}"
+        how = f"measured here, and x {past.time:.2g} as {runs} took ({past.fastest:.2g} to {past.slowest:.2g})"
+    elif found.timed:
         how = "measured here (without the update)"
-    elif found.place.measured:
-        how = "at least, by the ceilings of one core; --probe measures"
+    elif found.place.device == "cpu":
+        how = "by the ceilings of one core; --probe measures"
+    elif found.place.device:
+        how = "by the ceilings of this card; --probe measures"
     else:
         how = "if it reaches its usual share of the maker's figures; not measured"
     if found.time is None:

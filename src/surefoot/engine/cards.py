@@ -6,7 +6,7 @@ as 8.0e9 bytes, a little less than it has, which leaves what the driver takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from surefoot.config.suggest import nearest
 from surefoot.config.units import parse_bytes
 from surefoot.engine.ceilings import Ceilings, measured, of_card
 from surefoot.engine.meter import available, resident
+from surefoot.engine.past import Overhead, overhead
 from surefoot.errors import ConfigError
 from surefoot.track.machine import describe_machine
 
@@ -87,7 +88,8 @@ class Place:
     block: int
     precision: str
     ceilings: Ceilings | None
-    measured: bool = False
+    device: str | None = None
+    overhead: Overhead | None = None
     processors: int | None = None
 
 
@@ -129,20 +131,27 @@ def _card(
 
 def here(cache: Path | None) -> Place:
     """Return this machine: its first CUDA device, else its processor."""
+    past = None if cache is None else cache.with_name("past.json")
     if torch.cuda.is_available():
-        free, name = int(torch.cuda.mem_get_info()[0]), torch.cuda.get_device_name()
-        precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
-        known = next((card for label, card in CARDS.items() if _bare(label) == _bare(name)), None)
-        ceilings = of_card(known.fp32, known.half, known.bandwidth) if known else None
-        able = torch.cuda.get_device_properties(0)
-        processors = able.multi_processor_count if able.major >= 8 else 0
-        return _card(name, free, precision, ceilings, processors)
+        return _this_card(torch.device("cuda"), cache, past)
     program = resident()
     room = available() + program
     name = f"this machine, {describe_machine()['cpu']}"
     return Place(
-        name, room, {"program": program}, _FRAGMENTS, 1, "fp32", measured(cache), measured=True
-    )
+        name, room, {"program": program}, _FRAGMENTS, 1, "fp32", measured(cache), "cpu",
+        overhead=overhead(past, "cpu"),
+    )  # fmt: skip
+
+
+def _this_card(device: torch.device, cache: Path | None, past: Path | None) -> Place:
+    """Return a card of this machine as it is now, with what earlier runs on it took."""
+    free, about = int(torch.cuda.mem_get_info(device)[0]), torch.cuda.get_device_properties(device)
+    precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
+    processors = about.multi_processor_count if about.major >= 8 else 0
+    found = _card(about.name, free, precision, measured(cache, device=device), processors)
+    known = overhead(past, str(device))
+    share = _FRAGMENTS if known is None or known.fragments is None else known.fragments
+    return replace(found, device=str(device), overhead=known, fragments=share)
 
 
 def _bare(name: str) -> str:

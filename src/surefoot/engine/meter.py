@@ -67,6 +67,7 @@ class Meter:
         self._last = dict.fromkeys(_FIELDS, 0.0)
         self._turns: dict[str, float] = {}
         self._begun, self._all, self._most = self._told, 0, 0  # of this process
+        self._card: dict[str, float] = {}  # most bytes of the device, allocated and reserved
 
     def count(self, weight: int, turns: Mapping[str, float]) -> None:
         """Count a step of so many units of loss, and the seconds that each learner took for it."""
@@ -97,14 +98,18 @@ class Meter:
         self._told, self._last, self._steps = moment, spent, 0
         held = resident()
         self._most = max(self._most, held)
-        return {**found, "memory_bytes": held, **_device_memory(device)}
+        card = _device_memory(device)
+        for name in card.keys() & {"gpu_bytes", "gpu_reserved_bytes"}:
+            self._card[name] = max(self._card.get(name, 0), card[name])
+        return {**found, "memory_bytes": held, **card}
 
     def taken(self) -> dict[str, float]:
         """Return steps of this process, seconds a step (evaluating and saving aside), most bytes."""
         away = self.evaluate.seconds + self.save.seconds
         spent = time.perf_counter() - self._begun - away
         most = max(self._most, resident())
-        return {"steps": self._all, "step_seconds": spent / max(1, self._all), "bytes": most}
+        step = spent / max(1, self._all)
+        return {"steps": self._all, "step_seconds": step, "bytes": most, **self._card}
 
 
 def sparse(count: int, digits: int) -> bool:

@@ -71,15 +71,22 @@ def look_ahead(recipe: Buildable, config: RunConfig, place: Place, cache: Path |
     its choices and its time are taken instead.
     """
     found = _search(recipe, config, place)
-    if not place.measured or cache is None:
+    if place.device is None or cache is None:
         return found
-    need = found.need
-    told = fit.earlier(config, need.source, need.parameters, torch.device("cpu"), cache)
+    need, device = found.need, torch.device(place.device)
+    told = fit.earlier(config, need.source, need.parameters, device, cache)
     if told is None:
         return found
-    pins, step = told
+    pins, step = _playable(told[0]), told[1]
     found = _at(recipe, config, place, pins, pins.micro_batch_size)
-    return replace(found, step=step, timed=True)
+    past = place.overhead
+    return replace(found, step=step * (past.time if past else 1.0), timed=True)
+
+
+def _playable(pins: Pins) -> Pins:
+    """Return `pins` as they can be played on a processor: without kernels that only a card runs."""
+    ways = {op: way for op, way in pins.ops.items() if way not in ("triton", "compile")}
+    return replace(pins, device="cpu", ops=ways)
 
 
 def _search(recipe: Buildable, config: RunConfig, place: Place) -> Outlook:
