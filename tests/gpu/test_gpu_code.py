@@ -1,0 +1,198 @@
+"""Tuning on a card: what was planned is what it takes, and a killed run goes on bit for bit.
+
+Run with a CUDA device; without one everything here is skipped. Needs no network.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytest.importorskip("bitsandbytes")
+
+from tests.e2e.test_e2e_code import FRAGILE, METHODS, end_of, repo  # noqa: E402
+from tests.gpu.long_rows import CODE, WAYS, step  # noqa: E402
+
+from surefoot.cli import main  # noqa: E402
+from surefoot.config.fields import changed  # noqa: E402
+from surefoot.engine import Learner  # noqa: E402
+from surefoot.engine.fit import Pins  # noqa: E402
+from surefoot.engine.place import apply  # noqa: E402
+from surefoot.engine.predict import predict  # noqa: E402
+from surefoot.nn.adapters import guard_four_bit  # noqa: E402
+from surefoot.recipes.code import loss  # noqa: E402
+from surefoot.recipes.code.base import load_base  # noqa: E402
+from surefoot.recipes.code.model import arranged, optimiser_of  # noqa: E402
+
+__all__ = ["repo"]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SIZES = {
+    "hidden_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 16, "vocab_size": 32000,
+    "max_position_embeddings": 8192,
+}  # fmt: skip
+LAYOUTS = {
+    "llama": lambda: transformers.LlamaConfig(
+        intermediate_size=2816, num_key_value_heads=16, **SIZES
+    ),
+    "qwen3": lambda: transformers.Qwen3Config(
+        intermediate_size=3072, num_key_value_heads=4, head_dim=64, **SIZES
+    ),
+    "phi": lambda: transformers.PhiConfig(
+        intermediate_size=4096, partial_rotary_factor=0.5, **SIZES
+    ),
+}
+PLAIN = {"memory.checkpointing": False}
+TILED = {"memory.checkpointing": True, "memory.mlp_tile": 1024}
+LEAN = {**TILED, "memory.offload": True}
+CASES = [
+    ("llama", "lora", PLAIN), ("llama", "lora", {}), ("llama", "lora+", TILED),
+    ("llama", "qlora", {}), ("llama", "qlora+", LEAN), ("llama", "full", {}),
+    ("qwen3", "lora", PLAIN), ("qwen3", "lora", {}), ("qwen3", "qlora", TILED),
+    ("qwen3", "qlora+", LEAN), ("qwen3", "lora", {"ops.cross_entropy": "reference"}),
+    ("phi", "lora", PLAIN), ("phi", "qlora", {}), ("phi", "qlora+", TILED), ("phi", "lora", LEAN),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of models with random weights."""
+    found = {}
+    for name, sizes in LAYOUTS.items():
+        folder = tmp_path_factory.mktemp(name)
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(sizes(), dtype=torch.bfloat16)
+        model.save_pretrained(folder)
+        found[name] = str(folder)
+    return found
+
+
+def taken(config: Any, base: str) -> int:
+    """Bytes at the peak of the second step, beyond what the card held before."""
+    device, four = torch.device("cuda:0"), config.four_bit
+    dtype = torch.float32 if config.adapter.method == "full" else torch.bfloat16
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    model: Any = load_base(Path(base), dtype, device, four_bit=four, double_quant=True)
+    guard_four_bit(model)
+    found = arranged(config, model)
+    learner = Learner(found.to(device) if not four else found, loss, optimiser_of(config, found))
+    ways = WAYS | {k: v for k, v in config.ops.ways().items() if v != "auto"}
+    apply(learner, Pins("cuda", precision="bf16", ops=ways))
+    step(learner, config.context, SIZES["vocab_size"])
+    torch.cuda.reset_peak_memory_stats()
+    step(learner, config.context, SIZES["vocab_size"])
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def test_what_is_planned_is_what_it_takes(
+    bases: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    warm = torch.ones(64, 64, device="cuda", requires_grad=True)
+    (warm @ warm).sum().backward()  # the workspaces of the library are there from now on
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    rows = []
+    for layout, method, more in CASES:
+        asked = {"model.base": bases[layout], "adapter.method": method, "model.context": 4096}
+        asked |= {"train.batch_size": 1, "machine.precision": "bf16", **more}
+        config: Any = changed(CODE.config(), asked)
+        ways = WAYS | {k: v for k, v in config.ops.ways().items() if v != "auto"}
+        pins = Pins("cpu", precision="bf16", ops=ways)
+        need = predict(CODE, config, pins, micro=1, block=512, processors=processors)
+        real = taken(config, bases[layout])
+        told = " ".join(k.rpartition(".")[2] for k, v in more.items() if v) or "checkpointing"
+        rows.append((layout, method, told if more != PLAIN else "-", need.peak, real))
+    with capsys.disabled():
+        print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, rows of 4,096 tokens")
+        for layout, method, told, foreseen, real in rows:
+            off = foreseen / real - 1
+            print(
+                f"{layout:6} {method:7} {told:32} predicted {foreseen / 1e6:8.1f} MB"
+                f"  measured {real / 1e6:8.1f} MB  {off:+.2%}"
+            )
+    wrong = [row for row in rows if abs(row[3] / row[4] - 1) > 0.015]
+    assert not wrong
+
+
+def test_64_k_tokens_of_phi_2_in_7_gib(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).with_name("long_rows.py")
+    setting = "expandable_segments:True"
+    own = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": setting, "PYTORCH_ALLOC_CONF": setting}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=own, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    with capsys.disabled():
+        print(
+            "\n"
+            + "  ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items()
+            )
+        )
+    assert told["reserved_gib"] <= 7.2 and told["updates"] == 2
+    assert abs(told["predicted_gib"] / told["allocated_gib"] - 1) < 0.03
+
+
+def words(repo: Path, *more: str | Path) -> list[str]:
+    """A tiny run on the card."""
+    first = [
+        "train",
+        "code",
+        "--preset",
+        "tiny",
+        "--repo",
+        repo,
+        "--device",
+        "cuda",
+        "--max-steps",
+        6,
+    ]
+    sizes = [
+        "--context", 32, "--rank", 2, "--val-tokens", 200, "--outside-tokens", 100, "--prompts", 0,
+        "--log-every", 1, "--validate-every", 3, "--save-every", 2, "--micro-batch-size", 2,
+        "--no-tensorboard", "--no-report",
+    ]  # fmt: skip
+    return [str(word) for word in [*first, *sizes, *more]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_on_the_card(repo: Path, tmp_path: Path, method: str) -> None:
+    assert main(words(repo, "--method", method, "--runs", tmp_path)) == 0
+    rows = [
+        json.loads(x) for x in (tmp_path / "0001-code" / "metrics.jsonl").read_text().splitlines()
+    ]
+    (found,) = [r for r in rows if r["kind"] == "eval" and r["step"] == 6]
+    assert found["val_ppl"] < found["base_val_ppl"]
+
+
+def test_killed_in_four_bits_on_the_card_it_goes_on_bit_for_bit(repo: Path, tmp_path: Path) -> None:
+    marker, file = tmp_path / "marker", tmp_path / "fragile.py"
+    file.write_text(FRAGILE.format(marker=str(marker)))
+    asked = words(
+        repo, "--method", "qlora+", "--dropout", "0.2", "--dora", "on", "--precision", "auto"
+    )
+    asked[1] = str(file)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert main([*asked, "--runs", str(straight)]) == 0
+    marker.touch()
+    command = [sys.executable, "-m", "surefoot", *asked, "--runs", str(killed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    marker.unlink()
+    assert main(["resume", "last", "--runs", str(killed)]) == 0
+    assert end_of(straight / "0001-fragile") == end_of(killed / "0001-fragile")
