@@ -9,6 +9,7 @@ import torch
 
 from surefoot.config.model import GPTConfig
 from surefoot.nn.gpt import GPT
+from surefoot.ops import slots
 
 VOCAB = 61
 
@@ -233,6 +234,23 @@ def test_with_a_border_every_document_is_read_as_if_alone():
     assert torch.allclose(together[:, 6:], model(second), atol=1e-5)
     model.border = None
     assert not torch.allclose(model(torch.cat((first, second), 1)), together, atol=1e-2)
+
+
+def test_only_a_model_that_keeps_documents_apart_chooses_a_way_for_it():
+    names = [{s.op.name for s in slots((GPT(small(), VOCAB, border=b),))} for b in (None, 0)]
+    assert names[0] - names[1] == {"attention"} and names[1] - names[0] == {"within"}
+    model = awake(small())
+    apart = GPT(small(), VOCAB, border=0)
+    apart.load_state_dict(model.state_dict())
+    x = tokens(2, 9, seed=3)
+    x[:, 4] = 0
+    found = []
+    for way in ("reference", "sdpa"):
+        for slot in slots((apart,)):
+            if slot.op.name == "within":
+                slot.put(slot.op.pick(way, "cpu"))
+        found.append(apart(x))
+    assert torch.allclose(*found, atol=1e-5) and not torch.allclose(found[0], model(x), atol=1e-2)
 
 
 def test_zeros_where_a_layer_writes_leave_the_embedding():

@@ -188,6 +188,7 @@ class Ops(Section):
     squared_relu: str = knob("auto", "Squared ReLU: auto, reference, fused, compile, triton.")
     keyed_dropout: str = knob("auto", "Dropout: auto, reference, table, compile, triton.")
     adamw: str = knob("auto", "A step of AdamW: auto, reference, foreach, fused.")
+    within: str = knob("auto", "Attention within documents: auto, reference, sdpa, compile, flex.")
     orthogonalise: str = knob("auto", "A step of Muon: auto, reference, bf16, compile.")
 
     def ways(self) -> dict[str, str]:

@@ -45,14 +45,14 @@ def begin(config: RunConfig, job: Job, device: torch.device) -> tuple[dict[str, 
 
 def _usual(op: Op, device: torch.device) -> str:
     """Return the way that nobody needs to measure: on CUDA, the loss may not hold all logits."""
-    if device.type == "cuda" and op.name == "cross_entropy":
-        return next(w for w in ("triton", "chunked") if op.ways[w].why_not(device) is None)
-    return op.standard
+    better = {"cross_entropy": ("triton", "chunked"), "within": ("flex",)}.get(op.name, ())
+    found = (way for way in better if device.type == "cuda" and not op.ways[way].why_not(device))
+    return next(found, op.standard)
 
 
 def free(config: RunConfig, device: torch.device) -> list[str]:
     """Return the operations that are to be measured one by one."""
-    raced = _RACED if device.type == "cpu" else ("cross_entropy",)
+    raced = _RACED if device.type == "cpu" else ("cross_entropy", "within")
     return [op for op, way in config.ops.ways().items() if way == "auto" and op not in raced]
 
 

@@ -20,7 +20,7 @@ from surefoot.config.model import GPTConfig
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary
-from surefoot.ops import ATTENTION, CROSS_ENTROPY, ROTARY, SQUARED_RELU, SWIGLU, Op
+from surefoot.ops import ATTENTION, CROSS_ENTROPY, ROTARY, SQUARED_RELU, SWIGLU, WITHIN, Op
 
 __all__ = ["GPT", "Attention", "Block", "FeedForward", "Past", "capped"]
 
@@ -50,13 +50,17 @@ class Past:
 
 
 class Attention(nn.Module):
-    """Self-attention with fused projections: `qkv` holds q, k and v on top of each other."""
+    """Self-attention with fused projections: `qkv` holds q, k and v on top of each other.
 
-    kernels: ClassVar[dict[str, Op]] = {"attend": ATTENTION, "rotate": ROTARY}
+    With `apart` it is always told documents, which do not see each other.
+    """
 
-    def __init__(self, config: GPTConfig, causal: bool = True) -> None:
+    def __init__(self, config: GPTConfig, causal: bool = True, apart: bool = False) -> None:
         super().__init__()
         self.causal = causal
+        way: dict[str, Op] = {"within": WITHIN} if apart else {"attend": ATTENTION}
+        self.kernels = {**way, "rotate": ROTARY}
+        self.within = WITHIN.call
         self.attend, self.rotate = ATTENTION.call, ROTARY.call
         self.heads = config.num_heads
         self.kv_heads = config.num_kv_heads or config.num_heads
@@ -82,10 +86,10 @@ class Attention(nn.Module):
         x: Tensor,
         turn: Tensor | None,
         past: Past | None = None,
-        mask: Tensor | None = None,
+        documents: Tensor | None = None,
         extra: Tensor | None = None,
     ) -> Tensor:
-        """`mask` bool[B, 1, T, T] is what a token sees; `extra` [B, T, K D] is added to values."""
+        """A token sees its own of `documents` [B, T] only; `extra` [B, T, K D] is added to values."""
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
         both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 2)
         if self.value_scale is not None and extra is not None:
@@ -96,7 +100,10 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if past is not None:
             k, v = past.append(k, v)
-        found = self.attend(q, k, v, self.causal) if mask is None else _masked(q, k, v, mask)
+        if documents is None:
+            found = self.attend(q, k, v, self.causal)
+        else:
+            found = self.within(q, k, v, documents)
         return self.out(found.transpose(1, 2).flatten(2))
 
     def _qk_norm(self) -> tuple[Tensor | None, float]:
@@ -132,20 +139,6 @@ class FeedForward(nn.Module):
         return out
 
 
-def _masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention to what bool `mask` [B, 1, T, T] lets a token see, in the precision of `v`."""
-    with torch.autocast(q.device.type, enabled=False):
-        return F.scaled_dot_product_attention(
-            q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, enable_gqa=k.size(1) != q.size(1)
-        )
-
-
-def _same_document(tokens: Tensor, border: int) -> Tensor:
-    """Return bool[B, 1, T, T]: what a token sees, namely its document up to itself."""
-    number = (tokens == border).cumsum(1)  # [B, T]
-    return (number.unsqueeze(1) == number.unsqueeze(2)).tril().unsqueeze(1)
-
-
 def capped(logits: Tensor, cap: float | None) -> Tensor:
     """Bound logits by +- cap (Gemma Team, "Gemma 2", 2024); None leaves them."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
@@ -164,9 +157,9 @@ def _norm(config: GPTConfig) -> nn.Module:
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on a norm of the residual stream."""
 
-    def __init__(self, config: GPTConfig, causal: bool = True) -> None:
+    def __init__(self, config: GPTConfig, causal: bool = True, apart: bool = False) -> None:
         super().__init__()
-        self.norm1, self.attn = _norm(config), Attention(config, causal)
+        self.norm1, self.attn = _norm(config), Attention(config, causal, apart)
         self.norm2, self.mlp = _norm(config), FeedForward(config)
         self.drop1, self.drop2 = Dropout(config.dropout), Dropout(config.dropout)
 
@@ -174,11 +167,11 @@ class Block(nn.Module):
         self,
         x: Tensor,
         turn: Tensor | None,
-        mask: Tensor | None = None,
+        documents: Tensor | None = None,
         extra: Tensor | None = None,
     ) -> Tensor:
-        """Take `mask` and `extra` as `Attention` does."""
-        x = x + self.drop1(self.attn(self.norm1(x), turn, None, mask, extra))
+        """Take `documents` and `extra` as `Attention` does."""
+        x = x + self.drop1(self.attn(self.norm1(x), turn, None, documents, extra))
         return x + self.drop2(self.mlp(self.norm2(x)))
 
     def decode(self, x: Tensor, turn: Tensor | None, past: Past) -> Tensor:
@@ -214,7 +207,9 @@ class GPT(nn.Module):
             heads = config.num_kv_heads or config.num_heads
             self.values = Embedding(vocab_size, heads * (config.d_model // config.num_heads))
         self.drop = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            Block(config, apart=border is not None) for _ in range(config.num_layers)
+        )
         self.norm = _norm(config)
         self.head = Linear(config.d_model, vocab_size, bias=False)
         if config.tie_embeddings:
@@ -230,10 +225,10 @@ class GPT(nn.Module):
             x = x + self.positions.weight[:length]
         turn = None if self.turn is None else self.turn[:, :length]
         x = self.drop(x)
-        mask = None if self.border is None else _same_document(tokens, self.border)
+        documents = None if self.border is None else (tokens == self.border).cumsum(1)
         extra = None if self.values is None else self.values(tokens)
         for block in self.blocks:
-            x = block(x, turn, mask, extra)
+            x = block(x, turn, documents, extra)
         return self.norm(x)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:

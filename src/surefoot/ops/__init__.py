@@ -18,6 +18,7 @@ from surefoot.ops.slots import Slot, slots
 from surefoot.ops.squared_relu import SQUARED_RELU
 from surefoot.ops.swiglu import SWIGLU
 from surefoot.ops.way import Op, Way
+from surefoot.ops.within import WITHIN
 
 __all__ = [
     "ADAMW",
@@ -30,6 +31,7 @@ __all__ = [
     "ROTARY",
     "SQUARED_RELU",
     "SWIGLU",
+    "WITHIN",
     "Op",
     "Slot",
     "Way",
@@ -40,6 +42,6 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         ATTENTION, CROSS_ENTROPY, NORM, ROTARY, SWIGLU, SQUARED_RELU, KEYED_DROPOUT, ADAMW,
-        ORTHOGONALISE,
+        ORTHOGONALISE, WITHIN,
     )
 }  # fmt: skip
