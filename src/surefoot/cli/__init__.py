@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "verify": ("look", "checkpoints", "check that every checkpoint of a run is whole"),
     "lr-find": ("prepare", "lr_find", "try ever larger learning rates, and suggest four"),
     "config": ("prepare", "config", "show, explain, document or migrate settings"),
-    "data": ("prepare", "data", "list texts by name, or get one"),
+    "data": ("prepare", "data", "texts by name, and shards for elsewhere"),
     "parity": ("look", "parity", "two implementations side by side: errors, speed, memory"),
     "trace": ("look", "parity", "record what a recipe computes, or check that it still does"),
     "ops": ("prepare", "ops", "list the ways of operations, their speed here, and check them"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from surefoot.data.order import Permutation
 from surefoot.seeds import derive
 
-__all__ = ["Batch", "Data", "Source"]
+__all__ = ["Batch", "Data", "Ordered", "Source"]
 
 Int = NDArray[np.int64]
 
@@ -56,12 +56,26 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Ordered(Protocol):
+    """What a source may be besides, whose examples lie far away."""
+
+    def order(self, seed: int) -> Callable[[Int, Int], Int]:
+        """Return which example stands at a place [m] of an epoch [m]: as `Permutation`, pure."""
+        ...
+
+    def expect(self, index: Int, epoch: Int, key: int) -> None:
+        """Be told which examples come next, in this order; changes no batch."""
+        ...
+
+
 @dataclass(frozen=True)
 class Data:
     """Batches of a source in an endless keyed order: `data.batch(step, start, size)`.
 
-    Example j of step k has position first(k) + j; each epoch is another permutation. Batches grow
-    from an eighth of `batch_size` over the first `warmup` steps: a third of them at 1/8, 1/4, 1/2.
+    Example j of step k has position first(k) + j; each epoch is another permutation, or what the
+    source itself says (see `Ordered`). Batches grow from an eighth of `batch_size` over the
+    first `warmup` steps: a third of them at 1/8, 1/4, 1/2.
 
     >>> import numpy as np
     >>> from surefoot.data.text import TextSource
@@ -76,7 +90,13 @@ class Data:
     warmup: int = 0
 
     @cached_property
-    def _order(self) -> Permutation:
+    def _far(self) -> Ordered | None:
+        return self.source if isinstance(self.source, Ordered) else None
+
+    @cached_property
+    def _order(self) -> Callable[[Int, Int], Int]:
+        if self._far is not None:
+            return self._far.order(self.seed)
         return Permutation(len(self.source), derive(self.seed, "order"))
 
     @cached_property
@@ -127,7 +147,20 @@ class Data:
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         """Return `size` examples of `step` from the `start`-th on (default: the whole batch)."""
         index, epoch = self.address(step, start, size)
+        if self._far is not None:
+            self._look_ahead(step // self._span)
         return self.source.batch(index, epoch, self._key)
+
+    @cached_property
+    def _look_ahead(self) -> Callable[[int], None]:
+        return lru_cache(maxsize=4)(self._tell)
+
+    def _tell(self, block: int) -> None:
+        """Tell the source once what the steps of this block and of the next will read."""
+        assert self._far is not None
+        pairs = zip(self._block(block), self._block(block + 1))
+        index, epoch = (np.concatenate(pair) for pair in pairs)
+        self._far.expect(index, epoch, self._key)
 
     def digest(self, step: int) -> int:
         """Return 64 bits that name which examples `step` consumes, for the journal."""

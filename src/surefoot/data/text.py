@@ -28,7 +28,7 @@ from surefoot.data.fetch import cache_dir
 from surefoot.data.files import TextFile, find_files, held_out_rank
 from surefoot.data.order import keyed_hash
 from surefoot.data.tokenizer import Tokenizer
-from surefoot.data.tokens import TokenFile, TokenFiles, Tokens
+from surefoot.data.tokens import Tokens
 from surefoot.errors import DataError
 from surefoot.seeds import derive
 
@@ -174,8 +174,8 @@ class TextSource:
             )
         self.context, self.start, self.stop, self.name = context, start, stop, name
         self._tokens, self._digest, self._ring = tokens, digest, stop - start - 1
-        if not isinstance(tokens, TokenFile | TokenFiles):
-            self._views = sliding_window_view(np.asarray(tokens), context + 1)
+        if isinstance(tokens, np.ndarray):
+            self._views = sliding_window_view(tokens, context + 1)
 
     def __len__(self) -> int:
         """Return how many windows do not overlap."""
@@ -192,9 +192,7 @@ class TextSource:
 
     def batch(self, index: Int, epoch: Int, key: int) -> Batch:
         """Return windows `index` [m] of `epoch` [m]: x and y int64 [m, context]; pure."""
-        phase = keyed_hash(epoch, derive(key, "phase"))
-        phase %= self._ring
-        place = phase.view(np.int64)
+        place = self._phase(epoch, key)
         place += index * self.context
         place %= self._ring
         crossing = np.flatnonzero(place > self._ring - self.context)
@@ -207,10 +205,16 @@ class TextSource:
             x[row], y[row] = self._around(int(at))
         return Batch({"x": x, "y": y}, weight=x.size)
 
+    def _phase(self, epoch: Int, key: int) -> Int:
+        """Return where the first window begins in `epoch` [m], int64 [m]."""
+        phase = keyed_hash(epoch, derive(key, "phase"))
+        phase %= self._ring
+        return phase.view(np.int64)
+
     def _rows(self, begin: Int) -> NDArray[Any]:
-        if isinstance(self._tokens, TokenFile | TokenFiles):
-            return self._tokens.rows(begin, self.context + 1)
-        return self._views[begin]
+        if isinstance(self._tokens, np.ndarray):
+            return self._views[begin]
+        return self._tokens.rows(begin, self.context + 1)
 
     def _around(self, at: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return x and y [context] of a window that begins `at` and goes on at the beginning."""

@@ -12,14 +12,14 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surefoot.errors import DataError
 
-__all__ = ["TokenFile", "TokenFiles", "Tokens"]
+__all__ = ["Stored", "TokenFile", "TokenFiles", "Tokens"]
 
 
 class TokenFile:
@@ -112,4 +112,14 @@ class TokenFiles:
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=self.dtype)
 
 
-Tokens = NDArray[Any] | TokenFile | TokenFiles
+class Stored(Protocol):
+    """Tokens that are somewhere else: `TokenFile`, `TokenFiles`, or those of shards far away."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, where: slice) -> NDArray[Any]: ...
+    def rows(self, begin: Any, width: int) -> NDArray[Any]: ...
+
+
+Tokens = NDArray[Any] | Stored

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import field_validator
+
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import (
     Optim,
@@ -18,6 +20,8 @@ from surefoot.config.schema import (
     circumstance,
     knob,
 )
+from surefoot.config.units import parse_bytes
+from surefoot.errors import ConfigError
 from surefoot.recipes import Adoption, Recipe
 from surefoot.seeds import derive
 
@@ -52,6 +56,14 @@ class DocumentData(Section):
     )
     vocab_size: int = knob(8192, "Tokens of the vocabulary to learn.", ge=257)
     tokenizer: Path | None = knob(None, "A tokenizer.json to use instead of learning one.")
+    shards: str | None = knob(
+        None, "Address of shards (see `surefoot data shard`): a folder, s3://… or https://…."
+    )
+    shuffle_shards: int = knob(
+        0, "Shards that are shuffled together at a time (0: all); cheap where a cache is small.",
+        ge=0,
+    )  # fmt: skip
+    shard_cache: str = circumstance("2GB", "Room on this machine for copies of shards.")
     text_field: str = knob("text", "Field of JSON Lines that holds the text.")
     bad_utf8: Literal["replace", "refuse"] = knob(
         "replace", "Bytes that are no UTF-8: read as U+FFFD and counted, or refused."
@@ -61,6 +73,12 @@ class DocumentData(Section):
         0, "Steps over which what a token sees grows from an eighth of the context.", ge=0
     )
     val_batch: int = circumstance(8, "Windows evaluated at once.", ge=1)
+
+    @field_validator("shard_cache")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        parse_bytes(value)
+        return value
 
 
 class GPTRunConfig(RunConfig):
@@ -107,7 +125,7 @@ def build(config: GPTRunConfig, world: World) -> Job:
             *_given_up(config.model),
         ],
         files={KEPT: bpe.to_json()},
-        settings={} if config.data.path else {"data.corpus": found.name},
+        settings={} if config.data.path or config.data.shards else {"data.corpus": found.name},
         show=partial(show, bpe=bpe),
     )
 
@@ -125,6 +143,8 @@ def read(config: GPTRunConfig) -> Collection:
     from surefoot.data.collection import collect
 
     data = config.data
+    if data.shards is not None:
+        return _far(data)
     return collect(
         data.path, data.corpus, val_path=data.val_path, test_path=data.test_path,
         val_ratio=data.val_ratio, vocab_size=data.vocab_size, tokenizer=data.tokenizer,
@@ -132,10 +152,27 @@ def read(config: GPTRunConfig) -> Collection:
     )  # fmt: skip
 
 
+def _far(data: DocumentData) -> Collection:
+    """Return the documents of shards. Raises ConfigError where others are given, too."""
+    from surefoot.data.remote import open_shards
+
+    assert data.shards is not None
+    own = [
+        n for n in ("path", "val_path", "test_path", "tokenizer") if getattr(data, n) is not None
+    ]
+    if own:
+        raise ConfigError(
+            f"data.shards come with their documents and tokenizer, and data.{own[0]} gives others",
+            fix="leave one of the two out",
+        )
+    return open_shards(data.shards, parse_bytes(data.shard_cache), data.shuffle_shards)
+
+
 class Tokenising:
     """Says on a terminal how far the shards of a large collection are."""
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "tokenising") -> None:
+        self._doing = doing
         self._bar: Any = None
 
     def __call__(self, done: int, count: int) -> None:
@@ -145,7 +182,7 @@ class Tokenising:
 
         if self._bar is None:
             self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.add_task("tokenising", total=count)
+            self._bar.add_task(self._doing, total=count)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done)
         if done >= count:
