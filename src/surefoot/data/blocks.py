@@ -39,7 +39,7 @@ class BlockOrder:
 
     >>> order = BlockOrder(lambda epoch: np.array([2, 4, 6]), together=1, key=7)
     >>> (order(np.arange(6), np.zeros(6, dtype=np.int64)) // 2).tolist()
-    [0, 0, 2, 2, 1, 1]
+    [1, 1, 2, 2, 0, 0]
     """
 
     def __init__(self, starts: Callable[[int], Int], together: int, key: int) -> None:

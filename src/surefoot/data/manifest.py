@@ -28,7 +28,8 @@ from surefoot.errors import DataError
 
 __all__ = ["MANIFEST", "TOKENIZER", "Manifest", "Shard", "publish", "read_manifest"]
 
-MANIFEST, TOKENIZER = "shards.json", "tokenizer.json"
+MANIFEST = "shards.json"
+TOKENIZER = "tokenizer.json"
 _FORMAT = 1
 _OVERLAP = 1 << 14  # tokens, of the next shard; the longest context that needs one shard only
 _SIDES = ("train", "held", "test")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from surefoot.engine import Job, Loss, TextSpeaker, World
     from surefoot.engine.curriculum import Growth
 
-__all__ = ["GPTRunConfig", "recipe"]
+__all__ = ["GPTRunConfig", "Tokenising", "read", "recipe"]
 
 KEPT = "tokenizer.json"
 SAMPLE_TOKENS = 120
