@@ -43,11 +43,10 @@ RATES = (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3)
 SHARES = (0.5, 0.35, 0.3, 0.25, 0.2)
 SEED: dict[str, Any] = {"preset": "seed", "d_ff": 1024}
 CHOICES: dict[str, dict[str, Any]] = {
-    "AdamW instead of Muon": {"optim.kind": "adamw"},
+    "AdamW instead of Muon": {"optim.kind": "adamw", "optim.lr": 3e-3},
     "cosine": {"schedule.kind": "cosine"},
-    "warmup, stable, decay over the last 40 %": {"schedule.kind": "wsd", "decay_fraction": 0.4},
+    "decay over the last 20 %": {"decay_fraction": 0.2},
     "tied head": {"tie_embeddings": True},
-    "SwiGLU with QK-norm (Qwen3)": {"feed_forward": "swiglu", "qk_norm": True},
     "SwiGLU without QK-norm (Llama)": {"feed_forward": "swiglu", "qk_norm": False},
     "squared ReLU without QK-norm (Arcee)": {"feed_forward": "relu2", "qk_norm": False},
     "squared ReLU with QK-norm": {"feed_forward": "relu2", "qk_norm": True},
@@ -215,9 +214,16 @@ def rate_runs() -> list[Run]:
     """Return the default at a quarter of the tokens, with other learning rates."""
     changes: list[dict[str, Any]] = [
         {"optim.muon_lr": muon, "optim.lr": lr}
-        for muon in (0.01, 0.02, 0.04)
-        for lr in (3e-3, 6e-3, 1.2e-2)
+        for muon in (0.005, 0.01, 0.015)
+        for lr in (0.006, 0.01, 0.02)
     ]
+    changes += [
+        {"decay_fraction": 0.8}, {"optim.beta2": 0.95}, {"optim.weight_decay": 0.0},
+        {"optim.momentum": 0.9}, {"optim.clip": 0.0}, {"batch_warmup": 0.3},
+        {"context_warmup": 0.3}, {"zero_init": True}, {"optim.lr": 0.03, "optim.muon_lr": 0.01},
+        {"feed_forward": "relu2", "qk_norm": False}, {"feed_forward": "relu2"}, {"softcap": 15.0},
+        {"qk_norm": False}, {"d_ff": 1024}, {"num_kv_heads": 2}, {"value_embeddings": True},
+    ]  # fmt: skip
     changes += json.loads(os.environ.get("RATES", "[]"))
     return [Run(json.dumps(c), 1, 0.25, c) for c in changes]
 

@@ -84,11 +84,13 @@ class DocumentData(Section):
 class GPTRunConfig(RunConfig):
     """Settings of `surefoot train gpt`."""
 
-    model: GPTConfig = GPTConfig(d_model=256, num_layers=6, num_heads=4, context=256)
+    model: GPTConfig = GPTConfig(
+        d_model=256, num_layers=6, num_heads=4, context=256, tie_embeddings=False
+    )
     data: DocumentData = DocumentData()
     train: Train = Train(batch_size=16, max_steps=2000)
-    optim: Optim = Optim()
-    schedule: ScheduleConfig = ScheduleConfig()
+    optim: Optim = Optim(lr=0.01, muon_lr=0.01)
+    schedule: ScheduleConfig = ScheduleConfig(kind="wsd", decay_fraction=0.5)
 
 
 def build(config: GPTRunConfig, world: World) -> Job:
@@ -303,7 +305,7 @@ def _cut(weights: dict[str, Tensor], count: int, notes: list[str]) -> dict[str, 
 
 _TINY = {"d_model": 32, "num_layers": 2, "num_heads": 2, "context": 32}
 _SEED = {"d_model": 512, "num_layers": 8, "num_heads": 8, "context": 512}
-_MEDIUM = {"d_model": 640, "num_layers": 9, "num_heads": 10, "context": 512}
+_MEDIUM = {"d_model": 640, "num_layers": 8, "num_heads": 10, "context": 512}
 
 recipe = Recipe(
     name="gpt",
@@ -327,7 +329,7 @@ recipe = Recipe(
             "train": {"batch_size": 16, "max_steps": 2000},
         },
         "seed": {
-            "model": {"layout": "gpt2", **_SEED, "d_ff": 2048},
+            "model": {"layout": "gpt2", **_SEED, "d_ff": 2048, "tie_embeddings": True},
             "train": {"batch_size": 192, "max_steps": 60_000},
             "optim": {"kind": "adamw", "lr": 3e-4},
             "schedule": {
