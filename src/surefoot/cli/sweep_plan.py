@@ -54,13 +54,15 @@ def planned(
         from surefoot.sweep.search import public
 
         url = public(url)
-    first = _settled(recipe, options, given).train.seed
+    config = _settled(recipe, options, given)
+    first = config.train.seed
     seeds = repeats if len(repeats) > 1 else range(first, first + (repeats or (1,))[0])
     plan = Plan(
         recipe.location or recipe.name, options.preset, _texts(options.config),
         {path: value.value for path, value in given.items()}, mode, space, count,
         list(seeds), repeated, metric, learner or "main", goal,
-        options.prune or ("median" if mode == "search" else "off"), options.draw_seed, url or None,
+        options.prune or ("median" if mode == "search" else "off"), options.draw_seed,
+        config.limit() if config.train.epochs is None else None, url or None,
     )  # fmt: skip
     return plan, notes
 

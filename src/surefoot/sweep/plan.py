@@ -30,6 +30,7 @@ class Plan:
 
     `files` are settings in files, name -> text. `metric` is judged at the last evaluation of
     `learner`; `goal` is min or max. `prune` is off, median or hyperband. `draws` seeds the draws.
+    `length` are the steps of a run, where they are known.
     """
 
     recipe: str
@@ -46,6 +47,7 @@ class Plan:
     goal: str
     prune: str = "off"
     draws: int = 0
+    length: int | None = None
     storage: str | None = None
     format: int = field(default=FORMAT)
 

@@ -33,6 +33,7 @@ __all__ = ["Study", "plan_in", "public"]
 GRACE = 60  # seconds without a heartbeat after which a trial is taken from its worker
 WAIT = 60  # seconds that a file waits for other writers
 TRIES, PAUSE = 6, 1.0  # of a write that a database refuses; the pause doubles
+WARM, SHORTEST = 4, 27  # the median waits for a quarter of a run, hyperband for a 27th
 HIDDEN = ":***@"  # where a password was
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 T = TypeVar("T")
@@ -78,7 +79,7 @@ def _open(url: str, grace: int) -> Any:
                 url, options, heartbeat_interval=max(1, grace // 4), grace_period=grace
             )
     except ImportError as error:
-        driver = str(error.__cause__).rpartition("'")[0].rpartition("'")[2]
+        driver = getattr(error.__cause__, "name", None)
         what = f"{shown} needs a driver that is not installed: {driver or error}"
         raise Unsupported(what, fix=f"pip install {driver or 'it'}") from error
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
@@ -343,7 +344,9 @@ def _sampler(plan: Plan, number: int) -> Any:
 def _pruner(plan: Plan) -> Any:
     pruners = _optuna().pruners
     if plan.prune == "median":
-        return pruners.MedianPruner(n_startup_trials=4)
+        wait = (plan.length or 0) // WARM  # early differences say little
+        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=wait)
     if plan.prune == "hyperband":
-        return pruners.HyperbandPruner(min_resource=1, max_resource="auto")
+        least = max(1, (plan.length or 1) // SHORTEST)
+        return pruners.HyperbandPruner(min_resource=least, max_resource=plan.length or "auto")
     return pruners.NopPruner()

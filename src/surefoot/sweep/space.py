@@ -73,12 +73,12 @@ class Dimension:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as a person types it."""
+    """Return a value as a person types it, with four digits."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def parse(
