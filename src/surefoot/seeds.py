@@ -6,11 +6,13 @@ knows the path can draw it again, in any process, in any order.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 __all__ = ["derive"]
 
 
+@lru_cache(maxsize=64, typed=True)  # a step asks for some of its keys more than once
 def derive(seed: int, *path: int | str) -> int:
     """Return 63 bits that depend on `seed` and on every element of `path`, in order.
 

@@ -46,14 +46,25 @@ def weights_sum(model: nn.Module) -> int:
 
 def _whole(learner: Learner) -> list[Tensor]:
     """Return all of the state as flat bits; views of tensors that are still the same are kept."""
-    named = zip(learner.names, learner.parameters)
-    tensors = [t for name, p in named for t in _belonging(learner, name, p)]
+    held = _held(learner)
     known, views = learner.looked_at
-    if len(known) != len(tensors) or not all(map(operator.is_, known, tensors)):
+    if len(known) != len(held) or not all(map(operator.is_, known, held)):
+        named = zip(learner.names, learner.parameters)
+        tensors = [t for name, p in named for t in _belonging(learner, name, p)]
         views = [_bits(t) for t in tensors]
         if all(t.is_contiguous() for t in tensors):  # else some are copies
-            learner.looked_at = (tensors, views)
+            learner.looked_at = (held, views)
     return views
+
+
+def _held(learner: Learner) -> list[Tensor]:
+    """Return all tensors of the state without a look at them, which would cost more than the sum."""
+    held: list[Tensor] = list(learner.parameters)
+    for optimiser in learner.optimisers:
+        for moments in optimiser.state.values():
+            held += [m for m in moments.values() if isinstance(m, Tensor)]
+    held += learner.average.values()
+    return held
 
 
 def _part(learner: Learner, begin: int, total: int) -> list[Tensor]:

@@ -127,24 +127,29 @@ def _axes(made: Results) -> list[dict[str, Any]]:
     axes = []
     for dimension in made.sweep.plan.space:
         tried = [entry.trial.point[dimension.path] for entry in made.ranked]
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in tried)
-        log = dimension.log or (
-            numbers and bool(tried) and min(tried) > 0 and max(tried) > 10 * min(tried)
-        )
         known = [v for v in dimension.values if v in tried] or sorted(set(tried), key=str)
+        numbers = all(_numeric(value) for value in tried)
         names = None if numbers else [text_of(value) for value in known]
-        axes.append({"name": dimension.name, "log": log and numbers, "names": names})
-    return [*axes, {"name": made.sweep.plan.metric, "log": False, "names": None}]
+        log = numbers and (dimension.log or _wide(tried))
+        axes.append({"name": dimension.name, "log": log, "names": names})
+    log = _wide([entry.mean for entry in made.ranked])
+    return [*axes, {"name": made.sweep.plan.metric, "log": log, "names": None}]
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _wide(values: Sequence[float]) -> bool:
+    """Whether values span so much that they are better seen by their logarithm."""
+    return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
 
 
 def _lines(made: Results) -> list[dict[str, Any]]:
     found = []
     for rank, entry in enumerate(made.ranked, 1):
         point = [entry.trial.point[d.path] for d in made.sweep.plan.space]
-        cells = [
-            v if isinstance(v, int | float) and not isinstance(v, bool) else text_of(v)
-            for v in point
-        ]
+        cells = [v if _numeric(v) else text_of(v) for v in point]
         found.append(
             {"trial": entry.trial.number + 1, "rank": rank, "values": [*cells, entry.mean]}
         )
@@ -164,4 +169,4 @@ def _curves(made: Results) -> Sequence[Figure]:
     if not any(len(curve.steps) > 1 for curve in curves):
         return []
     title = f"{metric.replace('_', ' ').capitalize()} of the best trials"
-    return [Figure("loss" if better(metric) < 0 else "metric", title, curves)]
+    return [Figure("loss" if better(metric) < 0 else "metric", title, curves, log=True)]
