@@ -241,9 +241,11 @@ def _unit_places(
     low, high = min(values), max(values)
     span = scale(high) - scale(low)
     found = [(scale(v) - scale(low)) / span if span else 0.5 for v in values]
-    tried = sorted(set(values))
-    shown = tried if len(tried) <= 6 else [tried[round(i * (len(tried) - 1) / 5)] for i in range(6)]
-    ticks = [((scale(v) - scale(low)) / span if span else 0.5, f"{v:.4g}") for v in shown]
+    ticks: list[tuple[float, str]] = []
+    for value in (low, high, *sorted(set(values))):  # as many as there is room for
+        at = (scale(value) - scale(low)) / span if span else 0.5
+        if all(abs(at - other) > 0.07 for other, _ in ticks):
+            ticks.append((at, f"{value:.3g}"))
     return found, ticks
 
 

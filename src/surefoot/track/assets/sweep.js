@@ -19,9 +19,10 @@ function places(axis, values) {
   const scale = axis.log ? Math.log : v => v;
   const low = Math.min(...values), high = Math.max(...values), span = scale(high) - scale(low);
   const at = v => (span ? (scale(v) - scale(low)) / span : 0.5);
-  const tried = [...new Set(values)].sort((a, b) => a - b);
-  const shown = tried.length <= 6 ? tried : [...Array(6).keys()].map(i => tried[Math.round(i * (tried.length - 1) / 5)]);
-  return [values.map(at), shown.map(v => [at(v), format(v)])];
+  const ticks = [];  // as many as there is room for
+  for (const v of [low, high, ...[...new Set(values)].sort((a, b) => a - b)])
+    if (ticks.every(([other]) => Math.abs(at(v) - other) > 0.07)) ticks.push([at(v), format(v)]);
+  return [values.map(at), ticks];
 }
 
 function mark(trial) {
@@ -51,7 +52,7 @@ function drawParallel() {
   const x = i => left + i * gap, y = v => base - v * (base - top);
   doc.axes.forEach((axis, i) => {
     draw(svg, "line", { x1: x(i), x2: x(i), y1: top, y2: base });
-    draw(svg, "text", { x: x(i), y: 16, "text-anchor": i ? (i === doc.axes.length - 1 ? "middle" : "middle") : "start" }, axis.name + (axis.log ? " (log)" : ""));
+    draw(svg, "text", { x: x(i), y: 16, "text-anchor": i ? "middle" : "start" }, axis.name + (axis.log ? " (log)" : ""));
   });
   const lines = draw(svg, "g", {});
   [...doc.lines].reverse().forEach(line => {
