@@ -19,7 +19,7 @@ import torch
 from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
-from surefoot.engine import tune
+from surefoot.engine import size, tune
 from surefoot.engine.ceilings import products
 from surefoot.engine.job import Job
 from surefoot.engine.known import question, recall, remember
@@ -38,6 +38,8 @@ _BUDGET = 0.5  # seconds that all probes may take together, compilation of kerne
 _PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
 _THREADS_MARGIN = 0.8  # more threads suffer more from other programs, so they must gain 20 %
+_SIZING, _SHARE = 0.3, 0.005  # seconds, or share of the run, that finding the micro-batch may take
+_LONG = 10**6  # steps of a run without an end
 _COMPILE_COST = 25.0  # seconds to compile a small model on a processor, cold
 _BETWEEN = ("norm", "rotary", "swiglu", "squared_relu")  # operations between products
 _COMPILE_GAIN = {"bf16": 0.15, "fp32": 0.05}  # share of the step that compiling saves there
@@ -210,18 +212,56 @@ class _Probe:
         """Return pins (all but compile), bytes of activations an example, seconds a step."""
         first = self._first_pins()
         self._warm_up(first)
+        if self.world.device.type == "cuda":
+            return self._on_card(first)
         seconds = self._size_up(first)
         activations = self._activations(first)
         pins, seconds = self._race(first, seconds)
         pins = self._tune(pins, seconds)
-        micro = self._micro(activations)
+        each = seconds / self.size
+        micro, each = self._micro(pins, activations, each)
+        return self._answer(pins, micro, activations, each)
+
+    def _on_card(self, pins: Pins) -> dict[str, Any]:
+        """Fill the device first; what is fast is measured with as many examples as will run."""
+        sizes = self._asked() or size.divisors(self.config.train.batch_size)
+        sizes, activations = size.largest(sizes, self._run, self.world.device, self._later())
+        found = size.fastest(sizes, self._timed, self.world.device)
+        if found is None:
+            return self._answer(pins, sizes[-1], activations, self._seconds(pins))
+        if not self._asked():
+            self.why["micro_batch_size"] = found.why
+        self.size = found.examples
+        pins = self._tune(pins, found.each * self.size)
+        return self._answer(pins, found.examples, activations, self._seconds(pins) / self.size)
+
+    def _answer(self, pins: Pins, micro: int, activations: int, each: float) -> dict[str, Any]:
         pins = replace(pins, micro_batch_size=micro, prefetch_threads=self._prefetch())
-        step = seconds * self.config.train.batch_size / self.size
         return {
             "pins": {**pins.as_dict(), "why": dict(self.why)},
             "activation_bytes": activations,
-            "step_seconds": step,
+            "step_seconds": each * self.config.train.batch_size,
         }
+
+    def _asked(self) -> list[int]:
+        asked = self.config.machine.micro_batch_size
+        return [asked] if isinstance(asked, int) else []
+
+    def _run(self, count: int) -> None:
+        self.size = count
+        self._passes()
+
+    def _timed(self, count: int) -> float:
+        """Return seconds of a pass of `count` examples, the second of two."""
+        self._run(count)
+        begun = self.clock()
+        self._run(count)
+        return self.clock() - begun
+
+    def _later(self) -> int:
+        """Return bytes that a step needs beside its passes: moments of the optimisers, an average."""
+        moments = 3 if self.config.train.ema is not None else 2
+        return moments * sum(p.nbytes for x in self.job.learners.values() for p in x.parameters)
 
     def _warm_up(self, pins: Pins) -> None:
         """Pass one example, unmeasured: the first pass of a process loads libraries."""
@@ -362,17 +402,25 @@ class _Probe:
                 self._pass(learner)
         return max(1, sum(kept.values()) // self.size)
 
-    def _micro(self, activations: int) -> int:
-        asked, batch = self.config.machine.micro_batch_size, self.config.train.batch_size
-        if isinstance(asked, int):
-            return asked
+    def _micro(self, pins: Pins, activations: int, each: float) -> tuple[int, float]:
+        """Return how many examples at once, and the seconds that one of them takes."""
+        if asked := self._asked():
+            return asked[0], each
         room = _free_memory(self.world.device) // 2
-        sizes = [d for d in range(1, batch + 1) if batch % d == 0 and d * activations <= room]
-        micro = max(sizes, default=1)
-        self.why["micro_batch_size"] = (
-            f"{micro} x {activations / 1e6:.1f} MB of activations in {room / 1e9:.1f} GB"
-        )
-        return micro
+        batch = self.config.train.batch_size
+        sizes = [d for d in size.divisors(batch) if d * activations <= room] or [1]
+        told = f"{sizes[0]} x {activations / 1e6:.1f} MB of activations in {room / 1e9:.1f} GB"
+        steps = self.config.limit(len(self.job.source)) or _LONG
+        worth = 6 * each * batch < max(_SIZING, _SHARE * steps * each * batch)
+        if len(sizes) > 1 and worth:
+            for learner in self.job.learners.values():
+                apply(learner, pins)
+            found = size.fastest(sizes, self._timed, self.world.device)
+            if found is not None:
+                self.why["micro_batch_size"] = f"{told}; {found.why}"
+                return found.examples, found.each
+        self.why["micro_batch_size"] = told
+        return sizes[0], each
 
     def _prefetch(self) -> int:
         asked = self.config.machine.prefetch_threads

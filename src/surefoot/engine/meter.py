@@ -14,6 +14,7 @@ import torch
 
 from surefoot.data.batch import Batch
 from surefoot.engine.loop import Batches
+from surefoot.engine.pauses import Pauses
 
 __all__ = ["Meter", "Span", "Timed", "allowed", "available", "gpu", "resident", "sparse"]
 
@@ -59,7 +60,8 @@ class Timed:
 class Meter:
     """Spans of this process, and what they gave since the last row of each kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, pauses: Pauses | None = None) -> None:
+        self._pauses, self._collected = pauses, 0.0
         self.data, self.evaluate, self.save, self.record = (Span() for _ in _FIELDS)
         self._weight = self._steps = 0  # since the last call of `rate`, of `system`
         self._told = time.perf_counter()
@@ -96,6 +98,10 @@ class Meter:
             found["turns_s"] = {name: round(s, 6) for name, s in self._turns.items()}
             self._turns = dict.fromkeys(self._turns, 0.0)
         self._told, self._last, self._steps = moment, spent, 0
+        if self._pauses is not None:
+            found["gc_s"] = round(self._pauses.seconds - self._collected, 6)
+            self._collected = self._pauses.seconds
+            self._pauses.boundary()
         held = resident()
         self._most = max(self._most, held)
         card = _device_memory(device)

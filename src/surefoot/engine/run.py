@@ -20,9 +20,10 @@ from surefoot.engine.create import create, versions
 from surefoot.engine.disk import refusals, synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
-from surefoot.engine.meter import resident
+from surefoot.engine.meter import Meter, resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.monitor import monitoring
+from surefoot.engine.pauses import Pauses
 from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import compared, farewell, planned_rates, work
 from surefoot.engine.rebuild import Buildable, rebuild
@@ -184,10 +185,11 @@ def _train(
         watching() as interrupts,
         _batches(data, pins) as batches,
         monitoring(folder.meta, config, job, world, record) as monitor,
+        Pauses() as pauses,
     ):
         conductor = Conductor(
             job, config, world, batches, state, record, witness, saver, interrupts, facts,
-            monitor=monitor,
+            Meter(pauses), monitor,
         )  # fmt: skip
         try:
             ended = conductor.run()

@@ -1,0 +1,56 @@
+"""Memory hygiene: nothing grows, and the garbage collector stays out of the steps."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from pathlib import Path
+
+import pytest
+
+import surefoot as package
+from surefoot.engine.pauses import Pauses
+
+TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
+
+
+class Ring:
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_what_is_there_is_not_looked_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gc.get_freeze_count()
+    with Pauses() as pauses:
+        assert gc.get_freeze_count() > before + 1000
+        ring = weakref.ref(Ring())
+        pauses.boundary()
+        assert ring() is not None, "not yet: it was looked at just now"
+        monkeypatch.setattr("surefoot.engine.pauses._EVERY", 0.0)
+        pauses.boundary()
+        assert ring() is None
+        assert 0 < pauses.longest <= pauses.seconds < 1
+    told = pauses.seconds
+    gc.collect()
+    assert pauses.seconds == told and gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(
+    "steps", [240, pytest.param(10_000, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_memory_does_not_grow(steps: int, tmp_path: Path) -> None:
+    """Evaluating, sampling, saving and recording are part of it."""
+    result = package.train(
+        "charlm", preset="tiny", path=TEXT, runs=tmp_path, quiet=True, max_steps=steps,
+        **{
+            "cadence.validate_every": 50, "cadence.sample_every": 100, "cadence.save_every": 100,
+            "track.report": False, "track.tensorboard": False, "machine.micro_batch_size": 4,
+        },
+    )  # fmt: skip
+    lines = (result.folder / "system.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    held = {row["step"]: row["memory_bytes"] for row in rows}
+    early = max(size for step, size in held.items() if step <= steps // 2)
+    assert held[steps] - early < 4e6
+    assert all(row["gc_s"] >= 0 for row in rows)
