@@ -12,8 +12,9 @@ import torch
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Ops, RunConfig
 from surefoot.engine import Job, Learner, Loss, tune
-from surefoot.engine.fit import Pins, _Probe
+from surefoot.engine.fit import Pins
 from surefoot.engine.own import find, operations_of, pinned
+from surefoot.engine.probe import Probe
 from surefoot.errors import ConfigError, RunError
 from surefoot.nn.gpt import GPT
 from surefoot.ops import NORM
@@ -41,7 +42,7 @@ def test_auto_begins_with_the_standard_and_a_name_is_taken_as_it_is() -> None:
 
 
 def test_only_what_is_used_is_raced() -> None:
-    probe = object.__new__(_Probe)
+    probe = object.__new__(Probe)
     probe.config = RunConfig()
     raced = {op for _, _, ways in probe._candidates({"norm": "fused"}) for op in ways}
     assert raced == set()

@@ -1,0 +1,278 @@
+"""The probe: half a second of real passes before step 0, on real examples, that touches no weight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from surefoot.config.schema import RunConfig
+from surefoot.data.batch import Data
+from surefoot.engine import size, tune
+from surefoot.engine.fit import Pins, usable_cores
+from surefoot.engine.job import Job
+from surefoot.engine.learner import Learner
+from surefoot.engine.meter import available
+from surefoot.engine.place import apply, matmul_path
+from surefoot.engine.random import example_keys, rekey
+from surefoot.engine.world import World
+from surefoot.nn.dropout import set_keys
+
+__all__ = ["Probe"]
+
+_BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
+_PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
+_MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
+_THREADS_MARGIN = 0.8  # more threads suffer more from other programs, so they must gain 20 %
+_SIZING, _SHARE = 0.3, 0.005  # seconds, or share of the run, that finding the micro-batch may take
+_LONG = 10**6  # steps of a run without an end
+
+
+class Probe:
+    """Tries the candidates on a few real examples and keeps the fastest."""
+
+    def __init__(self, config: RunConfig, job: Job, world: World) -> None:
+        self.config, self.job, self.world = config, job, world
+        self.data = Data(job.source, config.train.seed, config.train.batch_size)
+        self.why: dict[str, str] = {}
+        self.size = 1
+        # On a processor, CPU time: other programs must not decide.
+        self.clock = time.process_time if world.device.type == "cpu" else time.perf_counter
+        self.deadline = self.clock() + _BUDGET
+
+    def answer(self) -> dict[str, Any]:
+        """Return pins (all but compile), bytes of activations an example, seconds a step."""
+        first = self._first_pins()
+        self._warm_up(first)
+        if self.world.device.type == "cuda":
+            return self._on_card(first)
+        seconds = self._size_up(first)
+        activations = self._activations(first)
+        pins, seconds = self._race(first, seconds)
+        pins = self._tune(pins, seconds)
+        each = seconds / self.size
+        micro, each = self._micro(pins, activations, each)
+        return self._answer(pins, micro, activations, each)
+
+    def _on_card(self, pins: Pins) -> dict[str, Any]:
+        """Fill the device first; what is fast is measured with as many examples as will run."""
+        sizes = self._asked() or size.divisors(self.config.train.batch_size)
+        sizes, activations = size.largest(sizes, self._run, self.world.device, self._later())
+        found = size.fastest(sizes, self._timed, self.world.device)
+        if found is None:
+            return self._answer(pins, sizes[-1], activations, self._seconds(pins))
+        if not self._asked():
+            self.why["micro_batch_size"] = found.why
+        self.size = found.examples
+        pins = self._tune(pins, found.each * self.size)
+        return self._answer(pins, found.examples, activations, self._seconds(pins) / self.size)
+
+    def _answer(self, pins: Pins, micro: int, activations: int, each: float) -> dict[str, Any]:
+        pins = replace(pins, micro_batch_size=micro, prefetch_threads=self._prefetch())
+        return {
+            "pins": {**pins.as_dict(), "why": dict(self.why)},
+            "activation_bytes": activations,
+            "step_seconds": each * self.config.train.batch_size,
+        }
+
+    def _asked(self) -> list[int]:
+        asked = self.config.machine.micro_batch_size
+        return [asked] if isinstance(asked, int) else []
+
+    def _run(self, count: int) -> None:
+        self.size = count
+        self._passes()
+
+    def _timed(self, count: int) -> float:
+        """Return seconds of a pass of `count` examples, the second of two."""
+        self._run(count)
+        begun = self.clock()
+        self._run(count)
+        return self.clock() - begun
+
+    def _later(self) -> int:
+        """Return bytes that a step needs beside its passes: moments of the optimisers, an average."""
+        moments = 3 if self.config.train.ema is not None else 2
+        return moments * sum(p.nbytes for x in self.job.learners.values() for p in x.parameters)
+
+    def _warm_up(self, pins: Pins) -> None:
+        """Pass one example, unmeasured: the first pass of a process loads libraries."""
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+            self._pass(learner)
+
+    def _first_pins(self) -> Pins:
+        machine, device = self.config.machine, self.world.device
+        threads = machine.threads if isinstance(machine.threads, int) else 1
+        precision = machine.precision
+        if precision == "auto":
+            precision = "fp32"
+            if device.type == "cuda":
+                precision = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
+                self.why["precision"] = f"the {torch.cuda.get_device_name(device)} has {precision}"
+        ways, unused = tune.begin(self.config, self.job, device)
+        if unused:
+            self.why["unused"] = f"no model of this run uses {', '.join(unused)}"
+        return Pins(
+            device=str(device), precision=precision, threads=threads,
+            matmul="default" if machine.matmul == "auto" else machine.matmul,
+            ops=ways,
+        )  # fmt: skip
+
+    def _size_up(self, pins: Pins) -> float:
+        """Take as many examples as run in 30 ms; return the seconds that they take."""
+        one = self._seconds(pins)
+        self.size = max(1, min(self.config.train.batch_size, round(_PASS / one)))
+        return self._seconds(pins) if self.size > 1 else one
+
+    def _race(self, pins: Pins, best: float) -> tuple[Pins, float]:
+        """Try candidates one setting at a time, while the budget lasts."""
+        if self.world.device.type != "cpu":
+            return pins, best
+        measured = {"fp32": best}
+        for label, change, ways in self._candidates(pins.ops):
+            if len(measured) > 1 and self.clock() > self.deadline:
+                break
+            trial = replace(pins, **change, ops={**pins.ops, **ways})
+            measured[label] = seconds = self._seconds(trial)
+            if seconds < best * _MARGIN:
+                pins, best = trial, seconds
+        if len(measured) > 1:
+            times = ", ".join(f"{k} {v * 1e3:.1f}" for k, v in measured.items())
+            self.why["speed"] = f"ms for {self.size} examples on 1 thread: {times}"
+        return self._thread(pins, best)
+
+    def _thread(self, pins: Pins, best: float) -> tuple[Pins, float]:
+        """Take more threads where they are much faster by the clock on the wall."""
+        cores = usable_cores()
+        if self.config.machine.threads != "auto" or cores == 1:
+            return pins, best
+        self.clock = time.perf_counter
+        more = replace(pins, threads=cores)
+        alone, together = self._seconds(pins), self._seconds(more)
+        self.why["threads"] = f"1: {alone * 1e3:.1f} ms, {cores}: {together * 1e3:.1f} ms"
+        return (more, together) if together < alone * _THREADS_MARGIN else (pins, best)
+
+    def _candidates(
+        self, used: Mapping[str, str]
+    ) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
+        """Yield a label, what to change, and the ways of operations in use to change with it."""
+        machine, ops = self.config.machine, self.config.ops
+        free = ops.attention == "auto" and "attention" in used
+        if machine.precision == "auto":
+            yield "bf16", {"precision": "bf16"}, {}
+        if machine.precision in ("auto", "bf16") and free:
+            bf16 = {"precision": "bf16"}
+            yield "bf16 with plain attention", bf16, {"attention": "matmul"}
+            yield "bf16 with fp32 attention", bf16, {"attention": "sdpa_fp32"}
+        wanted = machine.matmul == "auto" and machine.precision in ("auto", "fp32")
+        if wanted and matmul_path("onednn").accurate():
+            onednn = {"precision": "fp32", "matmul": "onednn"}
+            yield "fp32 by oneDNN", onednn, {"attention": "sdpa"} if free else {}
+        if ops.cross_entropy == "auto" and "cross_entropy" in used:
+            yield "the best with the loss in chunks", {}, {"cross_entropy": "chunked"}
+
+    def _tune(self, pins: Pins, seconds: float) -> Pins:
+        """Let the operations that no race decided be measured at the sizes of this model."""
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+        device = self.world.device
+        free = tune.free(self.config, device)
+        ways, why = tune.choose(self.job, free, self._passes, device, pins.ops, seconds)
+        self.why |= why
+        return replace(pins, ops={**pins.ops, **ways})
+
+    def _passes(self) -> None:
+        for learner in self.job.learners.values():
+            self._pass(learner)
+
+    def _seconds(self, pins: Pins) -> float:
+        """Return seconds of forward and backward of `size` examples: the best of up to three.
+
+        The first pass is not counted, for libraries make their kernels in it. Once a trial has
+        taken 45 ms it is not repeated: slow models show the difference at once.
+        """
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+            self._pass(learner)
+        best, spent = float("inf"), 0.0
+        for _ in range(3):
+            begun = self.clock()
+            for learner in self.job.learners.values():
+                self._pass(learner)
+            taken = self.clock() - begun
+            best, spent = min(best, taken), spent + taken
+            if spent > _PASS * 1.5:
+                break
+        return best
+
+    def _pass(self, learner: Learner) -> None:
+        batch = self.data.batch(0, 0, self.size)
+        rekey(0, self.world.device)
+        if learner.dropouts:
+            set_keys(learner.model, example_keys(0, 0, 0, self.size).to(self.world.device))
+        learner.accumulate(self.world.to(batch), batch.weight)
+        learner.zero()
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize(self.world.device)
+
+    def _activations(self, pins: Pins) -> int:
+        """Return bytes kept for backward by one example, summed over storages."""
+        kept: dict[int, int] = {}
+        models = [x.model for x in self.job.learners.values()]
+        owned = {p.data_ptr() for model in models for p in model.parameters()}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in owned:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        for learner in self.job.learners.values():
+            apply(learner, pins)
+            with torch.autograd.graph.saved_tensors_hooks(pack, _same):
+                self._pass(learner)
+        return max(1, sum(kept.values()) // self.size)
+
+    def _micro(self, pins: Pins, activations: int, each: float) -> tuple[int, float]:
+        """Return how many examples at once, and the seconds that one of them takes."""
+        if asked := self._asked():
+            return asked[0], each
+        room = _free_memory(self.world.device) // 2
+        batch = self.config.train.batch_size
+        sizes = [d for d in size.divisors(batch) if d * activations <= room] or [1]
+        told = f"{sizes[0]} x {activations / 1e6:.1f} MB of activations in {room / 1e9:.1f} GB"
+        steps = self.config.limit(len(self.job.source)) or _LONG
+        worth = 6 * each * batch < max(_SIZING, _SHARE * steps * each * batch)
+        if len(sizes) > 1 and worth:
+            for learner in self.job.learners.values():
+                apply(learner, pins)
+            found = size.fastest(sizes, self._timed, self.world.device)
+            if found is not None:
+                self.why["micro_batch_size"] = f"{told}; {found.why}"
+                return found.examples, found.each
+        self.why["micro_batch_size"] = told
+        return sizes[0], each
+
+    def _prefetch(self) -> int:
+        asked = self.config.machine.prefetch_threads
+        if isinstance(asked, int):
+            return asked
+        begun = time.perf_counter()
+        self.data.batch(1)
+        taken = time.perf_counter() - begun
+        self.why["prefetch_threads"] = f"a batch takes {taken * 1e3:.2f} ms to make"
+        return 2 if taken > 2e-3 else 0
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available()
