@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -95,12 +96,12 @@ def test_hostile_pieces_spoil_no_other_verdict(tmp_path: Path) -> None:
 def test_a_process_that_dies_costs_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def once(completions: list[Completion]) -> list[Verdict]:
-        asked.append(len(completions))
+    def once(command: object, pieces: Iterable[object]) -> list[Verdict]:
+        asked.append(len(list(pieces)))
         alive = [Verdict(True, True, True, False)] * 2
-        return alive[: len(completions)]
+        return alive[: asked[-1]]
 
-    monkeypatch.setattr(compile_rate, "_asked", once)
+    monkeypatch.setattr(compile_rate, "asked_of", once)
     found = judge([Completion(PROMPT, "    return 1\n", False)] * 7)
     assert [v.as_is for v in found] == [True, True, False] * 2 + [True]
     assert asked == [7, 4, 1]

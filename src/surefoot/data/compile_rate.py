@@ -11,15 +11,25 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from surefoot.data.repository import CodeFile
 
-__all__ = ["Completion", "Prompt", "Verdict", "function_prompts", "judge"]
+__all__ = [
+    "Completion",
+    "Prompt",
+    "Verdict",
+    "asked_of",
+    "drawn",
+    "function_prompts",
+    "judge",
+    "verdicts",
+]
 
 _SECONDS = 20.0  # for one process
 _A_FILE = 4  # functions of one file
@@ -31,12 +41,18 @@ class Prompt:
 
     `column` is where its body begins; the docstring is part of the prompt. The end of its last
     line is not: most tokenizers join it with the spaces that follow.
+
+    In a language with braces, `grammar` names what judges it, `begin` is the byte of the brace that
+    opens the body, and `outer` how many braces are open around the function.
     """
 
     file: str
     line: int
     prefix: str
     column: int
+    grammar: str = ""
+    begin: int = 0
+    outer: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,26 +82,32 @@ def function_prompts(files: Iterable[CodeFile], most: int, seed: int = 0) -> lis
 
     Files that do not compile as they are give none.
     """
-    found = [p for file in files if file.language == "python" for p in _of(file, seed)]
-    return sorted(found, key=lambda p: _rank(p, seed))[:most]
+    python = (file for file in files if file.language == "python")
+    return drawn([p for file in python for p in drawn(_of(file), seed, None)], seed, most)
 
 
-def _rank(prompt: Prompt, seed: int) -> int:
-    return xxhash.xxh3_64_intdigest(f"prompt {seed} {prompt.file} {prompt.line}".encode())
+def drawn(prompts: Iterable[Prompt], seed: int, most: int | None) -> list[Prompt]:
+    """Return `most` of them drawn by `seed`; None: as many as one file may give."""
+
+    def rank(prompt: Prompt) -> int:
+        return xxhash.xxh3_64_intdigest(f"prompt {seed} {prompt.file} {prompt.line}".encode())
+
+    return sorted(prompts, key=rank)[: _A_FILE if most is None else most]
 
 
-def _of(file: CodeFile, seed: int) -> list[Prompt]:
+def _of(file: CodeFile) -> Iterator[Prompt]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(file.text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+        return
     lines = file.text.split("\n")
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    functions = [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    found = [p for node in functions if (p := _prompt(file, node, lines)) is not None]
-    return sorted(found, key=lambda p: _rank(p, seed))[:_A_FILE]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found = _prompt(file, node, lines)
+            if found is not None:
+                yield found
 
 
 def _prompt(
@@ -104,27 +126,34 @@ def _prompt(
 
 def judge(completions: Sequence[Completion]) -> list[Verdict]:
     """Return a verdict on each. A piece that the process does not survive does not compile."""
+    child = Path(__file__).with_name("compile_child.py")
+    command = ["-I", "-S", "-W", "ignore", str(child)]
+
+    def told(c: Completion) -> dict[str, Any]:
+        prompt = c.prompt
+        return {"prefix": prompt.prefix, "text": c.text, "column": prompt.column, "whole": c.whole}
+
+    return verdicts(completions, lambda rest: asked_of(command, map(told, rest)))
+
+
+def verdicts(
+    completions: Sequence[Completion], ask: Callable[[Sequence[Completion]], Iterable[Verdict]]
+) -> list[Verdict]:
+    """Return a verdict on each, of processes that `ask` lets judge as many as they live for."""
     found: list[Verdict] = []
     while len(found) < len(completions):
         before = len(found)
-        found += _asked(completions[before:])
+        found += ask(completions[before:])
         if len(found) < len(completions):  # the process ended at this one
             found.append(Verdict(False, False, False, not completions[len(found)].text.strip()))
     return found
 
 
-def _asked(completions: Sequence[Completion]) -> Iterator[Verdict]:
-    """Yield the verdicts of one process, as many as it lived to give."""
-    child = Path(__file__).with_name("compile_child.py")
-    asked = "".join(
-        json.dumps(
-            {"prefix": c.prompt.prefix, "text": c.text, "column": c.prompt.column, "whole": c.whole}
-        )
-        + "\n"
-        for c in completions
-    )
+def asked_of(command: Sequence[str], pieces: Iterable[Mapping[str, Any]]) -> Iterator[Verdict]:
+    """Yield the verdicts of one Python process on `pieces`, as many as it lived to give."""
+    asked = "".join(json.dumps(piece) + "\n" for piece in pieces)
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-W", "ignore", str(child)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, encoding="utf-8", errors="surrogatepass",
     )  # fmt: skip
     try:

@@ -60,7 +60,7 @@ def build(config: CodeConfig, world: World) -> Job:
         source=source,
         learners={"main": Learner(model, loss, optimisers)},
         evals={name: judges[name] for name in trying},
-        exams={n: j for n, j in judges.items() if n != "completions"},
+        exams={n: j for n, j in judges.items() if not n.startswith("completions")},
         samplers=samplers(config, code, base.tokenizer),
         data={**code.describe(), "base": base.name, "base_digest": digest},
         notes=[*notes(config, code, base, source, model, optimisers), *chosen],
@@ -183,6 +183,7 @@ def notes(
     optimisers: list[Any],
 ) -> Iterator[str]:  # fmt: skip
     """Say what is learned from and what is trained, and at which rates."""
+    from surefoot.data.parse_rate import missing_grammars
     from surefoot.engine.plan import schedule_for
 
     told = code.describe()
@@ -196,6 +197,9 @@ def notes(
             f"       {len(code.secrets)} strings look secret, first at {code.secrets[0]}; "
             "--drop-secrets leaves such files out"
         )
+    absent = missing_grammars(f.language for f in (*code.sides["val"], *code.sides["test"]))
+    if absent and config.evaluation.prompts:
+        yield f'       no parse rate of {", ".join(absent)}: pip install "surefoot[code]" brings grammars'
     bits = "4 bits (nf4)" if config.four_bit else str(next(model.parameters()).dtype)[6:]
     frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
     yield f"base   {base.name}, {frozen / 1e6:.0f} MB in {bits}; licence: {base.licence}"

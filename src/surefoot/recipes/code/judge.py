@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from surefoot.data.compile_rate import Completion, Prompt, judge
+from surefoot.data.compile_rate import Completion, Prompt, Verdict, judge
+from surefoot.data.parse_rate import judge_parse
 from surefoot.engine import Request, TextSpeaker, wilson
 from surefoot.nn.adapters import Writer
 
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
     from surefoot.data.bpe import BPE
     from surefoot.nn.adapters import Pretrained
 
-__all__ = ["Judge", "Likelihood", "compile_rates", "likelihood", "measured", "written"]
+__all__ = [
+    "Judge",
+    "Likelihood",
+    "compile_rates",
+    "likelihood",
+    "measured",
+    "parse_rates",
+    "rates",
+    "written",
+]
 
 Rows = Callable[[], Iterable["Batch"]]
 _Z = 1.959964  # 95 %
@@ -73,21 +83,31 @@ def written(
 
 
 def compile_rates(completions: Sequence[Completion]) -> dict[str, float]:
-    """Return shares of completions: what compiles as it is and cut, what ended, what is empty.
+    """Return shares of completions in Python, asked of the compiler (see `rates`)."""
+    return rates("compile", "", judge(completions))
 
-    `compile_cut_low` and `compile_cut_high` are the 95 % interval of `compile_cut` (Wilson).
+
+def parse_rates(completions: Sequence[Completion]) -> dict[str, float]:
+    """Return shares of completions in other languages, asked of grammars (see `rates`)."""
+    return rates("parse", "parse_", judge_parse(completions))
+
+
+def rates(name: str, prefix: str, verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Return shares: what is taken as it is and cut, what ended, what is empty or was cut off.
+
+    `NAME_cut_low` and `NAME_cut_high` are the 95 % interval of `NAME_cut` (Wilson).
     """
-    verdicts = judge(completions)
     count = max(1, len(verdicts))
     hits = sum(v.cut for v in verdicts)
     low, high = wilson(hits, len(verdicts))
     return {
-        "compile_as_is": sum(v.as_is and not v.empty for v in verdicts) / count,
-        "compile_cut": hits / count,
-        "compile_cut_low": low,
-        "compile_cut_high": high,
-        "ended": sum(v.ended for v in verdicts) / count,
-        "empty": sum(v.empty for v in verdicts) / count,
+        f"{name}_as_is": sum(v.as_is and not v.empty for v in verdicts) / count,
+        f"{name}_cut": hits / count,
+        f"{name}_cut_low": low,
+        f"{name}_cut_high": high,
+        f"{prefix}ended": sum(v.ended and not v.empty for v in verdicts) / count,
+        f"{prefix}empty": sum(v.empty for v in verdicts) / count,
+        f"{prefix}truncated": sum(not (v.ended or v.empty) for v in verdicts) / count,
     }
 
 

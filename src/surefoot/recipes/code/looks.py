@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,17 +10,20 @@ import torch
 
 from surefoot.data.batch import Batch
 from surefoot.data.bpe import BPE
-from surefoot.data.compile_rate import Prompt, function_prompts
+from surefoot.data.compile_rate import Completion, Prompt, function_prompts
 from surefoot.data.packed import pack, rows
+from surefoot.data.parse_rate import brace_prompts
 from surefoot.data.repository import Repository
 from surefoot.engine import World
 from surefoot.nn.adapters import Pretrained
-from surefoot.recipes.code.judge import Judge, compile_rates, measured, written
+from surefoot.recipes.code.judge import Judge, compile_rates, measured, parse_rates, written
 from surefoot.recipes.code.settings import CodeConfig, Judging
 
 __all__ = ["looks", "remember", "samplers"]
 
 _SAMPLES = 2
+
+Rate = Callable[[Sequence[Completion]], dict[str, float]]
 
 
 def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[str, Judge]:
@@ -36,15 +39,27 @@ def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[
         look = partial(measured, rows=source, name="outside", bits=None)
         found["outside"] = Judge(look, ("outside_ppl",))
     for side, label in (("val", "completions"), ("test", "test completions")):
-        prompts = function_prompts(code.sides[side], ask.prompts, config.train.seed)
-        if prompts:
-            compared = ("compile_as_is", "compile_cut", "ended", "empty")
-            found[label] = Judge(partial(_compiled, config=ask, bpe=bpe, prompts=prompts), compared)
+        for name, prefix, prompts_of, rate in _KINDS:
+            prompts = prompts_of(code.sides[side], ask.prompts, config.train.seed)
+            if prompts:
+                compared = [f"{name}_as_is", f"{name}_cut"]
+                compared += [f"{prefix}{what}" for what in ("ended", "empty", "truncated")]
+                look = partial(_completed, config=ask, bpe=bpe, prompts=prompts, rate=rate)
+                shown = label if name == "compile" else f"{label} in other languages"
+                found[shown] = Judge(look, tuple(compared))
     return found
 
 
-def _compiled(model: Any, *, config: Judging, bpe: BPE, prompts: list[Prompt]) -> dict[str, float]:
-    return compile_rates(written(model, bpe, prompts, config.new_tokens, config.prompt_tokens))
+_KINDS: tuple[tuple[str, str, Callable[..., list[Prompt]], Rate], ...] = (
+    ("compile", "", function_prompts, compile_rates),
+    ("parse", "parse_", brace_prompts, parse_rates),
+)
+
+
+def _completed(
+    model: Any, *, config: Judging, bpe: BPE, prompts: list[Prompt], rate: Rate
+) -> dict[str, float]:
+    return rate(written(model, bpe, prompts, config.new_tokens, config.prompt_tokens))
 
 
 def _outside() -> str:
@@ -85,5 +100,7 @@ def samplers(config: CodeConfig, code: Repository, bpe: BPE) -> dict[str, Any]:
         (found,) = written(model, bpe, [prompt], tokens, seen)
         return "\n".join(prompt.prefix.split("\n")[-3:]) + found.text
 
-    prompts = function_prompts(code.sides["val"], _SAMPLES, config.train.seed)
+    prompts = [
+        p for kind in _KINDS for p in kind[2](code.sides["val"], _SAMPLES, config.train.seed)
+    ]
     return {f"{p.file}:{p.line}": partial(complete, prompt=p) for p in prompts}
