@@ -95,8 +95,7 @@ def asked(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     if settings.get("preset") == "seed":
         settings["schedule.decay_steps"] = round(0.9 * steps)
         settings["min_lr"] = settings["optim.lr"] / 10
-    narrow = options.device == "cuda" or run.share < 0
-    attention = "sdpa" if narrow else "matmul"
+    attention = "sdpa" if options.device == "cuda" else "matmul"
     return {
         **SIZE, "path": options.train, "val_path": options.valid, "seed": run.seed,
         "max_steps": steps, "warmup_steps": steps // 10, "device": options.device, "threads": 1,
@@ -215,12 +214,12 @@ def rate_runs() -> list[Run]:
     changes: list[dict[str, Any]] = [
         {"optim.muon_lr": muon, "optim.lr": lr}
         for muon in (0.005, 0.01, 0.015)
-        for lr in (0.006, 0.01, 0.02)
+        for lr in (0.01, 0.02, 0.04)
     ]
     changes += [
         {"decay_fraction": 0.8}, {"optim.beta2": 0.95}, {"optim.weight_decay": 0.0},
         {"optim.momentum": 0.9}, {"optim.clip": 0.0}, {"batch_warmup": 0.3},
-        {"context_warmup": 0.3}, {"zero_init": True}, {"optim.lr": 0.03, "optim.muon_lr": 0.01},
+        {"context_warmup": 0.3}, {"zero_init": True}, {"optim.lr": 0.006},
         {"feed_forward": "relu2", "qk_norm": False}, {"feed_forward": "relu2"}, {"softcap": 15.0},
         {"qk_norm": False}, {"d_ff": 1024}, {"num_kv_heads": 2}, {"value_embeddings": True},
     ]  # fmt: skip

@@ -134,7 +134,7 @@ def one_speed(preset: str, options: argparse.Namespace) -> dict[str, Any]:
             "gpt", preset=preset, runs=folder, quiet=not options.loud, **{
                 "path": options.text, "max_steps": steps, "horizon": PLAN, "compile": "on",
                 "validate_every": 0, "sample_every": 0, "save_every": 0, "track.report": False,
-                "track.tensorboard": False, "track.life_check": False, "val_ratio": 0.002,
+                "track.tensorboard": False, "track.life_check": False,
                 **settings(options),
             },
         )  # fmt: skip
