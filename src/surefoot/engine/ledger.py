@@ -96,7 +96,8 @@ class Ledger(TorchDispatchMode):
         for tensor in outputs:
             self._see(tensor, str(func))
         if func is _BACK and self.processors is not None:
-            parts = 0 if self.frugal else self.processors
+            flash = not self.frugal and args[1].dtype != torch.float32  # which it does not take
+            parts = self.processors if flash else 0
             self._work_in(_room_of_attention(args[1], args[2], parts))
         self._measure(func, args, kwargs, given, outputs, known, found)
         return found
