@@ -6,7 +6,10 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "surefoot"
-SPEAKING = {"track/console.py", "track/terminal.py"}  # beside the door (cli)
+SPEAKING = {
+    "track/console.py", "track/terminal.py",  # beside the door (cli)
+    "engine/ranks/beat.py",  # last words of a process that ends in the middle of a step
+}  # fmt: skip
 CONFIGURING = {
     "basicConfig", "dictConfig", "fileConfig", "captureWarnings", "setLevel", "addHandler",
     "removeHandler", "filterwarnings", "simplefilter", "resetwarnings", "showwarning",
@@ -14,6 +17,7 @@ CONFIGURING = {
 ALLOWED = {
     ("track/log.py", "addHandler"),  # a NullHandler on our own logger
     ("engine/debug.py", "simplefilter"),  # inside `catch_warnings`
+    ("cli/launch.py", "setLevel"),  # of torchrun, in the process that only starts others
     ("data/clean.py", "simplefilter"),  # inside `catch_warnings`
     ("data/compile_rate.py", "simplefilter"),  # inside `catch_warnings`
     ("recipes/code/base.py", "simplefilter"),  # inside `catch_warnings`

@@ -59,12 +59,26 @@ _EXAMPLES = (
     ("surefoot train charlm --help", "every setting"),
     ("surefoot resume last", "after anything"),
 )
+TRAINS = ("train", "resume", "sweep")
 _DONE, _BUG, _FULL, _STOPPED, _INTERRUPTED = 0, 1, 4, 75, 130
 _PIPE = 141  # the reader of our output went away
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` is `sys.argv[1:]` where it is not given."""
+    code = _main(argv)
+    if "RANK" in os.environ:  # one of several processes: the launcher wants to know
+        from surefoot.cli.launch import note
+
+        if "surefoot.engine" in sys.modules:
+            from surefoot.engine.ranks.team import leave
+
+            leave()
+        return note(code)
+    return code
+
+
+def _main(argv: list[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)
@@ -105,7 +119,7 @@ def _dispatch(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise _unknown(verb)
-    with _stoppable() if verb in ("train", "resume", "sweep") else contextlib.nullcontext():
+    with _stoppable() if verb in TRAINS else contextlib.nullcontext():
         module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
         code: int = module.run(verb, rest)
     return code
@@ -119,7 +133,8 @@ def _stoppable() -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        print("stopped by SIGTERM; the same command goes on", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("stopped by SIGTERM; the same command goes on", file=sys.stderr)
         raise SystemExit(_STOPPED)
 
     if threading.current_thread() is not threading.main_thread():
@@ -169,7 +184,8 @@ def _fail(error: SurefootError) -> int:
     text = str(error)
     if not isinstance(error, ConfigError | Stopped):
         text = f"error: {text}"
-    print(text, file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(text, file=sys.stderr)
     return error.exit_code
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from surefoot import recipes
+from surefoot.cli import launch
 from surefoot.cli.options import settings_from
 from surefoot.config import flags
 from surefoot.errors import ConfigError, Problem, Stopped
@@ -58,6 +59,8 @@ def _train(argv: list[str]) -> int:
             options,
             lambda: api.unfinished(runs, recipe, resolved.config, options.name),
         )
+    if launch.wanted(resolved.config.machine, options):
+        return launch.launch(["train", *argv], resolved.config.machine, options)
     console = _console(options)
     return _report(
         lambda: api.start(
@@ -96,10 +99,13 @@ def _resume(argv: list[str]) -> int:
     from surefoot import api
     from surefoot.track.folder import find, runs_dir
 
-    kept = api.stored(find(runs_dir(options.runs), options.run))
+    kept = api.each(lambda: api.stored(find(runs_dir(options.runs), options.run)))
     options, given, problems = flags.parse(own, argv, kept.recipe.config)
     if options.restarts is not None:
         return _supervised("resume", argv, options, kept.folder.reload)
+    wanted = api.machine(kept, given)
+    if options.debug_step is None and launch.wanted(wanted, options):
+        return launch.launch(["resume", *argv], wanted, options)
     console = _console(options)
     if options.debug_step is not None:
         from surefoot.cli.debug import show_step
@@ -124,6 +130,7 @@ def _shared(own: argparse.ArgumentParser) -> None:
         help="Do not train: compute step N of the run again and look inside.",
     )  # fmt: skip
     own.add_argument("--quiet", action="store_true", help="Show nothing while training.")
+    launch.flags(own)
 
 
 def _supervised(
@@ -148,7 +155,7 @@ def _console(options: argparse.Namespace) -> Any:
     from surefoot.api import Console
 
     stream: TextIO | None = sys.stderr if options.json else None
-    return None if options.quiet else Console(stream)
+    return None if options.quiet or launch.follows() else Console(stream)
 
 
 def _report(play: Any, options: argparse.Namespace) -> int:
@@ -156,10 +163,10 @@ def _report(play: Any, options: argparse.Namespace) -> int:
     try:
         result: Result = play()
     except Stopped as stopped:
-        if options.json:
+        if options.json and not launch.follows():
             print(json.dumps({"status": "stopped", "error": stopped.what, "help": stopped.fix}))
         raise
-    if options.json:
+    if options.json and not launch.follows():
         document = {
             "run": result.folder.name, "folder": str(result.folder), "status": result.status,
             "step": result.step, "metrics": result.metrics, "best": result.best,

@@ -153,6 +153,20 @@ class Machine(Section):
     micro_batch_size: int | Literal["auto"] = knob(
         "auto", "Examples per forward pass; the batch is made of such pieces."
     )
+    devices: int | None = circumstance(
+        None, "Processes on this machine, one for each device, that share the batch.", ge=1
+    )
+    parallel: Literal["auto", "none", "ddp", "fsdp2", "hsdp"] = circumstance(
+        "auto", "Whole replicas (ddp), or weights split over devices (fsdp2; hsdp within groups)."
+    )
+    reduce: Literal["ordered", "tree"] = knob(
+        "ordered",
+        "How gradients are added: in the order of the processes, or in a tree over micro-batches, "
+        "which gives the same bits for any number of processes.",
+    )
+    hang_timeout: str = circumstance(
+        "10min", "How long a process may lag behind the others before all are ended."
+    )
     prefetch_threads: int | Literal["auto"] = circumstance(
         "auto", "Threads that compute batches ahead; never changes a batch."
     )
@@ -162,6 +176,12 @@ class Machine(Section):
     def _device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
             raise ValueError("expected auto, cpu, mps, cuda or cuda:N")
+        return value
+
+    @field_validator("hang_timeout")
+    @classmethod
+    def _hang_timeout(cls, value: str) -> str:
+        parse_seconds(value)
         return value
 
     @field_validator("threads", "micro_batch_size", "prefetch_threads", mode="after")

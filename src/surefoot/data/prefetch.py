@@ -6,7 +6,7 @@ next; a wrong guess costs time and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
@@ -17,6 +17,7 @@ from surefoot.data.batch import Batch
 __all__ = ["Batches", "Prefetch"]
 
 Address = tuple[int, int, int]  # step, start, size
+Share = Callable[[int], range]  # which of so many pieces of a step are read here; `range`: all
 
 _STREAMS = 4  # readers at different steps whose batches may wait here at the same time
 
@@ -53,10 +54,12 @@ class Prefetch:
     True
     """
 
-    def __init__(self, data: Batches, threads: int, depth: int = 2) -> None:
+    def __init__(
+        self, data: Batches, threads: int, depth: int = 2, share: Share | None = None
+    ) -> None:
         if threads < 0 or depth < 1:
             raise ValueError(f"threads must be at least 0 and depth at least 1: {threads}, {depth}")
-        self._data, self._depth = data, depth
+        self._data, self._depth, self._share = data, depth, share or range
         self._waiting: dict[Address, Future[Batch]] = {}  # oldest first
         self._pool = ThreadPoolExecutor(threads, "prefetch") if threads else None
 
@@ -94,8 +97,10 @@ class Prefetch:
         step, start, size = address
         while True:
             start += size
-            if start >= self.size(step):
-                step, start = step + 1, 0
+            mine = self._share(-(-self.size(step) // size))  # of the pieces of a step
+            if start >= min(self.size(step), mine.stop * size):
+                step += 1
+                start = self._share(-(-self.size(step) // size)).start * size
             yield step, start, min(size, self.size(step) - start)
 
     def __enter__(self) -> Self:

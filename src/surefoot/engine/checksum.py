@@ -28,13 +28,24 @@ def checksum(learner: Learner, step: int) -> Tensor:
     All of the state has been looked at after (parameters / WINDOW) steps. The answer is on the
     learner's device; reading it waits for that.
     """
-    total = sum(map(Tensor.numel, learner.parameters))
+    total = sum(count for _, _, count in _slices(learner))
     views = _whole(learner) if total <= WINDOW else _part(learner, step * WINDOW % total, total)
     by_size: dict[int, list[Tensor]] = {}
     for view in views:
         by_size.setdefault(view.element_size(), []).append(view)
     found = [torch.cat(v).sum(dtype=torch.int64) for v in by_size.values()]
+    if not found:  # of a model that is split, this process may hold none of the part
+        return torch.zeros((), dtype=torch.int64, device=learner.device)
     return found[0] if len(found) == 1 else torch.stack(found).sum()
+
+
+def _slices(learner: Learner) -> list[tuple[int, int, int]]:
+    """Return of each parameter which of its numbers are here: first, after the last, of how many."""
+    if learner.split:
+        known, own = learner.exchange.slices, zip(learner.names, learner.parameters, strict=True)
+        return [known[n].flat if n in known else _all(p, learner) for n, p in own]
+    counts = map(Tensor.numel, learner.parameters)
+    return [(0, count, count) for count in counts]
 
 
 @torch.no_grad()
@@ -46,6 +57,9 @@ def weights_sum(model: nn.Module) -> int:
 
 def _whole(learner: Learner) -> list[Tensor]:
     """Return all of the state as flat bits; views of tensors that are still the same are kept."""
+    if learner.split:
+        own = zip(learner.names, learner.parameters)
+        return [_bits(t) for n, p in own for t in _belonging(learner, n, p) if _here(learner, n, t)]
     held = _held(learner)
     known, views = learner.looked_at
     if len(known) != len(held) or not all(map(operator.is_, known, held)):
@@ -72,16 +86,34 @@ def _part(learner: Learner, begin: int, total: int) -> list[Tensor]:
     windows = [(begin, begin + WINDOW), (0, begin + WINDOW - total)]  # the second where it wraps
     found: list[Tensor] = []
     start = 0
-    for name, parameter in zip(learner.names, learner.parameters):
-        count = parameter.numel()
+    own = zip(learner.names, learner.parameters, _slices(learner), strict=True)
+    for name, parameter, (first, last, count) in own:
         for low, high in windows:
             a, b = max(low - start, 0), min(high - start, count)
             if a < b:
                 for tensor in _belonging(learner, name, parameter):
                     flat = _bits(tensor)
-                    found.append(flat[a:b] if tensor.shape == parameter.shape else flat)
+                    if tensor.shape == parameter.shape:
+                        flat = flat[max(a - first, 0) : max(min(b, last) - first, 0)]
+                    elif first > 0:  # a number for all rows belongs to the first
+                        continue
+                    found.append(flat)
         start += count
     return found
+
+
+def _here(learner: Learner, name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of a split learner counts here; what all have, only the first counts."""
+    part = learner.exchange.slices.get(name)
+    if part is None:  # whole everywhere: the first counts
+        return bool(learner.exchange.inner[0] == 0)
+    return tensor.dim() > 0 or part.low == 0
+
+
+def _all(parameter: Tensor, learner: Learner) -> tuple[int, int, int]:
+    """Of a parameter that each process holds whole, the first has all, and the others nothing."""
+    count = parameter.numel()
+    return (0, count, count) if learner.exchange.inner[0] == 0 else (count, count, count)
 
 
 def _bits(tensor: Tensor) -> Tensor:

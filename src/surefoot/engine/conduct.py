@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import signal
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from surefoot.config.learners import alone
@@ -13,11 +15,12 @@ from surefoot.data.batch import Data
 from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
-from surefoot.engine.life import EXAMPLES, LATER, Life
+from surefoot.engine.lives import Lives
 from surefoot.engine.look import draw, look_at, sample
 from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.meter import Meter, Timed, sparse
 from surefoot.engine.monitor import Monitor
+from surefoot.engine.ranks.play import stragglers
 from surefoot.engine.ratio import watch_updates
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
@@ -55,7 +58,7 @@ class Conductor:
     monitor: Monitor | None = None
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
-    _lives: dict[str, Life] = field(default_factory=dict)
+    _lives: Lives | None = None
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
 
@@ -71,7 +74,7 @@ class Conductor:
             self._save()
         every = self.config.cadence.log_every if self.config.track.update_ratio else 0
         self._ratios = {n: watch_updates(x, every) for n, x in self.state.learners.items() if every}
-        self._lives = dict(self._watched())
+        self._lives = Lives(self.job, self.config, self.world, self.state, self.record)
         while not self.state.finished:
             try:
                 for report in self._steps():
@@ -79,9 +82,10 @@ class Conductor:
                         break
             except faults.UpdateFailed as failure:
                 self._restore_after(failure)
-            if self.interrupts.received and not self.state.finished:
+            if self._signal and not self.state.finished:
+                name = self._signal
                 self._save_last()
-                return self.interrupts.received
+                return name
         self._restore_best()
         self._save_last()
         return "done"
@@ -105,7 +109,8 @@ class Conductor:
             self.witness.write(report)
         for happening in report.happenings:
             self._tell(report, happening)
-        self._live(report)
+        if self._lives is not None:
+            self._lives.look(report)
         kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
         rolled = len(kept) < len(report.readings)
         if rolled:  # what was undone is neither logged nor looked at
@@ -119,7 +124,15 @@ class Conductor:
         with self.meter.save:
             self._save_if_due(report.step, improved, rolled)
         self._measure(report.step)
-        return rolled or self.interrupts.received is not None
+        return rolled or self._signal is not None
+
+    @property
+    def _signal(self) -> str | None:
+        """The name of the signal that asks to stop; of several processes, what any was sent."""
+        team = self.world.team
+        if team is None:
+            return self.interrupts.received
+        return signal.Signals(team.signal).name if team.signal else None
 
     def _tell(self, report: Report, happening: Happening) -> None:
         text = f"step {report.step}: {happening}"
@@ -132,34 +145,6 @@ class Conductor:
             "event", report.step, happening.learner,
             event=happening.event.name.lower(), value=happening.value, why=happening.why,
         )  # fmt: skip
-
-    def _watched(self) -> Iterator[tuple[str, Life]]:
-        """Yield the learners that are young, with those who look whether they live."""
-        young = {n: x for n, x in self.state.learners.items() if x.updates < LATER}
-        seed, size = self.config.train.seed, self.config.train.batch_size
-        for name, learner in young.items() if self.config.track.life_check else ():
-            count = min(EXAMPLES, size, learner.micro or size)
-            batch = Data(self.job.source, seed, size).batch(0, 0, count)
-            life = Life(learner, self.world.to(batch), derive(seed, "life"))
-            if self._try_life(name, life.watch) is not None:
-                yield name, life
-
-    def _live(self, report: Report) -> None:
-        """Say what is found to be dead; the numbers of the run do not depend on it."""
-        for name in [n for n in report.readings if n in self._lives]:
-            found = self._try_life(name, self._lives[name].findings)
-            for text in found or ():
-                self.record.note(f"{self._prefix(name)}step {report.step}: {text}", "warning")
-            if found is None or self._lives[name].done:
-                del self._lives[name]
-
-    def _try_life(self, name: str, look: Callable[[], list[str]]) -> list[str] | None:
-        try:
-            return look()
-        except Exception as error:  # a loss that only works in training, for example
-            text = f"{self._prefix(name)}whether it lives is not known: {type(error).__name__}: {error}"
-            self.record.note(text, "warning")
-            return None
 
     def _prefix(self, learner: str) -> str:
         return "" if len(self.state.learners) == 1 else f"{learner}: "
@@ -228,12 +213,16 @@ class Conductor:
         return {name: learner.step for name, learner in self.state.learners.items()}
 
     def _log(self, report: Report) -> None:
-        rate = self.meter.rate()
+        rate, size = self.meter.rate(), self.world.size
+        each = {"tokens_per_s_each": round(rate / size, 1)} if size > 1 else {}
+        team = self.world.team
+        for text in stragglers(team) if team is not None else ():
+            self.record.note(text, "warning")
         for name, reading in report.readings.items():
             parts = {key: float(value) for key, value in reading.parts.items()}
             self.record.row(
                 "train", report.step, name, loss=reading.loss, lr=reading.lr,
-                grad_norm=reading.grad_norm, tokens_per_s=round(rate, 1), **parts,
+                grad_norm=reading.grad_norm, tokens_per_s=round(rate, 1), **each, **parts,
                 **(self._ratios.get(name, {}) if reading.applied else {}),
             )  # fmt: skip
 
@@ -250,14 +239,19 @@ class Conductor:
         improved, cadence = False, self.config.cadence
         every = cadence.validate_every
         for name in report.readings:
-            learner = self.state.learners[name]
-            ended = learner.finished
-            if _due(report.step, every) or ended:
-                improved |= self.evaluate(name, report.step)
-            if ended or (_due(report.step, every) and sparse(report.step // every, 5)):
-                draw(self.job, name, report.step, self.config, self.record)
-            if _due(report.step, cadence.sample_every) or (ended and cadence.sample_every):
-                sample(self.job, name, report.step, self.config, self.record)
+            ended = self.state.learners[name].finished
+            look = _due(report.step, every) or ended
+            drawn = ended or (_due(report.step, every) and sparse(report.step // every, 5))
+            write = _due(report.step, cadence.sample_every) or (ended and cadence.sample_every > 0)
+            if not (look or write):
+                continue
+            with self.state.learners[name].whole():
+                if look:
+                    improved |= self.evaluate(name, report.step)
+                if drawn and self.world.leads:
+                    draw(self.job, name, report.step, self.config, self.record)
+                if write and self.world.leads:
+                    sample(self.job, name, report.step, self.config, self.record)
         return improved
 
     def policy(self, name: str) -> Train:
@@ -266,16 +260,19 @@ class Conductor:
 
     def evaluate(self, name: str, step: int) -> bool:
         """Run the evaluations of one learner; return whether its validation loss is a new best."""
-        learner = self.state.learners[name]
-        found: dict[str, float] = {}
-        for label, evaluation in self.job.evals.items():
-            key = derive(self.config.train.seed, "evaluate", step, label)
-            found.update(look_at(learner, key, evaluation))
+        found = self.world.first(partial(self._evaluations, name, step), "evaluating")
         if not found:
             return False
         self.scores[name] = dict(found)
         self.record.row("eval", step, name, **found)
         return "val_loss" in found and self._judge(name, step, found["val_loss"])
+
+    def _evaluations(self, name: str, step: int) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for label, evaluation in self.job.evals.items():
+            key = derive(self.config.train.seed, "evaluate", step, label)
+            found.update(look_at(self.state.learners[name], key, evaluation))
+        return found
 
     def _judge(self, name: str, step: int, loss: float) -> bool:
         """Keep the best value and the patience in the learner's memory, which is saved.
@@ -306,7 +303,7 @@ class Conductor:
         anchor = policy.nonfinite == "rollback" and _due(step, policy.rollback_every)
         best = improved and (keep.best > 0 or self._best_is_result)
         wanted = self.saver.due(step) or best or milestone or anchor
-        if wanted and not rolled and not self.state.finished and not self.interrupts.received:
+        if wanted and not rolled and not self.state.finished and not self._signal:
             self._save()
 
     def _save(self) -> None:
@@ -357,7 +354,7 @@ class Conductor:
                 self.record.note(self._prefix(name) + text, "warning")
                 continue
             tensors = found[1].tensors
-            named.restore_weights(learner.model, tensors[f"{name}.model.safetensors"])
+            named.restore_own(learner, tensors[f"{name}.model.safetensors"])
             if learner.average:
                 named.restore_average(learner, tensors[f"{name}.ema.safetensors"])
             self._saved = ()
@@ -368,6 +365,12 @@ class Conductor:
         """An optimiser was interrupted by memory: go back to the newest checkpoint, once a step."""
         self.saver.wait()
         again = self._failed.get(failure.learner) == failure.step
+        if self.world.size > 1:  # the others have their update, and nobody waits for this rank
+            raise OutOfResources(
+                f"rank {self.world.rank} ran out of memory in the optimiser: {failure.cause}",
+                where=f"step {failure.step}, learner {failure.learner}",
+                fix="surefoot resume goes on from the last checkpoint",
+            )
         checkpoint, payload, _ = self.saver.store.newest()
         if again or checkpoint is None or payload is None:
             raise OutOfResources(

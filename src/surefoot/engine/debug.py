@@ -229,7 +229,7 @@ def _watched(learners: Mapping[str, Learner], inside: Mapping[str, Inside]) -> I
         for path, module in learner.model.named_modules():
             if path and not any(module.children()):
                 hooks.append(module.register_forward_hook(_observer(path, seen)))
-        learner.gradient_norm = _gradients(learner, inside[name])  # type: ignore[method-assign]
+        learner.gradient_norm = _gradients(learner, inside[name])  # type: ignore[method-assign, assignment]
         learner.update = _update(learner, inside[name])  # type: ignore[method-assign]
     try:
         yield

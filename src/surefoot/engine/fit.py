@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from surefoot.config.fields import changed
-from surefoot.config.schema import RunConfig
+from surefoot.config.schema import RunConfig, largest_divisor
 from surefoot.engine.ceilings import products
 from surefoot.engine.job import Job
 from surefoot.engine.known import question, recall, remember
@@ -27,6 +27,7 @@ from surefoot.ops.compiled import compiler
 
 __all__ = ["Pins", "Plan", "choose", "earlier", "usable_cores"]
 
+_LEAVES = 8  # micro-batches that a tree has at least, so that devices can be added later
 _COMPILE_COST = 25.0  # seconds to compile a small model on a processor, cold
 _BETWEEN = ("norm", "rotary", "swiglu", "squared_relu")  # operations between products
 _COMPILE_GAIN = {"bf16": 0.15, "fp32": 0.05}  # share of the step that compiling saves there
@@ -100,7 +101,7 @@ def choose(
 
         known = Probe(config, job, world).answer()
         remember(cache, asked, known)
-    pins = Pins.read(known["pins"])
+    pins = _shared_out(config, Pins.read(known["pins"]), world)
     step = float(known["step_seconds"])
     pins = _leave_to_compiler(config, _decide_compile(config, pins, step, steps))
     for learner in job.learners.values():
@@ -116,6 +117,16 @@ def _ceiling(pins: Pins, cache: Path | None) -> float | None:
     fp32, half = products(cache.with_name("ceilings.json"), device)
     rate = fp32 if pins.precision == "fp32" else half
     return rate * (pins.threads if device.type == "cpu" else 1)
+
+
+def _shared_out(config: RunConfig, pins: Pins, world: World) -> Pins:
+    """Make micro-batches small enough for every process to have one; in a tree, for eight."""
+    batch, asked = config.train.batch_size, config.machine.micro_batch_size
+    least = max(world.size, _LEAVES) if config.machine.reduce == "tree" else world.size
+    if isinstance(asked, int) or batch // pins.micro_batch_size >= least:
+        return pins
+    micro = largest_divisor(batch, max(1, batch // least))
+    return _with(pins, "micro_batch_size", micro, f"{batch // micro} for the processes to share")
 
 
 def _plan(
@@ -182,6 +193,8 @@ def usable_cores() -> int:
         allowed = os.cpu_count() or 1
     told = os.environ.get("OMP_NUM_THREADS", "")
     limit = int(told) if told.isdecimal() else allowed
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of a group on this machine
+    allowed = max(1, allowed // beside)
     return max(1, min(allowed, limit, psutil.cpu_count(logical=False) or allowed))
 
 

@@ -85,9 +85,10 @@ class Learner:
     ema: float | None = None
     average: dict[str, Tensor] = field(default_factory=dict, repr=False)
     looked_at: tuple[list[Tensor], list[Tensor]] = field(default=([], []), repr=False)
+    exchange: Any = field(default=None, repr=False)  # adds up what several processes computed
 
     def __post_init__(self) -> None:
-        trained = dict(self._trained())
+        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
         self.dropouts = keyed_layers(self.model)
         self.groups = [group for opt in self.optimisers for group in opt.param_groups]
@@ -138,11 +139,15 @@ class Learner:
             return ()
         return (self.curriculum.level(self.step, self.memory),)
 
-    def gradient_norm(self) -> float:
-        """Undo the loss scale, clip, and return the norm before clipping."""
-        if self.loss_scale != 1.0:
-            torch._foreach_mul_(self._gradients(), 1.0 / self.loss_scale)
+    def gradient_norm(self, factor: Tensor | float = 1.0) -> float:
+        """Undo the loss scale, multiply by `factor`, clip, and return the norm before clipping."""
+        self.scale(factor)
         return clip_(self.parameters, self.clip)
+
+    def scale(self, factor: Tensor | float) -> None:
+        """Undo the loss scale and multiply the gradients by `factor`."""
+        if isinstance(factor, Tensor) or factor / self.loss_scale != 1.0:
+            torch._foreach_mul_(self._gradients(), factor / self.loss_scale)
 
     def update(self) -> float:
         """Apply the gradients with the schedule's rate; return the rate of the first group."""
@@ -196,6 +201,17 @@ class Learner:
         if self.spike_factor is not None:
             self.memory["losses"] = [*self.memory.get("losses", ()), loss][-_RECENT:]
 
+    @property
+    def split(self) -> bool:
+        """Whether each process holds only a part of every tensor."""
+        return getattr(self.exchange, "split", False)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have whole weights in the model while the block runs; all processes enter it together."""
+        with self.exchange.gathered() if self.split else nullcontext():
+            yield
+
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
         """Lend the model for looking: eval mode, no gradients, averaged weights if there are any.
@@ -205,7 +221,8 @@ class Learner:
         """
         compiled = self.model._compiled_call_impl
         self.model._compiled_call_impl = None
-        swapped = {n: p.detach().clone() for n, p in self._trained()} if self.ema else {}
+        swap = self.ema and not self.split  # what is split is swapped where it is gathered
+        swapped = {n: p.detach().clone() for n, p in self._trained()} if swap else {}
         self.model.eval()
         try:
             if swapped:
@@ -218,8 +235,8 @@ class Learner:
             self.model._compiled_call_impl = compiled
             self.model.train()
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+    def _trained(self) -> Iterator[tuple[str, Any]]:
+        return zip(self.names, self.parameters, strict=True)
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.parameters if p.grad is not None]

@@ -242,7 +242,7 @@ class _Judge:
 
         self.one.update = update_a  # type: ignore[method-assign]
         self.two.accumulate = accumulate_b  # type: ignore[method-assign]
-        self.two.gradient_norm = measure_b  # type: ignore[method-assign]
+        self.two.gradient_norm = measure_b  # type: ignore[method-assign, assignment]
         self.two.update = update_b  # type: ignore[method-assign]
         self.loss = 0.0
 

@@ -191,14 +191,15 @@ class _Turn:
         self.happenings.append(Happening(self.name, Event.MICRO, micro, why, detail=detail))
 
     def _gradients(self) -> tuple[float, float, int, dict[str, Any]]:
+        if self.learner.exchange is not None:
+            return self.learner.exchange.gradients(self)
         state = checksum(self.learner, self.step)
-        starts = range(0, self.data.size(self.step), self._micro)
-        batches = [self._piece(start) for start in starts]
+        batches = [self.piece(start) for start in self.starts]
         total = sum(batch.weight for batch in batches)
         loss: Any = None
         parts: dict[str, Any] = {}
-        for start, batch in zip(starts, batches):
-            self._rekey(start)
+        for start, batch in zip(self.starts, batches):
+            self.rekey(start)
             found = self.learner.accumulate(self.world.to(batch), total)
             loss = found.sum.detach() if loss is None else loss + found.sum.detach()
             for key, value in found.parts.items():
@@ -210,11 +211,18 @@ class _Turn:
         )  # read together with the loss, so that the device is waited for once
         return float(loss) / total, float(norm), total, {k: v / total for k, v in parts.items()}
 
-    def _piece(self, start: int) -> Batch:
+    @property
+    def starts(self) -> range:
+        """Where the micro-batches of this step begin, over all processes."""
+        return range(0, self.data.size(self.step), self._micro)
+
+    def piece(self, start: int) -> Batch:
+        """Return the micro-batch that begins there."""
         size = min(self._micro, self.data.size(self.step) - start)
         return self.data.batch(self.step, start, size)
 
-    def _rekey(self, start: int) -> None:
+    def rekey(self, start: int) -> None:
+        """Point every generator at the keys of the micro-batch that begins there."""
         rekey(derive(self.seed, "forward", self.step, start), self.world.device)
         if self.learner.dropouts:
             size = min(self._micro, self.data.size(self.step) - start)

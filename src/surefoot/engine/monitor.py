@@ -215,7 +215,7 @@ def monitoring(
     meta: Mapping[str, Any], config: RunConfig, job: Job, world: World, record: Record
 ) -> Iterator[Monitor | None]:
     """Watch the machine of the run whose run.json is `meta`, unless that is not wanted."""
-    if not config.track.monitor:
+    if not (config.track.monitor and world.leads):
         yield None
         return
 

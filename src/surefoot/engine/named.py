@@ -7,6 +7,7 @@ the helpers that exist take a fake optimiser step to initialise empty state, whi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from surefoot.engine.learner import Learner
 from surefoot.errors import CheckpointError
 
-__all__ = ["moments", "restore_average", "restore_moments", "restore_weights", "weights"]
+__all__ = [
+    "moments", "of", "restore_average", "restore_moments", "restore_own", "restore_weights", "weights",
+]  # fmt: skip
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -23,6 +26,27 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     found = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     persistent = set(model.state_dict(keep_vars=True))
     found |= {n: b for n, b in model.named_buffers() if n in persistent}
+    return found
+
+
+def of(learner: Learner) -> dict[str, Tensor]:
+    """Return the weights of `learner` that are here: of one that is split, some rows of each."""
+    if not learner.split:
+        return weights(learner.model)
+    names = set(learner.names)
+    found = {n: p.detach() for n, p in zip(learner.names, learner.parameters, strict=True)}
+    persistent = set(learner.model.state_dict(keep_vars=True)) - names
+    return found | {n: b for n, b in learner.model.named_buffers() if n in persistent}
+
+
+def restore_own(learner: Learner, saved: Mapping[str, Tensor]) -> None:
+    """Write whole `saved` weights into what of them is here. Raises as `restore_weights` does."""
+    _fill(of(learner), saved, _slices(learner))
+
+
+def _slices(learner: Learner) -> Mapping[str, Any]:
+    """Return which rows are here, by name; nothing where it is all."""
+    found: Mapping[str, Any] = learner.exchange.slices if learner.split else {}
     return found
 
 
@@ -36,16 +60,20 @@ def restore_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 def restore_average(learner: Learner, saved: Mapping[str, Tensor]) -> None:
     """Write `saved` into the averaged weights in place. Raises as `restore_weights` does."""
-    _fill(learner.average, saved)
+    _fill(learner.average, saved, _slices(learner))
 
 
-def _fill(present: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+def _fill(
+    present: Mapping[str, Tensor],
+    saved: Mapping[str, Tensor],
+    slices: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     wrong = [f"{n}: not in the checkpoint" for n in present if n not in saved]
     wrong += [f"{n}: not in the model" for n in saved if n not in present]
     wrong += [
-        f"{n}: {_kind(saved[n])} in the checkpoint, {_kind(t)} in the model"
+        f"{n}: {_kind(saved[n])} in the checkpoint, {_kind(t, slices.get(n))} in the model"
         for n, t in present.items()
-        if n in saved and _kind(saved[n]) != _kind(t)
+        if n in saved and _kind(saved[n]) != _kind(t, slices.get(n))
     ]
     if wrong:
         raise CheckpointError(
@@ -54,16 +82,22 @@ def _fill(present: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, tensor in present.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(_rows(saved[name], slices.get(name)))
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def _kind(tensor: Tensor, part: Any = None) -> str:
+    shape = tensor.shape if part is None else part.shape
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(shape)}"
+
+
+def _rows(whole: Tensor, part: Any) -> Tensor:
+    """Return the rows of a saved tensor that are here."""
+    return whole if part is None or whole.shape != part.shape else whole[part.low : part.high]
 
 
 def moments(learner: Learner) -> dict[str, Tensor]:
     """Return the optimiser's tensors as `parameter.name/moment`."""
-    names = {p: n for n, p in learner.model.named_parameters()}
+    names = dict(zip(learner.parameters, learner.names, strict=True))
     found: dict[str, Tensor] = {}
     for optimiser in learner.optimisers:
         for parameter, state in optimiser.state.items():
@@ -77,7 +111,8 @@ def restore_moments(learner: Learner, saved: Mapping[str, Tensor]) -> None:
 
     A scalar `step` stays on the device where the optimiser keeps it (the CPU unless fused).
     """
-    named = dict(learner.model.named_parameters())
+    named = dict(zip(learner.names, learner.parameters, strict=True))
+    slices = _slices(learner)
     owner = {p: o for o in learner.optimisers for g in o.param_groups for p in g["params"]}
     for optimiser in learner.optimisers:
         optimiser.state.clear()
@@ -87,7 +122,7 @@ def restore_moments(learner: Learner, saved: Mapping[str, Tensor]) -> None:
         if parameter is None or parameter not in owner:
             raise CheckpointError(f"optimiser state of a parameter that is not trained: {name}")
         owner[parameter].state.setdefault(parameter, {})[moment] = _home(
-            value, parameter, owner[parameter]
+            _rows(value, slices.get(name)), parameter, owner[parameter]
         )
 
 

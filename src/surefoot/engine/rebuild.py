@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from surefoot.config.fields import changed
@@ -44,6 +45,7 @@ def rebuild(
     horizon = pinned.pop("horizon")
     pins = Pins.read(pinned)
     world = open_world(pins.device)
+    pins = replace(pins, device=str(world.device))
     job = recipe.build(repeated(config, folder.meta), world)
     if job.source.fingerprint != folder.meta["source"]:
         raise RunError(

@@ -16,8 +16,8 @@ from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import fit
 from surefoot.engine.conduct import Conductor
-from surefoot.engine.create import create, versions
-from surefoot.engine.disk import refusals, synced
+from surefoot.engine.create import New, create, versions
+from surefoot.engine.disk import synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
 from surefoot.engine.meter import Meter, resident
@@ -26,14 +26,17 @@ from surefoot.engine.monitor import monitoring
 from surefoot.engine.pauses import Pauses
 from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import compared, farewell, planned_rates, work
+from surefoot.engine.ranks.begin import alike, enough, mode, spread
+from surefoot.engine.ranks.follow import Silence
+from surefoot.engine.ranks.play import agree, checkpoint, held, moved, saving, watched, witnessed
 from surefoot.engine.rebuild import Buildable, rebuild
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
 from surefoot.engine.state import Payload, TrainState
-from surefoot.engine.store import Store
+from surefoot.engine.store import Checkpoint, Store
 from surefoot.engine.tape import Tape
 from surefoot.engine.witness import Witness
-from surefoot.engine.world import World
+from surefoot.engine.world import World, open_world
 from surefoot.errors import CheckFailed, Stopped, SurefootError
 from surefoot.track.folder import RunFolder, now, reference
 from surefoot.track.machine import describe_machine
@@ -84,9 +87,27 @@ def begin(
         TrainState(job.learners).restore(payload)  # before anything is created: does it fit?
         return ancestor, payload
 
-    new = create(recipe, config, origin=descend if parent else None, **particulars)
-    with new.folder.lock(), refusals(new.folder.path):
-        return _play(new.folder, config, new.job, new.world, new.pins, open_sinks, new.notes)
+    world = open_world(config.machine.device)
+    if world.team is not None:
+        asked = config.machine.micro_batch_size
+        enough(config, world.size, asked if isinstance(asked, int) else None)
+        alike(world.team, {"settings": fingerprint(config), **versions()})
+    made: list[New] = []
+
+    def make() -> RunFolder:
+        made.append(create(recipe, config, origin=descend if parent else None, **particulars))
+        return made[0].folder
+
+    folder = world.first(make, "preparing the run")
+    agree(world, folder, {})
+    with held(folder, world):
+        if made:
+            new = made[0]
+            job, pins, notes = world.each(lambda: (new.job, new.pins, new.notes))
+        else:
+            job, world, pins, _ = world.each(lambda: rebuild(recipe, folder, config))
+            notes = ()
+        return _play(folder, config, job, world, pins, open_sinks, notes)
 
 
 def resume(
@@ -105,14 +126,21 @@ def resume(
     is held by another process or its data changed, Unsupported when this machine cannot do what
     was pinned, CheckFailed at the first step whose bits differ.
     """
-    with folder.lock(), refusals(folder.path):
-        job, world, pins, horizons = rebuild(recipe, folder.reload(), config)
+    world = open_world(config.machine.device)
+    agree(world, folder, {"settings": fingerprint(config), **versions()})
+    with held(folder, world):
+        enough(config, world.size, None)
+        if world.team is None:
+            folder.reload()
+        job, world, pins, horizons = world.each(lambda: rebuild(recipe, folder, config))
         other = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
         identity = fingerprint(config) if grown else folder.meta["identity"]
         grown = {**folder.meta.get("grown", {}), **grown}
         limit = config.limit(len(job.source))
-        folder.update(max_steps=limit, horizons=horizons, identity=identity, grown=grown)
-        for name in (n for n in job.files if not (folder.path / n).exists()):
+        if world.leads:
+            folder.update(max_steps=limit, horizons=horizons, identity=identity, grown=grown)
+        lost = (n for n in job.files if not (folder.path / n).exists())
+        for name in lost if world.leads else ():
             (folder.path / name).write_text(job.files[name], encoding="utf-8")
             other.append(f"{name} was missing and is written anew")
         return _play(folder, config, job, world, pins, open_sinks, [*notes, *other])
@@ -129,12 +157,20 @@ def _play(
 ) -> Result:
     store = Store(folder.path / "checkpoints", folder.meta["id"])
     state = TrainState(job.learners)
-    mirror = _mirror(folder, config)
-    found = _restore(store, state, mirror)
+    mirror = _mirror(folder, config) if world.leads else None
+    how, why = mode(config, world, int(folder.meta.get("plan", {}).get("memory", 0)))
+    spread(job, world, how, config.machine.reduce)
+    found, payload = checkpoint(world, store, lambda: _find(store, mirror))
+    if payload is not None:
+        state.restore(payload)
     for learner in job.learners.values():
         learner.micro = learner.micro or pins.micro_batch_size
         if pins.compile:
             compile_in_place(learner)
+    if not world.leads:
+        list(moved(folder, config, world, None, job))
+        silence = Silence.of(folder.path)
+        return _train(folder, config, job, world, pins, state, silence, None, store, mirror)
     segment = len(folder.meta["segments"])
     limit = max((x.limit or 0 for x in job.learners.values()), default=0) or None
     sinks = open_sinks(
@@ -152,8 +188,12 @@ def _play(
             record.note(note)
         for warning in found.notes(segment, record, tape):
             record.note(warning)
+        for text in moved(folder, config, world, tape, job):
+            record.note(text)
+        if world.size > 1 or how != "none":
+            record.note(f"uses   {world.size} processes, {how} ({why})")
         tape.begin(found.step)
-        _sign(folder, found.step, job, config)
+        _sign(folder, found.step, job, config, {"ranks": world.size, "parallel": how})
         return _train(folder, config, job, world, pins, state, record, tape, store, mirror)
     finally:
         tape.close()
@@ -168,22 +208,26 @@ def _train(
     pins: fit.Pins,
     state: TrainState,
     record: Record,
-    tape: Tape,
+    tape: Tape | None,
     store: Store,
     mirror: Mirror | None,
 ) -> Result:
     data = Data(job.source, config.train.seed, config.train.batch_size, config.train.batch_warmup)
 
     def before_commit() -> None:
+        assert tape is not None
         synced(record, tape)
 
-    saver = Saver(store, config.keep, config.cadence.save_every, before_commit, mirror)
+    every = config.cadence.save_every
+    own = Saver(store, config.keep, every, before_commit, mirror) if tape is not None else None
+    saver = saving(world, store, own, every)
     facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
     begun = time.monotonic()
-    witness = Witness(tape, record, data.digest)
+    witness = witnessed(world, Witness(tape, record, data.digest) if tape is not None else None)
     with (
         watching() as interrupts,
-        _batches(data, pins) as batches,
+        watched(world, config, folder.path, record, saver, interrupts),
+        _batches(data, pins, world) as batches,
         monitoring(folder.meta, config, job, world, record) as monitor,
         Pauses() as pauses,
     ):
@@ -194,20 +238,22 @@ def _train(
         try:
             ended = conductor.run()
         except BaseException as error:
-            _fail(folder, state, saver, error)
+            if world.leads:
+                _fail(folder, state, saver, error)
             raise
     witness.tell()
     status = "done" if ended == "done" else "stopped"
     best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
     taken = conductor.meter.taken()
-    folder.update(status=status, ended=now(), step=state.step, best=best, taken=taken)
-    if status == "done":
+    if world.leads:
+        folder.update(status=status, ended=now(), step=state.step, best=best, taken=taken)
+    if status == "done" and world.leads:
         seconds, report = time.monotonic() - begun, config.track.report
         unit = job.data.get("loss_unit", "nats")
         lines = farewell(state, conductor.scores, seconds, folder.path, unit=unit, report=report)
         for line in (*compared(folder.meta.get("plan", {}), taken), *lines):
             record.note(line)
-    result = Result(folder.path, status, state.step, conductor.scores, best, tape.proven)
+    result = Result(folder.path, status, state.step, conductor.scores, best, witness.tape.proven)
     if status == "stopped":
         raise Stopped(
             f"stopped by {ended} after step {state.step}, saved",
@@ -242,9 +288,9 @@ class _Found:
             yield f"{steps} after it {verb} in the journal and will be compared bit for bit"
 
 
-def _restore(store: Store, state: TrainState, mirror: Mirror | None) -> _Found:
+def _find(store: Store, mirror: Mirror | None) -> tuple[_Found, Checkpoint | None, Payload | None]:
     if not store.folder.exists() and mirror is None:
-        return _Found(0, {}, (), ())
+        return _Found(0, {}, (), ()), None, None
     incomplete = store.sweep()
     checkpoint, payload, aside = store.newest()
     brought = mirror.bring_back(store) if mirror is not None else None
@@ -252,9 +298,9 @@ def _restore(store: Store, state: TrainState, mirror: Mirror | None) -> _Found:
         aside = [*aside, f"{brought.path.name}: brought back from the mirror"]
         checkpoint, payload = brought, brought.read()
     if checkpoint is None or payload is None:
-        return _Found(0, {}, incomplete, aside)
-    state.restore(payload)
-    return _Found(checkpoint.step, checkpoint.manifest["places"], incomplete, aside)
+        return _Found(0, {}, incomplete, aside), None, None
+    places = checkpoint.manifest["places"]
+    return _Found(checkpoint.step, places, incomplete, aside), checkpoint, payload
 
 
 def _mirror(folder: RunFolder, config: RunConfig) -> Mirror | None:
@@ -269,7 +315,9 @@ def _best_loss(state: TrainState) -> float | None:
     return min(found, default=None)
 
 
-def _sign(folder: RunFolder, step: int, job: Job, config: RunConfig) -> None:
+def _sign(
+    folder: RunFolder, step: int, job: Job, config: RunConfig, shared: Mapping[str, Any]
+) -> None:
     """Write into run.json that this process trains the run now, and with which rates.
 
     `memory` is what it holds besides the weights: the program itself and the data.
@@ -277,7 +325,7 @@ def _sign(folder: RunFolder, step: int, job: Job, config: RunConfig) -> None:
     weights = sum(p.nbytes for x in job.learners.values() for p in x.parameters)
     segment = {
         "pid": os.getpid(), "host": describe_machine()["host"], "started": now(), "step": step,
-        "after": folder.meta["status"], "memory": resident() - weights,
+        "after": folder.meta["status"], "memory": resident() - weights, **shared,
     }  # fmt: skip
     folder.update(
         status="running", started=folder.meta.get("started") or now(), ended=None,
@@ -302,13 +350,14 @@ def _fail(folder: RunFolder, state: TrainState, saver: Saver, error: BaseExcepti
 
 
 @contextmanager
-def _batches(data: Data, pins: fit.Pins) -> Iterator[Any]:
+def _batches(data: Data, pins: fit.Pins, world: World) -> Iterator[Any]:
     if not pins.prefetch_threads:
         yield data
         return
     from surefoot.data.prefetch import Prefetch
 
-    prefetch = Prefetch(data, pins.prefetch_threads, 2 * pins.prefetch_threads)
+    mine = None if world.team is None else world.team.share
+    prefetch = Prefetch(data, pins.prefetch_threads, 2 * pins.prefetch_threads, mine)
     try:
         yield prefetch
     finally:

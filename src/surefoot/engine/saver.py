@@ -88,15 +88,25 @@ class Saver:
         retry = self._retry_at is not None and now >= self._retry_at
         return retry or self.pace.due(step, now)
 
-    def save(self, state: TrainState, *, metric: float | None = None, **facts: Any) -> None:
-        """Copy `state` and write it in the background, after the save before has ended."""
+    def save(
+        self,
+        state: TrainState,
+        *,
+        metric: float | None = None,
+        still: Payload | None = None,
+        **facts: Any,
+    ) -> None:
+        """Copy `state` and write it in the background, after the save before has ended.
+
+        `still` is what `TrainState.still` gave, where that takes more than this process.
+        """
         begun = time.monotonic()
         self.wait()
         self._retry_at = None
         copied = threading.Event()
         self._thread = threading.Thread(
             target=self._write,
-            args=(state.step, state.still(), copied, metric, facts, self.pinned),
+            args=(state.step, still or state.still(), copied, metric, facts, self.pinned),
             name="surefoot-save",
         )
         self._thread.start()

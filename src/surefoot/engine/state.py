@@ -15,6 +15,7 @@ from torch import Tensor
 
 from surefoot.engine import named
 from surefoot.engine.learner import Learner
+from surefoot.engine.ranks.team import Team
 from surefoot.errors import CheckpointError
 
 __all__ = ["Payload", "Snapshot", "TrainState"]
@@ -25,10 +26,14 @@ SMALL = ("step", "updates", "micro", "lr_factor", "loss_scale", "memory")
 
 @dataclass
 class Payload:
-    """A checkpoint's contents: tensors by file name, and the small state."""
+    """A checkpoint's contents: tensors by file name, and the small state.
+
+    `copied`: the tensors are on the host already, and nobody changes them until the next save.
+    """
 
     tensors: dict[str, dict[str, Tensor]]
     small: dict[str, Any]
+    copied: bool = False
 
 
 @dataclass
@@ -59,23 +64,32 @@ class TrainState:
         tensors: dict[str, dict[str, Tensor]] = {}
         small: dict[str, Any] = {"learners": {}}
         for name, learner in self.learners.items():
-            tensors[f"{name}.model.safetensors"] = named.weights(learner.model)
+            tensors[f"{name}.model.safetensors"] = named.of(learner)
             tensors[f"{name}.optim.safetensors"] = named.moments(learner)
             if learner.average:
                 tensors[f"{name}.ema.safetensors"] = dict(learner.average)
             small["learners"][name] = {field: getattr(learner, field) for field in SMALL}
         return Payload(tensors, small)
 
-    def still(self) -> Payload:
+    def still(self, team: Team | None = None) -> Payload:
         """Return a payload that nothing but the next update changes (see `Learner.before_change`).
 
-        What else changes is copied: small state, and buffers, which a forward pass may write.
+        What else changes is copied: small state, and buffers, which a forward pass may write. Where
+        learners are split over the ranks of a `team`, all take part, and rank 0 gets whole copies.
         """
         payload = self.payload()
+        if any(learner.split for learner in self.learners.values()):
+            files = {f: self._gathered(f, group) for f, group in payload.tensors.items()}
+            return Payload(files, _plain(payload.small), copied=True)
         for name, learner in self.learners.items():
             kept = payload.tensors[f"{name}.model.safetensors"]
             kept |= {n: b.clone() for n, b in learner.model.named_buffers() if n in kept}
         return Payload(payload.tensors, _plain(payload.small))
+
+    def _gathered(self, file: str, group: dict[str, Tensor]) -> dict[str, Tensor]:
+        learner: Any = self.learners[file.split(".", 1)[0]]
+        found: dict[str, Tensor] = learner.exchange.collect(file, group)
+        return found
 
     def restore(self, payload: Payload) -> None:
         """Write a checkpoint's contents into the learners, in place.
@@ -96,7 +110,7 @@ class TrainState:
         absent += [f for f in _files(name, learner) if f not in payload.tensors]
         if absent:
             raise CheckpointError(f"the checkpoint lacks {', '.join(absent)} of learner {name}")
-        named.restore_weights(learner.model, payload.tensors[f"{name}.model.safetensors"])
+        named.restore_own(learner, payload.tensors[f"{name}.model.safetensors"])
         named.restore_moments(learner, payload.tensors[f"{name}.optim.safetensors"])
         if learner.average:
             named.restore_average(learner, payload.tensors[f"{name}.ema.safetensors"])
@@ -121,6 +135,8 @@ class Snapshot:
 
     def take(self, payload: Payload) -> Payload:
         """Copy `payload` to the host and return the copy; valid until the next call."""
+        if payload.copied:
+            return payload
         tensors = {
             file: {name: self._copy(file, name, value) for name, value in group.items()}
             for file, group in payload.tensors.items()

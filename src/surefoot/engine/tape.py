@@ -18,6 +18,8 @@ from surefoot.errors import CheckFailed
 
 __all__ = ["Tape"]
 
+NEAR = 1e-2  # relative difference of two losses that may be rounding, in half precision, too
+
 
 @dataclass
 class _Reel:
@@ -33,6 +35,8 @@ class _Reel:
     ahead: deque[tuple[int, Record]] = field(default_factory=deque)
     astray: bool = False
     proven: int = 0
+    before: dict[int, Record] = field(default_factory=dict)  # steps that need not be equal in bits
+    events: list[Record] = field(default_factory=list)  # among them
 
     @property
     def mark(self) -> str:
@@ -81,6 +85,7 @@ class Tape:
         self.journal = Journal(path, run)
         self.notes = list(self.journal.notes)
         self._before = 0  # steps proven before the last rewind
+        self.compared, self.apart = 0, 0.0  # steps that were near, and the largest difference
         self._reels: dict[str, _Reel] = {}
         self.rewind(places)
 
@@ -121,6 +126,20 @@ class Tape:
         self.notes.append("journal: it does not hold what led to the checkpoint")
         return _Reel(learner, last, mark, astray=True)
 
+    def loosen(self) -> int:
+        """Let what lies ahead be near and not equal, and be written anew; return how many steps.
+
+        Events are repeated all the same. For a run that goes on with another number of processes.
+        """
+        for reel in self._reels.values():
+            steps = [r for _, r in reel.ahead if r.kind is Kind.STEP]
+            events = [(n, r) for n, r in reel.ahead if r.kind is Kind.EVENT]
+            reel.before = {r.step: r for r in steps}
+            reel.astray = reel.astray or bool(reel.ahead)
+            reel.events = [r for _, r in events]
+            reel.ahead.clear()
+        return max(len(reel.before) for reel in self._reels.values())
+
     @property
     def ahead(self) -> int:
         """Steps that lie ahead and will be compared when they are computed again."""
@@ -131,7 +150,8 @@ class Tape:
     def caught_up(self) -> bool:
         """Whether no step lies ahead any more."""
         reels = self._reels.values()
-        return not any(r.kind is Kind.STEP for reel in reels for _, r in reel.ahead)
+        loose = any(reel.before for reel in reels)
+        return not (loose or any(r.kind is Kind.STEP for x in reels for _, r in x.ahead))
 
     @property
     def proven(self) -> int:
@@ -148,11 +168,23 @@ class Tape:
 
     def told(self, learner: str, step: int) -> list[Record]:
         """Return the event records that the tape holds for this learner just ahead, at `step`."""
-        found = []
-        for _, record in self._reels[learner].ahead:
+        reel = self._reels[learner]
+        found = [record for record in reel.events if record.step == step]
+        for _, record in reel.ahead:
             if record.kind is not Kind.EVENT or record.step != step:
                 break
             found.append(record)
+        return found
+
+    def events(self) -> dict[tuple[str, int], list[Record]]:
+        """Return all event records that lie ahead, by learner and step."""
+        found: dict[tuple[str, int], list[Record]] = {}
+        for name, reel in self._reels.items():
+            for _, record in reel.ahead:
+                if record.kind is Kind.EVENT:
+                    found.setdefault((name, record.step), []).append(record)
+            for record in reel.events:
+                found.setdefault((name, record.step), []).append(record)
         return found
 
     def event(
@@ -186,6 +218,8 @@ class Tape:
         """
         reel = self._reels[learner]
         if not reel.ahead:
+            if (earlier := reel.before.pop(record.step, None)) is not None:
+                self._near(learner, earlier, record)
             self._append(reel, record)
             return
         expected = reel.take()
@@ -204,6 +238,20 @@ class Tape:
                     f"{getattr(expected, what):.9g} (bits {was:08x})",
                 )  # fmt: skip
         reel.proven += 1
+
+    def _near(self, learner: str, was: Record, now: Record) -> None:
+        """Compare two computations of a step that add in another order.
+
+        The first of them begins with the same weights, so its loss must be the same but for rounding;
+        what comes after may drift. Raises CheckFailed.
+        """
+        if was.digest != now.digest:
+            raise _differs(learner, now.step, _WORDS["digest"], now.digest, was.digest)
+        apart = abs(was.loss - now.loss) / max(abs(was.loss), 1e-30)
+        if not self.compared and apart > NEAR:
+            raise _differs(learner, now.step, _WORDS["loss"], f"{now.loss:.9g}", f"{was.loss:.9g}")
+        self.compared += 1
+        self.apart = max(self.apart, apart if apart == apart else 0.0)
 
     def record(self, learner: str, step: int, **values: Any) -> Record:
         """Build a step record of this learner; see `Record.of_step`."""

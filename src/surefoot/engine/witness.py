@@ -33,7 +33,7 @@ class Witness:
                     loss=reading.loss, norm=reading.grad_norm, state=reading.state,
                 ),
             )  # fmt: skip
-        if self._comparing and self.tape.caught_up:
+        if (self._comparing or self.tape.compared) and self.tape.caught_up:
             self.tell()
         if self.tape.journal.behind and not self._warned:
             self._warned = True
@@ -41,9 +41,13 @@ class Witness:
 
     def tell(self) -> None:
         """Say, once, over how many steps this resume is proven."""
-        proven = self.tape.proven
+        proven, near = self.tape.proven, self.tape.compared
         if self._comparing and proven:
             self.record.note(f"resume proven over {proven} step{'s' * (proven > 1)}")
+        if near:
+            text = f"{near} step{'s' * (near > 1)} computed again in another order of sums"
+            self.record.note(f"{text}: losses differ by {self.tape.apart:.1e} at most")
+            self.tape.compared = 0
         self._comparing = False
 
     def _event(self, step: int, what: Happening) -> None:

@@ -1,27 +1,56 @@
-"""Where a run computes: the device, and how arithmetic is done there.
+"""Where a run computes: the device, and which of the run's processes this is.
 
 `World` is what a recipe is given to build on. It decides nothing; `fit` decides and `place`
-applies the decision.
+applies the decision. With one process, which is the usual case of several, everything that asks
+the others answers at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from surefoot.data.batch import Batch
+from surefoot.engine.ranks.team import Team, join, launched
 from surefoot.errors import Unsupported
 
 __all__ = ["World", "open_world"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class World:
-    """One device, and the hand that moves batches to it."""
+    """One device, and the hand that moves batches to it; `team` are the processes of the run."""
 
     device: torch.device
+    team: Team | None = None
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes this is, from 0."""
+        return 0 if self.team is None else self.team.rank
+
+    @property
+    def size(self) -> int:
+        """How many processes share the work."""
+        return 1 if self.team is None else self.team.size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run."""
+        return self.rank == 0
+
+    def first(self, make: Callable[[], T], what: str = "preparing") -> T:
+        """Return what rank 0 makes, on all ranks; what it raises is raised on all."""
+        return make() if self.team is None else self.team.first(make, what)
+
+    def each(self, make: Callable[[], T]) -> T:
+        """Return what this rank makes; what fails on one rank is raised on all."""
+        return make() if self.team is None else self.team.each(make)
 
     def to(self, batch: Batch) -> Batch:
         """Return `batch` with its arrays as tensors on this device."""
@@ -39,17 +68,25 @@ class World:
 def open_world(device: str = "auto") -> World:
     """Return the world on `device`: `auto` is the first CUDA device, else MPS, else the CPU.
 
-    Raises Unsupported when a device asked for by name is not there.
+    Of a group that torchrun started each process gets its own device of the kind. Raises
+    Unsupported when a device asked for by name is not there, RunError when the group does not meet.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
+    if launched():
+        team = join()
+        if device.startswith("cuda"):
+            device = f"cuda:{team.local}"
     if device.startswith("cuda"):
         _require_cuda(device)
     if device == "mps" and not _has_mps():
         raise Unsupported(
             "this machine has no MPS device", where="machine.device", fix="--device cpu"
         )
-    return World(torch.device(device))
+    if not launched():
+        return World(torch.device(device))
+    team.device = torch.device(device)
+    return World(team.device, team)
 
 
 def _has_mps() -> bool:

@@ -1,0 +1,160 @@
+"""`--devices N`: start the same words in N processes, by torchrun's own launcher.
+
+torchrun sees to it that all begin again when one dies. What ends a run for good (done, wrong input,
+stopped by a signal) must not begin again, so a process notes its exit code in a file and tells the
+launcher that all is well; the code is passed on here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from surefoot.config.schema import Machine
+from surefoot.config.units import parse_seconds
+from surefoot.errors import ConfigError, RunError
+
+__all__ = ["flags", "follows", "launch", "note", "wanted"]
+
+NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
+_FINAL = {2, 3, 5, 75, 130}  # codes that another try would not mend
+_STOPPED = 75
+_STORE = 30  # seconds to reach the one who keeps the rendezvous
+
+
+def flags(own: argparse.ArgumentParser) -> None:
+    """Add the flags of several machines; `--devices` is a setting, machine.devices."""
+    own.add_argument(
+        "--nnodes", metavar="N", help="Machines, or a range like 1:2 (needs --devices)."
+    )
+    own.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="Where the machines meet.")
+    own.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N",
+        help="Begin again from the last checkpoint, N times, when a process or machine is lost.",
+    )  # fmt: skip
+
+
+def follows() -> bool:
+    """Whether this process is one of several, and not the one that speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def wanted(machine: Machine, options: argparse.Namespace) -> bool:
+    """Whether processes must be started here."""
+    if "RANK" in os.environ:
+        return False
+    if machine.devices is None and options.nnodes is not None:
+        raise ConfigError("--nnodes says how many machines, --devices how many devices on each")
+    return (machine.devices or 1) > 1 or options.nnodes is not None
+
+
+def note(code: int) -> int:
+    """Leave a final exit code for the launcher, where there is one; return the one to end with."""
+    folder = os.environ.get(NOTES)
+    if folder is None or code not in _FINAL:
+        return code
+    with suppress(OSError):
+        (Path(folder) / os.environ.get("RANK", "0")).write_text(str(code))
+        return 0
+    return code
+
+
+def launch(words: Sequence[str], machine: Machine, options: argparse.Namespace) -> int:
+    """Run `surefoot WORDS` in machine.devices processes on each node; return their exit code."""
+    least, most = _nodes(options.nnodes or "1")
+    if most > 1 and not options.rdzv_endpoint:
+        raise ConfigError("several machines need a place to meet: --rdzv-endpoint HOST:PORT")
+    count = machine.devices or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    values: dict[str, Any] = {
+        "min_nodes": least, "max_nodes": most, "nproc_per_node": count,
+        "run_id": "surefoot" if most > 1 else uuid.uuid4().hex, "rdzv_backend": "c10d",
+        "rdzv_endpoint": options.rdzv_endpoint or "localhost:0",
+        "rdzv_configs": {
+            "join_timeout": int(parse_seconds(machine.hang_timeout)), "read_timeout": _STORE,
+        },
+        "max_restarts": options.max_restarts, "monitor_interval": 0.1,
+        "signals_to_handle": "SIGHUP,SIGQUIT",
+    }  # fmt: skip
+    known = {f.name for f in dataclasses.fields(LaunchConfig)}
+    config = LaunchConfig(**{k: v for k, v in values.items() if k in known})
+    with tempfile.TemporaryDirectory(prefix="surefoot-") as notes:
+        os.environ[NOTES] = notes
+        with _passed_on() as received:
+            code = _run(elastic_launch(config, sys.executable), words, options.rdzv_endpoint)
+        left = [int(p.read_text()) for p in sorted(Path(notes).iterdir(), key=_rank)]
+    code = next(iter(left), code)
+    return _STOPPED if code not in _FINAL and code and received else code
+
+
+def _run(start: Callable[..., Any], words: Sequence[str], endpoint: str | None) -> int:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+
+    try:
+        start("-m", "surefoot", *words)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            return int(failure.exitcode)
+        name = signal.Signals(-failure.exitcode).name
+        print(f"error: rank {rank} was ended by {name}", file=sys.stderr)
+        print(
+            "  help:  surefoot resume goes on; --max-restarts 3 does so by itself", file=sys.stderr
+        )
+        return 1
+    except SignalException:
+        return _STOPPED
+    except (RendezvousError, ConnectionError, TimeoutError) as error:
+        raise RunError(
+            f"the machines do not meet: {str(error).partition(chr(10))[0]}",
+            where=endpoint or "this machine",
+            fix="the same --nnodes and --rdzv-endpoint everywhere, a port that nobody else uses",
+        ) from error
+    return 0
+
+
+@contextmanager
+def _passed_on() -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to the processes, which then save and end; yield what came."""
+    import psutil
+
+    received: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):
+                child.send_signal(number)
+
+    before = [(n, signal.signal(n, forward)) for n in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield received
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _nodes(text: str) -> tuple[int, int]:
+    parts = text.split(":")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ConfigError(f"--nnodes {text}: expected a number, or a range like 1:2")
+    return int(parts[0]), int(parts[-1])
+
+
+def _rank(path: Path) -> int:
+    return int(path.name)

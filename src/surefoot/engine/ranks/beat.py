@@ -1,0 +1,156 @@
+"""A heartbeat of each rank, and who does not keep up: hung, dead, or slow.
+
+A thread of each process tells a store how far its rank has come and looks how far the others have.
+A rank that waits longer than the run's patience is told who keeps it waiting: the one that has begun
+the fewest things together with the others. Then the process ends, so that torchrun can begin anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from surefoot.engine.meter import resident
+from surefoot.engine.ranks.team import Team
+
+__all__ = ["Watch", "behind", "slow"]
+
+BEAT, GRACE = 0.5, 3.0  # seconds between beats; to end by oneself when another rank has failed
+SLOW, WORTH = 1.5, 0.005  # times the median, and seconds a step, that make a straggler
+Beat = Mapping[str, Any]
+
+
+def behind(beats: Mapping[int, Beat], size: int, now: float, patience: float) -> str:
+    """Say who keeps the others waiting."""
+    names = {r: f"rank {r} ({b['host']}, process {b['pid']})" for r, b in beats.items()}
+    silent = [r for r in range(size) if r not in beats or now - beats[r]["time"] > 5 * BEAT + 2]
+    if silent:
+        who = ", ".join(names.get(r, f"rank {r}") for r in silent)
+        return f"{who} gives no sign of life any more"
+    least = min(b["calls"] for b in beats.values())
+    late = [r for r, b in beats.items() if b["calls"] == least]
+    if len(late) == size:
+        return f"all {size} ranks wait for each other: the network between them does not carry"
+    at = beats[late[0]]["step"] + 1
+    return f"{', '.join(names[r] for r in late)} hangs in step {at} for more than {patience:g} s"
+
+
+def slow(paces: list[float]) -> list[int]:
+    """Return the ranks that compute much longer than the others; `paces` are seconds a step."""
+    usual = statistics.median_low(paces) if paces else 0.0
+    return [r for r, p in enumerate(paces) if p > SLOW * usual and p - usual > WORTH]
+
+
+class Watch:
+    """The heartbeat of this rank, while a `with` block runs. `tell` gets what is found, on one rank.
+
+    `board` is where rank 0 writes how all are, for `surefoot top`.
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        patience: float,
+        tell: Callable[[str], None],
+        board: Path | None = None,
+        end: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self.team, self.patience, self.tell, self.board = team, patience, tell, board
+        self._end, self._stop = end, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="surefoot-beat", daemon=True)
+        self._store: Any = None
+
+    def __enter__(self) -> Self:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        base = TCPStore(
+            host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
+        )
+        trial = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = PrefixStore(f"surefoot/{trial}/beat", base)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            with suppress(Exception):  # the store may be gone with its process
+                code = getattr(error, "exit_code", getattr(error, "code", 1))
+                self._store.set("failed", f"{self.team.rank} {code if code else 1}")
+        self._stop.set()
+        self._thread.join()
+        if self.board is not None:
+            self.board.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        seen, since = -1, time.monotonic()
+        while not self._stop.wait(BEAT):
+            try:
+                beats = self._exchange()
+                if self._store.check(["failed"]):
+                    self._follow()
+            except Exception:  # the store went with rank 0's process or machine: no beats then
+                beats = {}
+            now = time.monotonic()
+            leader = beats.get(0, {})
+            if self.team.calls != seen or leader.get("alone"):
+                seen, since = self.team.calls, now
+            if now - since > self.patience:
+                self._give_up(beats)
+                return
+
+    def _exchange(self) -> dict[int, Beat]:
+        team = self.team
+        mine = {
+            "calls": team.calls, "step": team.step, "time": time.time(), "alone": team.alone,
+            "busy": round(team.busy, 6), "host": socket.gethostname(), "pid": os.getpid(),
+            "device": str(team.device), "memory": resident(),
+        }  # fmt: skip
+        self._store.set(str(team.rank), json.dumps(mine))
+        keys = [str(r) for r in range(team.size)]
+        present = [key for key in keys if self._store.check([key])]
+        found = {int(k): json.loads(v) for k, v in zip(present, self._store.multi_get(present))}
+        if self.board is not None:
+            fresh = self.board.with_name(f".{self.board.name}.new")
+            with suppress(OSError):
+                fresh.write_text(json.dumps({"size": team.size, "ranks": found}))
+                fresh.replace(self.board)
+        return found
+
+    def _follow(self) -> None:
+        """Another rank has failed: end with its code, unless this one does so by itself."""
+        rank, code = self._store.get("failed").decode().split()
+        if int(rank) != self.team.rank and not self._stop.wait(GRACE):
+            self._end(int(code))
+
+    def _give_up(self, beats: Mapping[int, Beat]) -> None:
+        if not beats:
+            text, teller = "rank 0 and its store cannot be reached any more", True
+        else:
+            text = behind(beats, self.team.size, time.time(), self.patience)
+            least = min(b["calls"] for b in beats.values())
+            ahead = [r for r, b in beats.items() if b["calls"] > least] or list(beats)
+            teller = self.team.rank == min(ahead)
+        if teller:
+            with suppress(Exception):  # nothing may keep this process from ending
+                self.tell(text)
+            print(f"error: {text}", file=sys.stderr, flush=True)
+            print("  help:  surefoot resume goes on from the last checkpoint", file=sys.stderr)
+        sys.stderr.flush()
+        self._end(1)

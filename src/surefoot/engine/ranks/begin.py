@@ -1,0 +1,121 @@
+"""Before the first step: do all ranks mean the same run, and who holds what of it?"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.config.schema import RunConfig
+from surefoot.engine.job import Job
+from surefoot.engine.meter import available
+from surefoot.engine.ranks.team import Team
+from surefoot.engine.world import World
+from surefoot.errors import ConfigError, Problem, RunError
+
+__all__ = ["alike", "enough", "mode", "spread", "visible"]
+
+TOKEN = ".ranks"  # a file of the run's folder, for as long as it takes all ranks to read it
+_ROOM = 0.8  # share of what is free that a replica may take
+
+
+def alike(team: Team, facts: Mapping[str, Any]) -> None:
+    """Raise RunError on all ranks unless `facts` are the same on all; it says whose differ."""
+    found = team.gather({"host": socket.gethostname(), **facts})
+    wrong = []
+    for rank, other in enumerate(found):
+        for key, value in found[0].items():
+            if key != "host" and other.get(key) != value:
+                mine = f"{value} on rank 0"
+                wrong.append(f"  rank {rank} ({other['host']}): {key} {other.get(key)}, {mine}")
+    if wrong:
+        raise RunError(
+            "\n".join(["the ranks do not agree, nothing was trained:", *wrong]),
+            fix="the same version, settings and data on every machine",
+        )
+
+
+def visible(team: Team, folder: Path) -> None:
+    """Raise RunError on all ranks unless all see the same `folder` as rank 0."""
+    token = team.told(secrets.token_hex(8) if team.leads else "")
+    path = folder / f"{TOKEN}-{token}"
+    if team.leads:
+        path.write_text(token)
+    team.gather(None)  # it is written now
+    try:
+        seen = path.is_file() and path.read_text() == token
+    except OSError:
+        seen = False
+    found = team.gather((seen, socket.gethostname()))
+    if team.leads:
+        path.unlink(missing_ok=True)
+    blind = [f"rank {rank} ({host})" for rank, (sees, host) in enumerate(found) if not sees]
+    if blind:
+        raise RunError(
+            f"the run's folder is not shared: {', '.join(blind)} cannot see it",
+            where=f"{folder} on {found[0][1]}",
+            fix="--runs on a disk that all nodes mount at the same path",
+        )
+
+
+def enough(config: RunConfig, size: int, micro: int | None) -> None:
+    """Raise ConfigError when there are more ranks than micro-batches."""
+    batch = config.train.batch_size
+    pieces = batch if micro is None else -(-batch // micro)
+    if pieces >= size:
+        return
+    if micro is None or batch < size:
+        text, fix = f"{size} ranks cannot share {batch} examples", "a larger --train.batch_size"
+    else:
+        text = f"{size} ranks cannot share {pieces} micro-batch{'es' * (pieces > 1)} of {micro}"
+        fix = f"--machine.micro_batch_size {max(1, batch // size)}, or fewer devices"
+    raise ConfigError([Problem(f"more ranks than micro-batches: {text}", "machine.devices", fix)])
+
+
+def mode(config: RunConfig, world: World, memory: int) -> tuple[str, str]:
+    """Return how parameters are held, and why; `memory` bytes are what a whole replica takes."""
+    asked, size = config.machine.parallel, world.size
+    if asked != "auto":
+        return asked, "asked for"
+    if size == 1:
+        return "none", "one process"
+    if world.device.type == "cuda":
+        room = torch.cuda.get_device_properties(world.device).total_memory
+    else:
+        room = available() // _neighbours(world)
+    need, have = f"{memory / 1e6:.0f} MB", f"{room / 1e9:.1f} GB"
+    if memory <= _ROOM * room:
+        return "ddp", f"a replica takes {need} of {have} a device"
+    return "fsdp2", f"a replica would take {need} of {have} a device"
+
+
+def _neighbours(world: World) -> int:
+    """Return how many processes share this machine's memory."""
+    if world.team is None:
+        return 1
+    return world.team.gather(socket.gethostname()).count(socket.gethostname())
+
+
+def spread(job: Job, world: World, how: str, reduce: str) -> None:
+    """Let the learners of `job` compute together with those of the other ranks."""
+    from surefoot.engine.ranks.exchange import Exchange
+
+    team = world.team or Team(0, 1, 0, world.device)
+    if how == "none" and (world.size > 1 or reduce != "tree"):
+        if world.size > 1:
+            fix = "auto, ddp or fsdp2, or one process"
+            raise ConfigError(
+                [Problem(f"parallel=none with {world.size} ranks", "machine.parallel", fix)]
+            )
+        return
+    for learner in job.learners.values():
+        if how in ("fsdp2", "hsdp"):
+            from surefoot.engine.ranks.shards import Shards
+
+            learner.exchange = Shards(learner, world, team, reduce, how)
+        else:
+            learner.exchange = Exchange(learner, world, team, reduce)

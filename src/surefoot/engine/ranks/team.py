@@ -1,0 +1,225 @@
+"""The processes of one run: who they are, and how they tell each other small things.
+
+`torchrun` (or `surefoot train --devices`, which starts it) has put rank and address into the
+environment; `join` reads it and opens the group. Gradients do not pass through here.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from surefoot.config.units import parse_seconds
+from surefoot.engine.ranks.tree import share
+from surefoot.errors import RunError, SurefootError
+
+__all__ = ["SAVE", "STOP", "Team", "join", "launched", "leave"]
+
+T = TypeVar("T")
+
+SAVE = 1  # what a rank may wish for, to be done by all after the same step
+STOP = 2
+_SIGNAL = 8  # the number of the signal that asked to stop, above these bits
+_WAIT = 3600.0  # seconds a collective may take; the watch ends a rank that hangs long before
+
+
+@dataclass
+class Team:
+    """All ranks of a run. `calls` counts what was begun together, and tells who is behind.
+
+    `wish` returns bits that this rank wants to be done by all; `heard` are those of all ranks,
+    known after each step. `waits` says that rank 0 does something alone, which may take its time.
+    """
+
+    rank: int
+    size: int
+    local: int  # which of the processes on its machine
+    device: torch.device
+    neighbours: int = 1  # processes on a machine
+    calls: int = 0
+    step: int = 0
+    busy: float = 0.0  # seconds that this rank computed in its last step
+    alone: str = ""
+    wish: Callable[[], int] = lambda: 0
+    heard: int = 0
+    pace: list[float] = field(default_factory=list)  # least `busy` of each rank since last told
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes the run's folder."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Return which of `count` pieces are this rank's."""
+        return share(count, self.rank, self.size)
+
+    def gather(self, value: T) -> list[T]:
+        """Return what each rank gave; any picklable value."""
+        self.calls += 1
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def told(self, value: T) -> T:
+        """Return what rank 0 gave."""
+        self.calls += 1
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def first(self, make: Callable[[], T], what: str = "preparing") -> T:
+        """Return on all ranks what rank 0 makes, or raise there what it raises.
+
+        The value is pickled, but not for rank 0, which keeps its own.
+        """
+        mine: Any = None
+        error: BaseException | None = None
+        if self.leads:
+            self.alone = what
+            try:
+                mine = make()
+            except Exception as raised:  # is raised again below, on all
+                error = raised
+            self.alone = ""
+        found, failed = self.told((mine, _portable(error)))
+        if error is not None:
+            raise error
+        if failed is not None:
+            raise failed
+        return mine if self.leads else found
+
+    def each(self, make: Callable[[], T]) -> T:
+        """Return what this rank makes; where it fails on any, raise on all what the lowest says."""
+        mine: Any = None
+        error: Exception | None = None
+        try:
+            mine = make()
+        except Exception as raised:  # is raised again below, on all
+            error = raised
+        for rank, failed in enumerate(self.gather(_portable(error))):
+            if failed is not None:
+                raise _from_rank(error or failed, rank, self.size)
+        return mine
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank."""
+        return any(self.gather(flag))
+
+    def listen(self, wishes: list[int]) -> None:
+        """Take in the wishes of all ranks."""
+        for wish in wishes:
+            self.heard |= wish
+
+    @property
+    def signal(self) -> int:
+        """The number of the signal that some rank was sent, or 0."""
+        return self.heard >> _SIGNAL if self.heard & STOP else 0
+
+    @staticmethod
+    def stop(signal: int) -> int:
+        """Return the wish to stop because of this signal."""
+        return STOP | (signal << _SIGNAL)
+
+
+def _portable(error: BaseException | None) -> BaseException | None:
+    """Return an error that can be sent: itself without its frames, or one that says the same."""
+    if error is None:
+        return None
+    try:
+        copy.copy(error)  # as sending it would do
+    except Exception:
+        plain = SurefootError(f"{type(error).__name__}: {error}")
+        plain.__dict__["exit_code"] = getattr(error, "exit_code", 1)
+        return plain
+    return error
+
+
+def _from_rank(error: BaseException, rank: int, size: int) -> BaseException:
+    """Say where it failed, unless that is where everything is said anyway."""
+    if rank and isinstance(error, SurefootError):
+        error.where = f"rank {rank} of {size}" + (f", {error.where}" if error.where else "")
+    return error
+
+
+def launched() -> bool:
+    """Whether this process is one of a group that torchrun started."""
+    return "RANK" in os.environ and "MASTER_ADDR" in os.environ
+
+
+_joined: Team | None = None
+
+
+def join(patience: str = "10min") -> Team:
+    """Join the group that the environment describes, once; return the team.
+
+    Gradients go through NCCL on CUDA and through gloo elsewhere, everything small through gloo.
+    Raises RunError when the others do not come, or the address is taken.
+    """
+    global _joined
+    if _joined is not None:
+        return _joined
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = local < torch.cuda.device_count()
+    place = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(place)
+    seconds = parse_seconds(patience)
+    try:
+        store = _meet(rank, size, seconds)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store, rank=rank, world_size=size, timeout=timedelta(seconds=_WAIT),
+        )  # fmt: skip
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise _absent(error, rank, size, seconds) from error
+    _joined = Team(rank, size, local, place, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    return _joined
+
+
+def _meet(rank: int, size: int, seconds: float) -> Any:
+    """Return the store where all ranks have come; the one that torchrun keeps, where it does."""
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    found = TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size,
+        is_master=rank == 0 and not agent, timeout=timedelta(seconds=seconds),
+        wait_for_workers=False, multi_tenant=True,
+    )  # fmt: skip
+    trial = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"surefoot/{trial}", found)
+    store.set(f"here/{rank}", socket.gethostname())
+    if rank == 0:
+        for other in range(size):
+            store.wait([f"here/{other}"], timedelta(seconds=seconds))
+    return store
+
+
+def _absent(error: Exception, rank: int, size: int, seconds: float) -> RunError:
+    text = str(error).partition("\n")[0]
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if "EADDRINUSE" in str(error) or "in use" in str(error):
+        fix = "another --rdzv-endpoint (torchrun: --master-port), or end who listens there"
+        return RunError("the port is in use", where=place, fix=fix)
+    if rank == 0:
+        what = f"not all {size} ranks came within {seconds:.0f} s ({text})"
+    else:
+        what = f"rank 0 cannot be reached ({text})"
+    fix = "start every node with the same --nnodes and --rdzv-endpoint; see that they reach it"
+    return RunError(what, where=place, fix=fix)
+
+
+def leave() -> None:
+    """Close the group, if there is one."""
+    global _joined
+    if _joined is not None and dist.is_initialized():
+        dist.destroy_process_group()
+    _joined = None
