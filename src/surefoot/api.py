@@ -5,11 +5,10 @@ Nothing here reads `sys.argv`. Importing this module is light; torch comes with 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 from surefoot import recipes
 from surefoot.config import flags as flag_words
@@ -17,7 +16,7 @@ from surefoot.config import identity
 from surefoot.config.fields import Given, changed
 from surefoot.config.files import load_run_config
 from surefoot.config.resolve import Resolved, amend, resolve
-from surefoot.config.schema import Machine, RunConfig
+from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, DataError, Problem, RunError
 from surefoot.sinks import Console, Opener, Sinks
 from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir
@@ -34,10 +33,7 @@ __all__ = [
     "again",
     "branch",
     "debug",
-    "each",
-    "first",
     "fork",
-    "machine",
     "resume",
     "settle",
     "start",
@@ -45,9 +41,6 @@ __all__ = [
     "train",
     "unfinished",
 ]
-
-
-T = TypeVar("T")
 
 
 def train(
@@ -109,12 +102,11 @@ def start(
     `facts` go into a new run's `run.json`; `sinks` open what shows the run besides the usual.
     """
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine import begin
+    from surefoot.engine import begin, first_rank
 
     check_tags(resolved.config.track.tags)
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # it is no longer new
-    earlier = first(
-        lambda: None if new and not again else unfinished(runs, recipe, resolved.config, name)
+    earlier = first_rank(
+        lambda again: None if new and not again else unfinished(runs, recipe, resolved.config, name)
     )
     if earlier is not None:
         notes = [*resolved.notes, f"{earlier.name} is unfinished"]
@@ -136,31 +128,6 @@ def _learned(result: Result) -> Result:
     plan, taken = meta.get("plan", {}), meta.get("taken", {})
     learn(cache_dir() / "past.json", meta["pinned"]["device"], plan, taken)
     return result
-
-
-def first(make: Callable[[], T]) -> T:
-    """Return what rank 0 of several processes makes, on all of them; alone, what is made here."""
-    if "RANK" not in os.environ:
-        return make()
-    from surefoot.engine import open_world
-
-    return open_world().first(make)
-
-
-def each(make: Callable[[], T]) -> T:
-    """Return what is made here; of several processes all fail where one does."""
-    if "RANK" not in os.environ:
-        return make()
-    from surefoot.engine import open_world
-
-    return open_world().each(make)
-
-
-def machine(kept: Stored, given: Mapping[str, Given]) -> Machine:
-    """Return where a run would go on with what was `given`."""
-    asked = given.get("machine.devices")
-    own = kept.config.machine
-    return own if asked is None else own.model_copy(update={"devices": asked.value})
 
 
 def unfinished(
@@ -310,9 +277,10 @@ def go_on(
     sinks: Sequence[Opener] = (),
 ) -> Result:
     """Resume `folder` under the circumstances of `wanted`; refuse another identity."""
+    from surefoot.engine import every_rank
     from surefoot.engine import resume as engine_resume
 
-    kept = each(lambda: stored(folder))
+    kept = every_rank(lambda: stored(folder))
     config = _with_horizon(kept, wanted.config)
     was = _with_horizon(kept, kept.config)
     grown = identity.growth(was, config)

@@ -15,20 +15,22 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from surefoot.config.fields import Given
 from surefoot.config.schema import Machine
 from surefoot.config.units import parse_seconds
 from surefoot.errors import ConfigError, RunError
 
-__all__ = ["flags", "follows", "launch", "note", "wanted"]
+__all__ = ["asked", "every_rank", "flags", "follows", "launch", "note", "wanted"]
 
 NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
 _FINAL = {2, 3, 5, 75, 130}  # codes that another try would not mend
 _STOPPED = 75
+T = TypeVar("T")
 _STORE = 30  # seconds to reach the one who keeps the rendezvous
 
 
@@ -47,6 +49,23 @@ def flags(own: argparse.ArgumentParser) -> None:
 def follows() -> bool:
     """Whether this process is one of several, and not the one that speaks for all."""
     return os.environ.get("RANK", "0") != "0"
+
+
+def every_rank(make: Callable[[], T]) -> T:
+    """Return what is made here; of several processes all fail where one does."""
+    if "RANK" not in os.environ:
+        return make()
+    from surefoot.engine import every_rank
+
+    return every_rank(make)
+
+
+def asked(machine: Machine, given: Mapping[str, Given]) -> Machine:
+    """Return where a run goes on that was on `machine`, with the devices that are now asked for."""
+    devices = given.get("machine.devices")
+    if devices is None:
+        return machine
+    return Machine.model_validate({**machine.model_dump(), "devices": devices.value})
 
 
 def wanted(machine: Machine, options: argparse.Namespace) -> bool:

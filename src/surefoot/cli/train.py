@@ -99,11 +99,11 @@ def _resume(argv: list[str]) -> int:
     from surefoot import api
     from surefoot.track.folder import find, runs_dir
 
-    kept = api.each(lambda: api.stored(find(runs_dir(options.runs), options.run)))
+    kept = launch.every_rank(lambda: api.stored(find(runs_dir(options.runs), options.run)))
     options, given, problems = flags.parse(own, argv, kept.recipe.config)
     if options.restarts is not None:
         return _supervised("resume", argv, options, kept.folder.reload)
-    wanted = api.machine(kept, given)
+    wanted = launch.asked(kept.config.machine, given)
     if options.debug_step is None and launch.wanted(wanted, options):
         return launch.launch(["resume", *argv], wanted, options)
     console = _console(options)

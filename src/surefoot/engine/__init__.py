@@ -22,7 +22,7 @@ from surefoot.engine.validate import (
     loss_by_place,
     next_token_scores,
 )
-from surefoot.engine.world import World, open_world
+from surefoot.engine.world import World, every_rank, first_rank, open_world
 
 __all__ = [
     "Answerer",
@@ -47,6 +47,8 @@ __all__ = [
     "adopt",
     "begin",
     "confusions",
+    "every_rank",
+    "first_rank",
     "free_running",
     "generate",
     "loss_by_place",

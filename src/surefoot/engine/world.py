@@ -7,6 +7,7 @@ the others answers at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from surefoot.data.batch import Batch
 from surefoot.engine.ranks.team import Team, join, launched
 from surefoot.errors import Unsupported
 
-__all__ = ["World", "open_world"]
+__all__ = ["World", "every_rank", "first_rank", "open_world"]
 
 T = TypeVar("T")
 
@@ -87,6 +88,19 @@ def open_world(device: str = "auto") -> World:
         return World(torch.device(device))
     team.device = torch.device(device)
     return World(team.device, team)
+
+
+def first_rank(make: Callable[[bool], T]) -> T:
+    """Return what rank 0 makes, on all ranks; `make` is told whether torchrun began them again."""
+    if not launched():
+        return make(False)
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return open_world("cpu").first(lambda: make(again))
+
+
+def every_rank(make: Callable[[], T]) -> T:
+    """Return what is made here; of several ranks all fail where one does."""
+    return open_world("cpu").each(make) if launched() else make()
 
 
 def _has_mps() -> bool:
