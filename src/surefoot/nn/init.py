@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from surefoot.ops.rows import rows
 from surefoot.seeds import derive
 
 __all__ = ["Embedding", "Linear", "fill_", "normal_"]
@@ -26,6 +27,12 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Draw nothing: the global generator is not ours."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the rows of `tokens` [...]: [..., C]."""
+        if torch.compiler.is_compiling() and self.weight.is_cuda:
+            return rows(self.weight, tokens)
+        return super().forward(tokens)
 
 
 @torch.no_grad()
