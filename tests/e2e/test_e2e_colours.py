@@ -63,6 +63,7 @@ def test_a_name_is_asked(surefoot: Any, trained: Path) -> None:
     ("run", "question", "help"),
     [
         ("both", ("--rgb", "0,72,186"), "--rgb 0,0.2824,0.7294"),
+        ("both", ("--rgb", "-0.1,0,0"), "channels go from 0 to 1"),
         ("both", ("--name-text", "тест"), "letters, digits"),
         ("both", ("--ask", "2 x 3"), "--rgb or --name-text"),
         ("names", ("--rgb", "0,0,0"), "--reads both"),

@@ -28,7 +28,7 @@ def test_equal_sides_are_the_same_and_a_picture_is_drawn(surefoot, tmp_path) -> 
 def test_a_kernel_from_a_file_is_held_against_the_standard(surefoot, tmp_path) -> None:
     words = ["--a", "ops.norm=fused", "--b", f"ops.norm={EXAMPLE}", "--out", tmp_path, "--json"]
     found = parity(surefoot, *words).ok().json
-    assert found["first"] is None and not found["identical"]
+    assert found["first"] is None  # on some processors they are the same to the bit
     assert found["ways"][1]["norm"].startswith(f"{EXAMPLE}#")
     checked = (
         surefoot("ops", "check", EXAMPLE, "--device", "cpu", "--shapes", "2", "--json").ok().json

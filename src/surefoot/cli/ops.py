@@ -69,15 +69,12 @@ def _ops(words: Sequence[str]) -> list[Op]:
 
 
 def _list(ops: Sequence[Op], device: torch.device, options: Namespace) -> int:
-    from surefoot.ops.check import DTYPES, measure
+    from surefoot.ops.check import race, slow
 
-    facts, wrong, dtype = [], [], options.dtype
-    for op in ops:
-        names = [n for n in op.available(device) if options.slow or not op.ways[n].slow_start]
-        speeds = measure(op, device, names, DTYPES[dtype])
-        standard, limit = speeds.get(op.standard), options.max_slowdown
-        if limit is not None and standard is not None and standard.ratio > 1 + limit:
-            wrong.append(f"{op.name} {op.standard} takes {standard.ratio:.2f} of its reference")
+    facts, wrong, dtype, limit = [], [], options.dtype, options.max_slowdown
+    for op, speeds in race(ops, device, dtype, options.slow):
+        if limit is not None and (text := slow(op, speeds, limit)) is not None:
+            wrong.append(text)
         if options.json:
             facts += [_facts(op, name, device, speeds) for name in op.ways]
             continue

@@ -112,6 +112,9 @@ def _words() -> argparse.ArgumentParser:
 
 def _sample(argv: list[str]) -> int:
     own = _words()
+    if "--rgb" in argv[:-1]:  # a colour that begins with a minus is a mistake, and no option
+        place = argv.index("--rgb")
+        argv = [*argv[:place], f"--rgb={argv[place + 1]}", *argv[place + 2 :]]
     options = own.parse_args(argv)
     _fits(own, options)
     from surefoot import use

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surefoot.ops.way import Case, Op, Way, differentiated
 
-__all__ = ["DTYPES", "Finding", "Speed", "check", "measure", "seconds", "trial"]
+__all__ = ["DTYPES", "Finding", "Speed", "check", "measure", "race", "seconds", "slow", "trial"]
 
 DTYPES = {
     "fp64": torch.float64,
@@ -140,6 +140,26 @@ def measure(
     found = seconds(calls, device, budget)
     base = found["reference"]
     return {name: Speed(taken, taken / base) for name, taken in found.items()}
+
+
+def race(
+    ops: Iterable[Op], device: torch.device, dtype: str = "fp32", patient: bool = False
+) -> Iterator[tuple[Op, Mapping[str, Speed]]]:
+    """Yield each operation with the speed of every way that runs on `device` in `dtype`.
+
+    Ways that a compiler has to build first are left out unless `patient`.
+    """
+    for op in ops:
+        names = [n for n in op.available(device) if patient or not op.ways[n].slow_start]
+        yield op, measure(op, device, names, DTYPES[dtype])
+
+
+def slow(op: Op, speeds: Mapping[str, Speed], limit: float = 0.05) -> str | None:
+    """Return in words that the standard way takes more than (1 + limit) of its reference, or None."""
+    standard = speeds.get(op.standard)
+    if standard is None or standard.ratio <= 1 + limit:
+        return None
+    return f"{op.name} {op.standard} takes {standard.ratio:.2f} of its reference"
 
 
 def trial(op: Op, call: Callable[..., Any], args: Case) -> Callable[[], None]:

@@ -21,7 +21,7 @@ function places(axis, values) {
   const at = v => (span ? (scale(v) - scale(low)) / span : 0.5);
   const ticks = [];  // as many as there is room for
   for (const v of [low, high, ...[...new Set(values)].sort((a, b) => a - b)])
-    if (ticks.every(([other]) => Math.abs(at(v) - other) > 0.07)) ticks.push([at(v), format(v)]);
+    if (ticks.every(([other]) => Math.abs(at(v) - other) > 0.085)) ticks.push([at(v), format(v)]);
   return [values.map(at), ticks];
 }
 
