@@ -24,6 +24,7 @@ from surefoot.errors import ConfigError, OutOfResources, RunError, Unsupported
 from surefoot.seeds import derive
 from surefoot.sweep.library import load, quiet
 from surefoot.sweep.plan import Plan, same
+from surefoot.sweep.shared_file import SCHEME, open_journal
 from surefoot.sweep.space import Dimension, Point
 from surefoot.sweep.trials import DEATHS, Claim, Trial
 from surefoot.track.lock import alone
@@ -57,7 +58,7 @@ def public(url: str) -> str:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         what = f"--storage {url!r} is no address of a database"
-        fix = "for example postgresql://me@host/name or sqlite:////shared/sweep.sqlite"
+        fix = "for example postgresql+psycopg://me@host/name or journal:////shared/sweep.journal"
         raise ConfigError(what, fix=fix) from None
 
 
@@ -67,6 +68,8 @@ def _open(url: str, grace: int) -> Any:
     import sqlalchemy
 
     options: dict[str, Any] = {"poolclass": sqlalchemy.NullPool}  # none that an idle hour breaks
+    if url.startswith(f"{SCHEME}:"):
+        return open_journal(sqlalchemy.make_url(url).database or "", grace)
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": WAIT}
     shown = public(url)
@@ -289,7 +292,7 @@ def _database_errors() -> tuple[type[Exception], ...]:
     import sqlalchemy
 
     optuna = _optuna()
-    return (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+    return (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError)
 
 
 def _stubborn(call: Callable[[], T], *final: type[Exception]) -> T:
