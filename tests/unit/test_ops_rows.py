@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from surefoot.ops.rows import rows
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("compiled", [False, True])
 def test_rows_and_their_gradient_are_those_of_an_embedding(compiled: bool) -> None:
     stream = torch.Generator().manual_seed(0)
