@@ -51,6 +51,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "trace": ("look", "parity", "record what a recipe computes, or check that it still does"),
     "ops": ("prepare", "ops", "list the ways of operations, their speed here, and check them"),
     "plan": ("prepare", "plan", "say what a run will take, before it starts, here or elsewhere"),
+    "bench": ("prepare", "bench", "how fast this machine trains and writes, beside others"),
+    "profile": ("prepare", "profile", "take a step apart: time, operations, memory, data"),
     "doctor": ("prepare", "doctor", "say what this machine can do"),
 }
 

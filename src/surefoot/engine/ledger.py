@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,6 +164,18 @@ class Ledger(TorchDispatchMode):
         rounded = -(-nbytes // self.block) * self.block
         entry = Entry(rounded, self.kind, "room of attention", ())
         self.events += [(entry, 1), (entry, -1)]
+
+    def history(self, since: Mark, kinds: Sequence[str], points: int) -> list[tuple[int, ...]]:
+        """Return the bytes of each of `kinds` at so many moments after `since`, at most."""
+        size = dict.fromkeys(kinds, 0)
+        count = len(self.events) - since.events
+        every, found = max(1, count // points), []
+        for index, (entry, sign) in enumerate(self.events, 1 - since.events):
+            if entry.kind in size:
+                size[entry.kind] += entry.nbytes * sign
+            if index > 0 and index % every == 0:
+                found.append(tuple(size.values()))
+        return found
 
     def _see(self, tensor: Tensor, source: str) -> None:
         storage = tensor.untyped_storage()

@@ -21,7 +21,7 @@ from surefoot.engine.predict import Need, predict
 from surefoot.engine.rebuild import Buildable
 from surefoot.errors import SurefootError
 
-__all__ = ["Change", "Outlook", "asked_ways", "changes", "cut", "look_ahead", "rescue"]
+__all__ = ["Change", "Outlook", "asked_ways", "changes", "cut", "look_ahead", "playable", "rescue"]
 
 _HALVED = ("model.context", "model.num_layers", "model.d_model", "train.batch_size")
 
@@ -77,13 +77,13 @@ def look_ahead(recipe: Buildable, config: RunConfig, place: Place, cache: Path |
     told = fit.earlier(config, need.source, need.parameters, device, cache)
     if told is None:
         return found
-    pins, step = _playable(told[0]), told[1]
+    pins, step = playable(told[0]), told[1]
     found = _at(recipe, config, place, pins, pins.micro_batch_size)
     past = place.overhead
     return replace(found, step=step * (past.time if past else 1.0), timed=True)
 
 
-def _playable(pins: Pins) -> Pins:
+def playable(pins: Pins) -> Pins:
     """Return `pins` as they can be played on a processor: without kernels that only a card runs."""
     ways = {op: way for op, way in pins.ops.items() if way not in ("triton", "compile")}
     return replace(pins, device="cpu", ops=ways)

@@ -40,6 +40,7 @@ from surefoot.ops.kept import forget
 __all__ = ["KINDS", "Need", "predict"]
 
 KINDS = ("weights", "gradients", "optimiser", "activations", "loss", "backward", "batch")
+_MOMENTS = 400  # of the history
 _PIECES = 2  # micro-batches of a step that are played: later ones repeat the second
 
 
@@ -50,8 +51,8 @@ class Need:
     `state` is the bytes of weights and optimiser that a checkpoint holds, `steps` the run's
     length (None without end), `source` the fingerprint of its data. `passes` are the operations of
     one micro-batch, `updates` those of the optimisers, `largest` what takes most at the peak.
-    `phases` are (peak, parts) of each stretch of the step, in order, `host` the bytes that wait in
-    the host's memory.
+    `phases` are (peak, parts) of each stretch of the step, in order, `history` the bytes of each of
+    KINDS at some moments of it, `host` the bytes that wait in the host's memory.
     """
 
     peak: int
@@ -67,6 +68,7 @@ class Need:
     updates: list[Work] = field(repr=False)
     largest: list[tuple[int, str]] = field(repr=False)
     phases: list[tuple[int, Mapping[str, int]]] = field(default_factory=list, repr=False)
+    history: list[tuple[int, ...]] = field(default_factory=list, repr=False)
     host: int = 0
 
     @property
@@ -198,7 +200,7 @@ class _Play:
             self.config.limit(len(self.job.source)), self.job.source.fingerprint, self.size, self.micro,
             self.passes, self.updates,
             [(e.nbytes, f"{e.kind}: {e.source} {list(e.shape)}") for e in alive[:8]],
-            self._phases(), self.ledger.host(begun),
+            self._phases(), self.ledger.history(begun, KINDS, _MOMENTS), self.ledger.host(begun),
         )  # fmt: skip
 
     def _phases(self) -> list[tuple[int, Mapping[str, int]]]:

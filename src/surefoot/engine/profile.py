@@ -6,7 +6,7 @@ It watches and changes nothing: the numbers of a profiled run are those of any o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
@@ -20,7 +20,7 @@ from surefoot.engine.learner import Learner
 from surefoot.engine.loop import Report
 from surefoot.engine.meter import Meter, Span
 
-__all__ = ["profiled"]
+__all__ = ["labelled", "operations", "profiled"]
 
 WARMUP, STEPS = 10, 5  # steps that pass before (the first row of the record, too), those profiled
 OPERATIONS = 20  # in the table
@@ -49,7 +49,7 @@ def profiled(
     passed, total = [], Span()
     with ExitStack() as labels:
         for learner in learners.values():
-            labels.enter_context(_labelled(learner, spans))
+            labels.enter_context(labelled(learner, spans))
         with profile(activities=activities, profile_memory=True, acc_events=True) as found, total:
             for report in islice(reports, STEPS):
                 passed.append(report.step)
@@ -65,7 +65,7 @@ def profiled(
 
 
 @contextmanager
-def _labelled(learner: Learner, spans: Mapping[str, Span]) -> Iterator[None]:
+def labelled(learner: Learner, spans: Mapping[str, Span]) -> Iterator[None]:
     """Name the phases of a step in the trace and add up their seconds."""
     own, on_device = dict(vars(learner)), learner.device.type == "cuda"
     for method, label in {**_PHASES, "accumulate": "forward and backward"}.items():
@@ -119,11 +119,14 @@ def _tables(
     for name, spent in [*((n, s) for n, s in parts if s > 0), ("rest", max(0.0, rest))]:
         yield f"  {name:<24}{1e3 * spent / count:>10.2f} ms{100 * spent / total:>6.1f} %"
     yield f"  {'operation':<38}{'calls':>7}{'ms':>10}{'share':>8}"
-    yield from _operations(found.key_averages(), count)
+    yield from _table(list(operations(found.key_averages(), count)))
 
 
-def _operations(averages: Iterable[Any], count: int) -> Iterator[str]:
-    """Yield a line for each operation that took most by itself, on the device where there is one."""
+def operations(averages: Iterable[Any], count: int) -> Iterator[tuple[str, float, float]]:
+    """Yield (name, calls, milliseconds) a step of each operation, those that take most by themselves first.
+
+    On the device, where there is one. `count` steps were profiled.
+    """
     labels = {*_PHASES.values(), "forward and backward"}
     rows = [row for row in averages if row.key not in labels]
     device = any(row.self_device_time_total for row in rows)
@@ -131,8 +134,12 @@ def _operations(averages: Iterable[Any], count: int) -> Iterator[str]:
     def own(row: Any) -> float:
         return float(row.self_device_time_total if device else row.self_cpu_time_total)
 
-    whole = sum(map(own, rows)) or 1.0
-    for row in sorted(rows, key=own, reverse=True)[:OPERATIONS]:
-        calls, spent = row.count / count, own(row)  # microseconds
+    for row in sorted(rows, key=own, reverse=True):
         name = row.key.removeprefix("aten::").removeprefix("autograd::engine::evaluate_function: ")
-        yield f"  {name[:37]:<38}{calls:>7.1f}{spent / 1e3 / count:>10.3f}{100 * spent / whole:>6.1f} %"
+        yield name, row.count / count, own(row) / 1e3 / count
+
+
+def _table(found: Sequence[tuple[str, float, float]]) -> Iterator[str]:
+    whole = sum(spent for _, _, spent in found) or 1.0
+    for name, calls, spent in found[:OPERATIONS]:
+        yield f"  {name[:37]:<38}{calls:>7.1f}{spent:>10.3f}{100 * spent / whole:>6.1f} %"

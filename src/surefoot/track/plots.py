@@ -12,7 +12,16 @@ from typing import Any
 from surefoot.track.figures import Curve, Figure, Mark
 from surefoot.track.text import bytes_text, clock
 
-__all__ = ["DPI", "draw", "draw_parallel", "draw_picture", "draw_rates", "sheet", "write_plots"]
+__all__ = [
+    "DPI",
+    "draw",
+    "draw_parallel",
+    "draw_picture",
+    "draw_rates",
+    "draw_step",
+    "sheet",
+    "write_plots",
+]
 
 INK, GRID = "#3d4450", "#e6e8ec"
 HUES = ("#2f6fed", "#e8710a", "#0f9d74", "#a142c9", "#c5221f", "#5f7d95", "#b8860b", "#00897b")
@@ -219,6 +228,35 @@ def draw_parallel(axes: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str
     panel.tick_params(colors=INK, length=0)
     for side in panel.spines.values():
         side.set_visible(False)
+    return canvas
+
+
+def draw_step(
+    parts: Mapping[str, float], kinds: Sequence[str], history: Sequence[Sequence[int]]
+) -> Any:
+    """Draw what a step's milliseconds go into, and what lies in memory from its begin to its end."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(9, 6.4), layout="constrained")
+    above, below = canvas.subplots(2, 1, height_ratios=(1, 2.2))
+    names = [name for name, spent in parts.items() if spent > 0]
+    above.barh(names, [parts[name] for name in names], color=HUES[0], height=0.7)
+    above.invert_yaxis()
+    above.set_xlabel("milliseconds of a step", color=INK)
+    shown = [i for i in range(len(kinds)) if any(row[i] for row in history)]
+    below.stackplot(
+        range(len(history)), [[row[i] / 1e6 for row in history] for i in shown],
+        labels=[kinds[i] for i in shown], colors=[HUES[i % len(HUES)] for i in shown],
+        step="post",
+    )  # fmt: skip
+    below.set_ylabel("MB of tensors", color=INK)
+    below.set_xlabel("a step: forward, backward, update", color=INK)
+    below.set_xticks([])
+    below.margins(x=0)
+    below.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, reverse=True)
+    for axes in (above, below):
+        axes.tick_params(colors=INK)
+        axes.spines[["top", "right"]].set_visible(False)
     return canvas
 
 
