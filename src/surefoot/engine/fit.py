@@ -139,7 +139,7 @@ def _plan(
     state = int(weights * (1 + moments))
     kept = config.keep.last + 1 + config.keep.best / (1 + moments)
     memory = int(frozen + state + weights + known["activation_bytes"] * pins.micro_batch_size)
-    step = float(known["step_seconds"])
+    step = float(known["step_seconds"]) * (1 - _gain(pins) if pins.compile else 1)
     return Plan(memory, weights, None if steps is None else steps * step, int(state * kept), step)
 
 
@@ -155,10 +155,15 @@ def _decide_compile(config: RunConfig, pins: Pins, step: float, steps: int | Non
     if pins.device == "mps":
         return _with(pins, "compile", False, "not on MPS")
     total = step * steps if steps is not None else float("inf")
-    saved = total * (_COMPILE_GAIN.get(pins.precision, 0.0) if pins.device == "cpu" else 0.4)
+    saved = total * _gain(pins)
     pays = saved > 1.5 * _COMPILE_COST
     reason = f"would save about {min(saved, 1e6):.0f} s of {min(total, 1e6):.0f} s, costs about {_COMPILE_COST:.0f} s"
     return _with(pins, "compile", pays, reason)
+
+
+def _gain(pins: Pins) -> float:
+    """Return the share of a step that compiling usually saves."""
+    return _COMPILE_GAIN.get(pins.precision, 0.0) if pins.device == "cpu" else 0.4
 
 
 def _leave_to_compiler(config: RunConfig, pins: Pins) -> Pins:

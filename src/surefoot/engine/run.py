@@ -355,9 +355,11 @@ def _batches(data: Data, pins: fit.Pins, world: World) -> Iterator[Any]:
         yield data
         return
     from surefoot.data.prefetch import Prefetch
+    from surefoot.engine.carry import Carried
 
     mine = None if world.team is None else world.team.share
-    prefetch = Prefetch(data, pins.prefetch_threads, 2 * pins.prefetch_threads, mine)
+    source = Carried(data, world.device) if world.device.type == "cuda" else data
+    prefetch = Prefetch(source, pins.prefetch_threads, 2 * pins.prefetch_threads, mine)
     try:
         yield prefetch
     finally:

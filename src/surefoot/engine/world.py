@@ -61,6 +61,9 @@ class World:
         tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
         if self.device.type == "cpu":
             return tensor
+        if tensor.is_cuda:  # it was brought here ahead, on another stream (engine/carry.py)
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+            return tensor
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
