@@ -22,15 +22,12 @@ class Carried:
     def __init__(self, data: Batches, device: torch.device) -> None:
         self._data, self._device = data, device
         self._stream = torch.cuda.Stream(device)
+        self.size = data.size
 
     @property
     def batch_size(self) -> int:
         """Examples per step."""
         return self._data.batch_size
-
-    def size(self, step: int) -> int:
-        """Examples that `step` consumes."""
-        return self._data.size(step)
 
     def batch(self, step: int, start: int = 0, size: int | None = None) -> Batch:
         """Return the same batch, on the device."""
