@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
     "(top)": 650,
-    "config": 2250,
+    "config": 2300,
     "data": 4500,
     "track": 4200,
     "ops": 1250,

@@ -20,8 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from surefoot.config.devices import enough
 from surefoot.config.fields import Given
-from surefoot.config.schema import Machine
+from surefoot.config.schema import Machine, RunConfig
 from surefoot.config.units import parse_seconds
 from surefoot.errors import ConfigError, RunError
 
@@ -60,12 +61,13 @@ def every_rank(make: Callable[[], T]) -> T:
     return every_rank(make)
 
 
-def asked(machine: Machine, given: Mapping[str, Given]) -> Machine:
-    """Return where a run goes on that was on `machine`, with the devices that are now asked for."""
+def asked(config: RunConfig, given: Mapping[str, Given]) -> RunConfig:
+    """Return the `config` of a run with the devices that are now asked for."""
     devices = given.get("machine.devices")
     if devices is None:
-        return machine
-    return Machine.model_validate({**machine.model_dump(), "devices": devices.value})
+        return config
+    machine = {**config.machine.model_dump(), "devices": devices.value}
+    return config.model_copy(update={"machine": Machine.model_validate(machine)})
 
 
 def wanted(machine: Machine, options: argparse.Namespace) -> bool:
@@ -88,12 +90,15 @@ def note(code: int) -> int:
     return code
 
 
-def launch(words: Sequence[str], machine: Machine, options: argparse.Namespace) -> int:
-    """Run `surefoot WORDS` in machine.devices processes on each node; return their exit code."""
+def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace) -> int:
+    """Run `surefoot WORDS` in `machine.devices` processes on each node; return their exit code."""
     least, most = _nodes(options.nnodes or "1")
     if most > 1 and not options.rdzv_endpoint:
         raise ConfigError("several machines need a place to meet: --rdzv-endpoint HOST:PORT")
+    machine = config.machine
     count = machine.devices or 1
+    micro = machine.micro_batch_size
+    enough(config, count * least, micro if isinstance(micro, int) else None)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

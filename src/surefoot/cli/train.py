@@ -60,7 +60,7 @@ def _train(argv: list[str]) -> int:
             lambda: api.unfinished(runs, recipe, resolved.config, options.name),
         )
     if launch.wanted(resolved.config.machine, options):
-        return launch.launch(["train", *argv], resolved.config.machine, options)
+        return launch.launch(["train", *argv], resolved.config, options)
     console = _console(options)
     return _report(
         lambda: api.start(
@@ -103,8 +103,8 @@ def _resume(argv: list[str]) -> int:
     options, given, problems = flags.parse(own, argv, kept.recipe.config)
     if options.restarts is not None:
         return _supervised("resume", argv, options, kept.folder.reload)
-    wanted = launch.asked(kept.config.machine, given)
-    if options.debug_step is None and launch.wanted(wanted, options):
+    wanted = launch.asked(kept.config, given)
+    if options.debug_step is None and launch.wanted(wanted.machine, options):
         return launch.launch(["resume", *argv], wanted, options)
     console = _console(options)
     if options.debug_step is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from surefoot.config.devices import enough
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
@@ -26,7 +27,7 @@ from surefoot.engine.monitor import monitoring
 from surefoot.engine.pauses import Pauses
 from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import compared, farewell, planned_rates, work
-from surefoot.engine.ranks.begin import alike, enough, mode, spread
+from surefoot.engine.ranks.begin import alike, mode, spread
 from surefoot.engine.ranks.follow import Silence
 from surefoot.engine.ranks.play import agree, checkpoint, held, moved, saving, watched, witnessed
 from surefoot.engine.rebuild import Buildable, rebuild

@@ -29,14 +29,15 @@ from surefoot.engine.ranks.team import Team
 __all__ = ["Watch", "behind", "slow"]
 
 BEAT, GRACE = 0.5, 3.0  # seconds between beats; to end by oneself when another rank has failed
-SLOW, WORTH = 1.5, 0.005  # times the median, and seconds a step, that make a straggler
+SILENT = 2.5  # seconds without a beat after which a rank that is waited for counts as gone
+SLOW, WORTH = 1.5, 0.02  # times the median, and seconds a step, that make a straggler
 Beat = Mapping[str, Any]
 
 
-def behind(beats: Mapping[int, Beat], size: int, now: float, patience: float) -> str:
-    """Say who keeps the others waiting."""
+def behind(beats: Mapping[int, Beat], ages: Mapping[int, float], size: int, patience: float) -> str:
+    """Say who keeps the others waiting; `ages` are the seconds since each rank's last beat."""
     names = {r: f"rank {r} ({b['host']}, process {b['pid']})" for r, b in beats.items()}
-    silent = [r for r in range(size) if r not in beats or now - beats[r]["time"] > 5 * BEAT + 2]
+    silent = [r for r in range(size) if ages.get(r, SILENT + 1) > SILENT]
     if silent:
         who = ", ".join(names.get(r, f"rank {r}") for r in silent)
         return f"{who} gives no sign of life any more"
@@ -72,6 +73,7 @@ class Watch:
         self._end, self._stop = end, threading.Event()
         self._thread = threading.Thread(target=self._run, name="surefoot-beat", daemon=True)
         self._store: Any = None
+        self._seen: dict[int, tuple[float, float]] = {}  # a rank's last beat, and when it came
 
     def __enter__(self) -> Self:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -126,6 +128,9 @@ class Watch:
         keys = [str(r) for r in range(team.size)]
         present = [key for key in keys if self._store.check([key])]
         found = {int(k): json.loads(v) for k, v in zip(present, self._store.multi_get(present))}
+        for rank, beat in found.items():
+            if self._seen.get(rank, (0.0, 0.0))[0] != beat["time"]:
+                self._seen[rank] = (beat["time"], time.monotonic())
         if self.board is not None:
             fresh = self.board.with_name(f".{self.board.name}.new")
             with suppress(OSError):
@@ -143,7 +148,9 @@ class Watch:
         if not beats:
             text, teller = "rank 0 and its store cannot be reached any more", True
         else:
-            text = behind(beats, self.team.size, time.time(), self.patience)
+            now = time.monotonic()
+            ages = {r: now - seen for r, (_, seen) in self._seen.items()}
+            text = behind(beats, ages, self.team.size, self.patience)
             least = min(b["calls"] for b in beats.values())
             ahead = [r for r, b in beats.items() if b["calls"] > least] or list(beats)
             teller = self.team.rank == min(ahead)

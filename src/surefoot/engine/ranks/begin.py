@@ -17,7 +17,7 @@ from surefoot.engine.ranks.team import Team
 from surefoot.engine.world import World
 from surefoot.errors import ConfigError, Problem, RunError
 
-__all__ = ["alike", "enough", "mode", "spread", "visible"]
+__all__ = ["alike", "mode", "spread", "visible"]
 
 TOKEN = ".ranks"  # a file of the run's folder, for as long as it takes all ranks to read it
 _ROOM = 0.8  # share of what is free that a replica may take
@@ -60,20 +60,6 @@ def visible(team: Team, folder: Path) -> None:
             where=f"{folder} on {found[0][1]}",
             fix="--runs on a disk that all nodes mount at the same path",
         )
-
-
-def enough(config: RunConfig, size: int, micro: int | None) -> None:
-    """Raise ConfigError when there are more ranks than micro-batches."""
-    batch = config.train.batch_size
-    pieces = batch if micro is None else -(-batch // micro)
-    if pieces >= size:
-        return
-    if micro is None or batch < size:
-        text, fix = f"{size} ranks cannot share {batch} examples", "a larger --train.batch_size"
-    else:
-        text = f"{size} ranks cannot share {pieces} micro-batch{'es' * (pieces > 1)} of {micro}"
-        fix = f"--machine.micro_batch_size {max(1, batch // size)}, or fewer devices"
-    raise ConfigError([Problem(f"more ranks than micro-batches: {text}", "machine.devices", fix)])
 
 
 def mode(config: RunConfig, world: World, memory: int) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from surefoot.engine.checksum import checksum
 from surefoot.engine.learner import Learner, Loss
 from surefoot.engine.ranks.sums import Order, Pending, Traffic, merged
 from surefoot.engine.ranks.tail import FAILED, Tail, Told
-from surefoot.engine.ranks.team import Team
+from surefoot.engine.ranks.team import Team, reaching
 from surefoot.engine.ranks.tree import Span, Tree, share, tree
 from surefoot.engine.world import World
 from surefoot.errors import CheckFailed, OutOfResources
@@ -106,6 +106,10 @@ class Exchange:
 
         Raises MemoryError on all ranks when one of them ran out of it.
         """
+        with reaching():
+            return self._gradients(turn)
+
+    def _gradients(self, turn: Turn) -> tuple[float, float, int, dict[str, Any]]:
         learner, team = self.learner, self.team
         starts = turn.starts
         self.tree = tree(len(starts))
@@ -289,8 +293,8 @@ class Exchange:
             return
         if self.team.size > 1:
             self.wrap()
-        where = f"on rank {', '.join(map(str, ranks))}: " if self.team.size > 1 else ""
-        raise MemoryError(f"out of memory {where}{failed or ''}".strip().removesuffix(":"))
+        where = f"on rank {', '.join(map(str, ranks))}" if self.team.size > 1 else str(failed)
+        raise MemoryError(f"out of memory {where}")
 
     def _listen(self, told: Told) -> None:
         self.team.listen(told.wishes)

@@ -8,6 +8,7 @@ gathers it, one tensor at a time. So all numbers are those of DDP, bit for bit.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -235,23 +236,20 @@ class Shards(Exchange):
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Have whole weights in the model while the block runs, so that one rank may use it alone."""
-        self.modules[0].set_reshard_after_forward(False)
         swapped = self._averaged()
+        hooks = [(m._forward_pre_hooks, m._forward_hooks) for m in self.modules]
         for module in self.modules:
             module.unshard()
-        self.lent = True
+            # FSDP's hooks note who was called in which order, and the ranks must not differ in it.
+            module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
         try:
             yield
         finally:
-            self.lent = False
-            for module in self.modules:
+            for module, own in zip(self.modules, hooks, strict=True):
+                module._forward_pre_hooks, module._forward_hooks = own
                 module.reshard()
-            for module in self.modules[1:]:
-                module.set_reshard_after_forward(True, recurse=False)
             for row, value in zip(self.learner.parameters, swapped):
                 row.data.copy_(value)
-
-    lent = False
 
     @torch.no_grad()
     def _averaged(self) -> list[Tensor]:

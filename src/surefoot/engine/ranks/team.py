@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -22,12 +23,19 @@ from surefoot.config.units import parse_seconds
 from surefoot.engine.ranks.tree import share
 from surefoot.errors import RunError, SurefootError
 
-__all__ = ["SAVE", "STOP", "Team", "join", "launched", "leave"]
+__all__ = ["SAVE", "STOP", "Team", "join", "launched", "leave", "reaching"]
 
 T = TypeVar("T")
 
 SAVE = 1  # what a rank may wish for, to be done by all after the same step
 STOP = 2
+_GONE = (
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "Broken pipe",
+    "Timed out",
+    "gloo",
+)
 _SIGNAL = 8  # the number of the signal that asked to stop, above these bits
 _WAIT = 3600.0  # seconds a collective may take; the watch ends a rank that hangs long before
 
@@ -66,14 +74,16 @@ class Team:
         """Return what each rank gave; any picklable value."""
         self.calls += 1
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        with reaching():
+            dist.all_gather_object(found, value)
         return found
 
     def told(self, value: T) -> T:
         """Return what rank 0 gave."""
         self.calls += 1
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with reaching():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def first(self, make: Callable[[], T], what: str = "preparing") -> T:
@@ -128,6 +138,23 @@ class Team:
     def stop(signal: int) -> int:
         """Return the wish to stop because of this signal."""
         return STOP | (signal << _SIGNAL)
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Say in our words that another rank cannot be reached; gloo and NCCL have many for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        known = isinstance(error, dist.DistError) or any(sign in text for sign in _GONE)
+        if not known or isinstance(error, torch.OutOfMemoryError):
+            raise
+        why = next((sign for sign in _GONE if sign in text), text.partition("\n")[0])
+        raise SurefootError(
+            f"another rank is gone: {why}",
+            fix="surefoot resume goes on from the last checkpoint; --max-restarts does so by itself",
+        ) from error
 
 
 def _portable(error: BaseException | None) -> BaseException | None:

@@ -1,0 +1,107 @@
+"""One run in two processes, as a person starts it: stopped, killed, and taken up by another number."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+TEXT = Path(__file__).resolve().parents[1] / "fixtures" / "shakespeare.txt"
+RECORD = 56  # bytes of a record in the journal
+QUIET = ["--validate_every", "0", "--sample_every", "0", "--no-report", "--no-tensorboard"]
+SMALL = ["--preset", "tiny", "--data.path", str(TEXT), "--micro-batch-size", "2", *QUIET]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "surefoot", *words], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def run(*words: str) -> tuple[int, str]:
+    process = start(*words)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 90
+    while not true():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < end, "it does not come that far"
+        time.sleep(0.02)
+
+
+def ranks(process: subprocess.Popen[str]) -> list[Any]:
+    found = [c for c in psutil.Process(process.pid).children() if "RANK" in c.environ()]
+    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SUREFOOT_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def steps(run: Path) -> int:
+    journal = run / "journal"
+    return journal.stat().st_size // RECORD - 2 if journal.exists() else 0
+
+
+def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(runs: Path) -> None:
+    process = start(
+        "train", "charlm", *SMALL, "--devices", "2", "--name", "a", "--max-steps", "9999"
+    )
+    until(lambda: steps(runs / "a") > 20, process)
+    board = json.loads((runs / "a" / "ranks.json").read_text())
+    assert board["size"] == 2
+    ranks(process)[1].send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert output.count("stopped by SIGTERM after step") == 1, output
+    meta = json.loads((runs / "a" / "run.json").read_text())
+    step = meta["step"]
+    assert meta["segments"][0]["ranks"] == 2 and meta["segments"][0]["parallel"] == "ddp"
+    code, output = run("resume", "a", "--devices", "1", "--max-steps", str(step + 3))
+    assert code == 0, output
+    assert "trained by 2 processes so far, by 1 process from here" in output
+    code, output = run("sample", "a", "--prompt", "the", "--tokens", "5")
+    assert code == 0, output
+
+
+@pytest.mark.slow
+def test_a_killed_rank_begins_again_and_the_resume_is_proven(runs: Path) -> None:
+    process = start(
+        "train", "charlm", *SMALL, "--devices", "2", "--name", "b", "--max-steps", "9999",
+        "--save_every", "20", "--max-restarts", "1", "--reduce", "tree",
+    )  # fmt: skip
+    until(lambda: steps(runs / "b") > 50, process)
+    ranks(process)[1].kill()
+    log = runs / "b" / "log.txt"
+    until(lambda: "resume proven over" in log.read_text(), process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "stopped by SIGINT after step" in output
+    code, output = run("resume", "b", "--devices", "3", "--max-steps", str(steps(runs / "b") + 2))
+    assert code == 0, output
+    assert "the same bits (reduce=tree)" in output
+
+
+def test_mistakes_are_said_once_and_keep_their_codes(runs: Path) -> None:
+    code, output = run("train", "charlm", *SMALL, "--devices", "8")
+    assert code == 2, output
+    assert output.count("more ranks than micro-batches: 8 ranks cannot share 4") == 1, output
+    assert not list(runs.glob("0*")), "nothing is created"
+    code, output = run("train", "charlm", *SMALL, "--devices", "2", "--nnodes", "2")
+    assert code == 2 and "--rdzv-endpoint" in output

@@ -1,0 +1,80 @@
+"""Groups of real processes over gloo: torch is loaded once, and every rank is a fork of that.
+
+`python group.py FOLDER PLAY SIZE...` runs every check of the play in a group of each size and leaves
+`SIZE.json` in FOLDER: check -> what each rank found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+LIMIT = 120  # seconds that a group may take; then it is ended, and says so
+Check = Callable[[Any, Path], Any]
+
+
+def run(folder: Path, checks: dict[str, Check], size: int) -> dict[str, list[Any]]:
+    """Run the checks in `size` forks; return what each rank found, by check."""
+    store = dist.TCPStore(
+        "127.0.0.1", 0, None, True, timeout=timedelta(seconds=60), wait_for_workers=False
+    )
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": str(size),
+    }  # fmt: skip
+    pids = [_fork(rank, folder, checks) for rank in range(size)]
+    for pid in pids:
+        os.waitpid(pid, 0)
+    found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(size)]
+    return {name: [f.get(name, "not reached") for f in found] for name in checks}
+
+
+def _fork(rank: int, folder: Path, checks: dict[str, Check]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    found: dict[str, Any] = {}
+    signal.alarm(LIMIT)
+    try:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        torch.set_num_threads(1)
+        from surefoot.engine.world import open_world
+
+        world = open_world("cpu")
+        for name, check in checks.items():
+            if os.environ.get("LOUD"):
+                print(rank, name, file=sys.stderr, flush=True)
+            found[name] = check(world, folder)
+            world.team.gather(None)
+    except BaseException:
+        found["error"] = traceback.format_exc()
+        print(found["error"], file=sys.stderr, flush=True)
+    finally:
+        (folder / f"rank-{rank}.json").write_text(json.dumps(found))
+        os._exit(0)
+
+
+def main() -> None:
+    import plays
+
+    folder, play = Path(sys.argv[1]), getattr(plays, sys.argv[2])
+    for size in map(int, sys.argv[3:]):
+        found = run(folder, play(size), size)
+        (folder / f"{size}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""What the ranks of a group do in the tests. Every check gets its world and a shared folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from conftest import Toy
+from surefoot.config.devices import enough
+from surefoot.config.schema import Optim, RunConfig
+from surefoot.engine import Job, Learner, TrainState, World, steps
+from surefoot.engine.codec import read_tensors, write_tensors
+from surefoot.engine.ranks.begin import alike, spread, visible
+from surefoot.engine.state import Payload
+from surefoot.errors import SurefootError
+from surefoot.nn.dropout import Dropout
+from surefoot.nn.optim import build_optimisers
+from surefoot.schedule import Cosine
+
+STEPS = 6
+Check = Callable[[World, Path], Any]
+
+
+class Deep(nn.Module):
+    """Blocks with dropout, matrices for Muon, and vectors that cannot be split evenly."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.inner = nn.Linear(20, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.Tanh(), Dropout(0.2)) for _ in range(2)
+        )
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inner(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(x)
+
+
+def learner(kind: str = "muon", ema: float | None = 0.9, micro: int = 1) -> Learner:
+    torch.manual_seed(0)
+    model = Deep()
+    found = Learner(
+        model, Toy.loss, build_optimisers(model, Optim(kind=kind, lr=0.01)),
+        schedule=Cosine(2, 20, 0.1), limit=STEPS, clip=1.0, micro=micro,
+    )  # fmt: skip
+    found.average_with(ema)
+    return found
+
+
+class Play:
+    """A few steps of one learner or two in a world."""
+
+    def __init__(
+        self, world: World, how: str, reduce: str, learners: dict[str, Learner] | None = None
+    ) -> None:
+        self.world, self.toy = world, Toy()
+        self.state = TrainState(learners or {"main": learner()})
+        spread(Job(self.toy, self.state.learners), world, how, reduce)
+        self.readings: list[tuple[Any, ...]] = []
+        self.happenings: list[str] = []
+
+    def go(self, until: int = STEPS) -> Play:
+        for report in steps(self.state, self.toy.data(), 1, self.world):
+            for name, r in report.readings.items():
+                parts = tuple(float(v) for v in r.parts.values())
+                self.readings.append((name, r.loss, r.grad_norm, r.state, r.applied, *parts))
+            self.happenings += map(str, report.happenings)
+            if report.step >= until:
+                break
+        return self
+
+    def payload(self) -> Payload:
+        return self.state.still(self.world.team)
+
+    def __str__(self) -> str:
+        """Return a hash of all bits that a checkpoint would hold, on rank 0."""
+        sums, payload = hashlib.sha256(), self.payload()
+        for file in sorted(payload.tensors):
+            for key in sorted(payload.tensors[file]):
+                sums.update(f"{file}{key}".encode())
+                sums.update(payload.tensors[file][key].contiguous().numpy().tobytes())
+        return sums.hexdigest()[:16] if self.world.leads else ""
+
+    def record(self) -> str:
+        """Return a hash of all that the steps reported, which all ranks must agree on."""
+        return hashlib.sha256(repr(self.readings).encode()).hexdigest()[:16]
+
+
+def trained(world: World, folder: Path, *, how: str, reduce: str) -> Any:
+    play = Play(world, how, reduce).go()
+    return [str(play), play.record()]
+
+
+def beside(world: World, folder: Path) -> Any:
+    """Two learners beside each other, and the first of them alone."""
+    both = Play(world, "ddp", "ordered", {"a": learner(), "b": learner("adamw")}).go()
+    alone = Play(world, "ddp", "ordered", {"a": learner()}).go()
+    return [[r for r in both.readings if r[0] == "a"] == alone.readings, len(both.readings)]
+
+
+def one_out_of_memory(world: World, folder: Path, *, when: str, times: int) -> Any:
+    """Rank 1 runs out of memory at its fourth pass, before or within the backward pass."""
+    play, count = Play(world, "ddp", "ordered", {"main": learner(micro=2)}), [0]
+    mine = play.state.learners["main"]
+    inner = mine.loss
+
+    def short(model: nn.Module, batch: Any) -> Any:
+        count[0] += 1
+        hurts = world.rank == 1 and 0 <= count[0] - 4 < times
+        if hurts and when == "forward":
+            raise MemoryError("out of memory")
+        found = inner(model, batch)
+        if hurts:
+            found.sum.register_hook(_fail)
+        return found
+
+    mine.loss = short
+    play.go()
+    return [str(play), play.record(), play.happenings, mine.micro]
+
+
+def _fail(gradient: torch.Tensor) -> torch.Tensor:
+    raise MemoryError("out of memory")
+
+
+def one_not_finite(world: World, folder: Path, *, how: str) -> Any:
+    """The loss of rank 1 is NaN in the third step: nobody may apply it."""
+    play = Play(world, how, "ordered")
+    mine = play.state.learners["main"]
+    inner = mine.loss
+
+    def poisoned(model: nn.Module, batch: Any) -> Any:
+        found = inner(model, batch)
+        if world.rank == 1 and mine.step == 2:
+            found.sum = found.sum * float("nan")
+        return found
+
+    mine.loss = poisoned
+    play.go()
+    return [[r[4] for r in play.readings], mine.updates, play.record()]
+
+
+def tampered(world: World, folder: Path) -> Any:
+    """One bit of a weight of rank 1 changes between two steps."""
+    play = Play(world, "ddp", "ordered").go(2)
+    if world.rank == 1:
+        with torch.no_grad():
+            weight = play.state.learners["main"].parameters[0]
+            bits = struct.unpack("<i", struct.pack("<f", float(weight[0, 0])))[0] ^ 1
+            weight[0, 0] = struct.unpack("<f", struct.pack("<i", bits))[0]
+    return _said(play.go)
+
+
+def refused(world: World, folder: Path) -> Any:
+    """What a person is told when ranks do not agree."""
+    team = world.team
+    assert team is not None
+    other = world.rank == world.size - 1
+    elsewhere = folder / "elsewhere" if other else folder
+    return {
+        "version": _said(lambda: alike(team, {"torch": "9.9" if other else "2.0", "python": "3"})),
+        "folder": _said(lambda: visible(team, elsewhere)),
+        "same": _said(lambda: visible(team, folder)),
+        "many": _said(lambda: enough(RunConfig(), 9, 16)),
+        "first": _said(lambda: world.first(_broken)),
+        "each": _said(lambda: world.each(_broken if other else _sound)),
+    }
+
+
+def _broken() -> None:
+    raise SurefootError("it is broken", where="here", fix="mend it")
+
+
+def _sound() -> None:
+    return None
+
+
+def _said(act: Callable[[], Any]) -> str:
+    try:
+        act()
+    except SurefootError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def wishes(world: World, folder: Path) -> Any:
+    """A signal that only one rank was sent is known to all after the same step."""
+    team = world.team
+    assert team is not None
+    play, asked = Play(world, "ddp", "ordered"), world.rank == world.size - 1
+    mine = play.state.learners["main"]
+    team.wish = lambda: team.stop(15) if asked and mine.step >= 2 else 0
+    heard = []
+    for _ in steps(play.state, play.toy.data(), 1, world):
+        heard.append(team.signal)
+    team.wish, team.heard = int, 0
+    return heard
+
+
+def gathered(world: World, folder: Path) -> Any:
+    """Whole weights while one rank looks, and the training goes on as if nobody had."""
+    play = Play(world, "fsdp2", "ordered")
+    mine, seen = play.state.learners["main"], 0.0
+    for report in steps(play.state, play.toy.data(), 1, world):
+        if report.step % 2:
+            with mine.whole():
+                if world.leads:
+                    with mine.evaluating() as model:
+                        seen += float(model(torch.ones(3, 20)).sum())
+    return [str(play), seen if world.leads else 0.0]
+
+
+def memory(world: World, folder: Path) -> Any:
+    """Host memory that a checkpoint of a split model takes on rank 0, in copies of the model."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(24)))  # 96 MB
+    big = Learner(model, Toy.loss, [], limit=1)
+    spread(Job(Toy(), {"main": big}), world, "fsdp2", "ordered")
+    state = TrainState({"main": big})
+    whole = 24 * 1024 * 1024 * 4
+    peak = _peak()
+    payload = state.still(world.team)
+    held = sum(t.nbytes for group in payload.tensors.values() for t in group.values())
+    return [(_peak() - peak) / whole, held / whole]
+
+
+def _peak() -> int:
+    """Return the resident memory that this process had at most since the last call, in bytes."""
+    text = Path("/proc/self/status").read_text()
+    found = int(text.split("VmHWM:")[1].split()[0]) * 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    return found
+
+
+def resumed(world: World, folder: Path, *, reduce: str, order: tuple[int, ...], how: str) -> Any:
+    """Train two steps from where the size before in `order` has left it, and leave it there."""
+    place = order.index(world.size)
+    play = Play(world, how if world.size > 1 else "none", reduce)
+    name = "-".join(map(str, order))
+    if place:
+        before = folder / f"{reduce}-{how}-{name}-{place - 1}"
+        files = {p.name: read_tensors(p) for p in before.glob("*.safetensors")}
+        play.state.restore(Payload(files, json.loads((before / "state.json").read_text())))
+    play.go(2 * (place + 1))
+    payload = play.payload()
+    if world.leads:
+        after = folder / f"{reduce}-{how}-{name}-{place}"
+        after.mkdir()
+        for file, tensors in payload.tensors.items():
+            write_tensors(after / file, tensors)
+        (after / "state.json").write_text(json.dumps(payload.small))
+    return [str(play), play.record()]
+
+
+def quick(size: int) -> dict[str, Check]:
+    """Checks of the quick suite."""
+    modes = {1: ["none"], 3: ["ddp", "fsdp2"]}.get(size, ["ddp", "fsdp2", "hsdp"])
+    found: dict[str, Check] = {
+        f"{reduce} {how}": partial(trained, how=how, reduce=reduce)
+        for reduce in ("ordered", "tree")
+        for how in modes
+    }
+    if size > 1:
+        found |= {"refused": refused, "wishes": wishes}
+    if size == 2:
+        for when in ("forward", "backward"):
+            for times in (1, 2):
+                act = partial(one_out_of_memory, when=when, times=times)
+                found[f"memory {when} {times}"] = act
+        found |= {f"nan {how}": partial(one_not_finite, how=how) for how in ("ddp", "fsdp2")}
+        found |= {"beside": beside, "gathered": gathered, "tampered": tampered, "host": memory}
+    return found
+
+
+def chain(size: int) -> dict[str, Check]:
+    """One link of each resume in every order of 1, 2 and 4, at the place of this size."""
+    place = int(os.environ["PLACE"])
+    return {
+        f"{how} {'-'.join(map(str, order))}": partial(resumed, reduce="tree", order=order, how=how)
+        for order in permutations((1, 2, 4))
+        for how in ("ddp", "fsdp2")
+        if order[place] == size
+    }
