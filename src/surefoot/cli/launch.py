@@ -114,11 +114,11 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
         "signals_to_handle": "SIGHUP,SIGQUIT",
     }  # fmt: skip
     known = {f.name for f in dataclasses.fields(LaunchConfig)}
-    config = LaunchConfig(**{k: v for k, v in values.items() if k in known})
+    group = LaunchConfig(**{k: v for k, v in values.items() if k in known})
     with tempfile.TemporaryDirectory(prefix="surefoot-") as notes:
         os.environ[NOTES] = notes
         with _passed_on() as received:
-            code = _run(elastic_launch(config, sys.executable), words, options.rdzv_endpoint)
+            code = _run(elastic_launch(group, sys.executable), words, options.rdzv_endpoint)
         left = [int(p.read_text()) for p in sorted(Path(notes).iterdir(), key=_rank)]
     code = next(iter(left), code)
     return _STOPPED if code not in _FINAL and code and received else code
