@@ -20,6 +20,7 @@ ALLOWED = {
     ("cli/launch.py", "setLevel"),  # of torchrun, in the process that only starts others
     ("data/clean.py", "simplefilter"),  # inside `catch_warnings`
     ("data/compile_rate.py", "simplefilter"),  # inside `catch_warnings`
+    ("data/problem_prompts.py", "simplefilter"),  # inside `catch_warnings`
     ("recipes/code/base.py", "simplefilter"),  # inside `catch_warnings`
     ("recipes/code/base.py", "setLevel"),  # of libraries while they load, and put back
     ("engine/onnx_file.py", "simplefilter"),  # inside `catch_warnings`

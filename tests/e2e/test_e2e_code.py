@@ -190,6 +190,10 @@ MISTAKES = [
     (["--fim-rate", "0.5"], 2, "no tokens for filling in the middle"),
     (["--context", "100000"], 2, "a smaller --context"),
     (["--repo", "{tmp}"], 2, "0 files of code"),
+    (["--repo", "{tmp}/nowhere"], 2, "there is nothing at"),
+    (["--moments", "8bit"], 3, "computed on CUDA only"),
+    (["--prompts-file", "{tmp}/none.jsonl"], 2, "there is no file"),
+    (["--context", "4"], 2, "at least 8"),
     (["--languages", "cobol"], 2, "unknown: cobol"),
 ]
 
@@ -234,3 +238,85 @@ def test_a_tuned_model_is_given_to_other_programs(
     assert refused.code == 3 and "not written as pt" in refused.err
     text = surefoot("sample", "last", "--prompt", "def ", "--tokens", "5", *runs).ok()
     assert text.out.startswith("def ")
+
+
+def test_a_base_without_a_tokenizer_is_told(surefoot: Surefoot, repo: Path, tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 40}
+    config = transformers.LlamaConfig(num_attention_heads=2, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "bare")
+    told = surefoot(*words(repo, "--base", tmp_path / "bare", "--runs", tmp_path / "runs"))
+    assert told.code == 2 and "has no tokenizer.json" in told.err
+
+
+def test_what_a_run_trained_is_tuned_and_the_resume_finds_it(
+    surefoot: Surefoot, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("SUREFOOT_RUNS", str(runs))
+    text = Path(__file__).parents[1] / "fixtures" / "shakespeare.txt"
+    own = ["--path", text, "--max-steps", 2, "--no-tensorboard", "--no-report", "--device", "cpu"]
+    surefoot("train", "gpt", "--preset", "tiny", "--name", "mine", *map(str, own)).ok()
+    with surefoot.signalled("step 3/", signal.SIGTERM):
+        assert surefoot(*words(repo, "--base", "mine", "--name", "tuned")).code == 75
+    shutil.rmtree(runs / "mine")
+    told = surefoot("resume", "tuned", "--json").ok().json
+    assert told["step"] == 6
+    meta = find(runs, "tuned").meta
+    assert meta["settings"]["model.base"].endswith("-2")  # the step whose weights it took
+    surefoot("sample", "tuned", "--prompt", "def ", "--tokens", "3").ok()
+
+
+def test_auto_takes_a_context_that_there_is_text_for_and_keeps_it(
+    surefoot: Surefoot, repo: Path, tmp_path: Path
+) -> None:
+    runs = ["--runs", tmp_path / "runs"]
+    told = surefoot(*words(repo, "--context", "auto", *runs, steps=2)).ok()
+    chosen = find(tmp_path / "runs", "last").meta["settings"]["model.context"]
+    assert f"context {chosen:,} chosen" in told.out and chosen in (256, 512, 1024, 2048)
+    surefoot("resume", "last", "--max-steps", "3", *runs).ok()
+    assert find(tmp_path / "runs", "last").meta["settings"]["model.context"] == chosen
+
+
+def test_problems_and_other_languages_are_judged_beside_the_base(
+    surefoot: Surefoot, repo: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tree_sitter_go")
+    mine = shutil.copytree(repo, tmp_path / "mine")
+    for n in range(40):
+        code = f"package a\n\nfunc F{n}(x int) int {{\n\ty := x * {n}\n\treturn y + {n * n}\n}}\n"
+        (mine / f"f{n}.go").write_text(code)
+    problem = {
+        "task_id": 1,
+        "text": "Add.",
+        "code": "def add(left, right):\n    return left + right",
+    }
+    file = tmp_path / "problems.jsonl"
+    file.write_text(json.dumps(problem))
+    own = [
+        "--similarity",
+        1,
+        "--prompts",
+        2,
+        "--new-tokens",
+        4,
+        "--prompts-file",
+        file,
+        "--val-ratio",
+        0.3,
+    ]
+    surefoot(*words(mine, *map(str, own), "--runs", tmp_path / "runs", steps=2)).ok()
+    lines = (tmp_path / "runs" / "0001-code" / "metrics.jsonl").read_text().splitlines()
+    row = next(r for r in map(json.loads, lines) if r["kind"] == "eval")
+    for name in ("compile", "parse", "problems"):
+        assert 0 <= row[f"{name}_cut_low"] <= row[f"{name}_cut"] <= row[f"{name}_cut_high"] <= 1
+        assert {f"base_{name}_as_is", f"base_{name}_cut"} <= row.keys()
+    for prefix in ("", "parse_", "problems_"):
+        parts = [row[f"{prefix}{what}"] for what in ("ended", "empty", "truncated")]
+        assert sum(parts) == pytest.approx(1)
+    known = json.dumps({**problem, "code": (mine / "cube2.py").read_text()})
+    file.write_text(known + "\n")
+    refused = surefoot(*words(mine, *map(str, own), "--runs", tmp_path / "other", steps=2))
+    train = (tmp_path / "runs" / "0001-code" / "train.jsonl").read_text()
+    assert ("cube2.py" in train) == (refused.code == 2 and "stand in the code" in refused.err)

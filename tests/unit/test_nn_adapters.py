@@ -20,7 +20,7 @@ from surefoot.nn.adapters import (
     recompute_layers,
 )
 from surefoot.nn.dropout import keyed_layers, set_keys
-from surefoot.nn.lean import FewHeads, offload_inputs, tile_feed_forward
+from surefoot.nn.lean import FewHeads, narrow_norms, offload_inputs, tile_feed_forward
 from surefoot.ops import CROSS_ENTROPY
 
 pytest.importorskip("peft")
@@ -255,3 +255,13 @@ def test_attention_of_few_heads_at_a_time_is_attention(
     for plain, grouped in zip(*found):
         assert torch.allclose(plain, grouped, rtol=1e-5, atol=1e-6)
     assert found[1][0].grad_fn is not None and "Grouped" in type(found[1][0].grad_fn).__name__
+
+
+def test_norms_give_what_they_take_also_under_autocast() -> None:
+    model = torch.nn.Sequential(torch.nn.LayerNorm(8).bfloat16(), torch.nn.LayerNorm(8))
+    x = torch.randn(3, 8, dtype=torch.bfloat16)
+    wanted = model[0](x)
+    assert narrow_norms(model) == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model[0](x), wanted) and model[0](x).dtype == torch.bfloat16
+        assert model[1](x.float()).dtype == torch.float32

@@ -24,13 +24,8 @@ __all__ = ["HOST", "Entry", "Ledger", "Mark", "Work"]
 HOST = "host"  # the kind of what waits beside the card
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 _BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-# Attention on a processor, which nobody counts, and its like on a card.
-_SAME = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default: (
-        torch.ops.aten._scaled_dot_product_flash_attention
-    ),
-    _BACK: torch.ops.aten._scaled_dot_product_flash_attention_backward,
-}
+# Attention on a processor, which nobody counts: how many products of matrices it takes.
+_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default: 2, _BACK: 5}
 
 
 @dataclass(eq=False)
@@ -220,19 +215,23 @@ class Ledger(TorchDispatchMode):
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: Any) -> int:
-    """Return the floating-point operations; attention that looks back only does half of them."""
-    count = flop_registry.get(_SAME.get(func, func._overloadpacket))
-    if count is None:
-        return 0
-    flops = int(count(*args, **kwargs, out_val=found))
-    return flops // 2 if _causal(func, args, kwargs) else flops
+    """Return the floating-point operations."""
+    if func in _ATTENTION:
+        return _flops_of_attention(func, args, kwargs)
+    count = flop_registry.get(func._overloadpacket)
+    return 0 if count is None else int(count(*args, **kwargs, out_val=found))
 
 
-def _causal(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    if func not in _SAME:
-        return False
+def _flops_of_attention(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Count two products [T, D] x [D, S] of each head, five in the backward pass, two each.
+
+    Attention that looks back only does half of them.
+    """
     names = [argument.name for argument in func._schema.arguments]
-    return bool({**dict(zip(names, args)), **kwargs}.get("is_causal"))
+    given = {**dict(zip(names, args)), **kwargs}
+    b, h, t, d = given["query"].shape
+    whole = 2 * _ATTENTION[func] * b * h * t * given["key"].size(2) * d
+    return int(whole // 2 if given.get("is_causal") else whole)
 
 
 def _room_of_attention(query: Tensor, key: Tensor, processors: int) -> int:

@@ -68,6 +68,7 @@ def build(config: CodeConfig, world: World) -> Job:
         settings={
             "data.snapshot": code.digest, "model.base_digest": digest,
             "machine.precision": precision, "model.context": config.context,
+            "model.base": base.pinned or config.model.base,
         },
         show=partial(show, bpe=base.tokenizer),
     )  # fmt: skip

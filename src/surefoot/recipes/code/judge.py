@@ -31,6 +31,7 @@ __all__ = [
     "likelihood",
     "measured",
     "parse_rates",
+    "problem_rates",
     "rates",
     "written",
 ]
@@ -90,6 +91,11 @@ def compile_rates(completions: Sequence[Completion]) -> dict[str, float]:
 def parse_rates(completions: Sequence[Completion]) -> dict[str, float]:
     """Return shares of completions in other languages, asked of grammars (see `rates`)."""
     return rates("parse", "parse_", judge_parse(completions))
+
+
+def problem_rates(completions: Sequence[Completion]) -> dict[str, float]:
+    """Return shares of completions of problems, in Python, asked of the compiler (see `rates`)."""
+    return rates("problems", "problems_", judge(completions))
 
 
 def rates(name: str, prefix: str, verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,19 @@ from surefoot.data.bpe import BPE
 from surefoot.data.compile_rate import Completion, Prompt, function_prompts
 from surefoot.data.packed import pack, rows
 from surefoot.data.parse_rate import brace_prompts
+from surefoot.data.problem_prompts import leaks, read_problems
 from surefoot.data.repository import Repository
 from surefoot.engine import World
+from surefoot.errors import DataError
 from surefoot.nn.adapters import Pretrained
-from surefoot.recipes.code.judge import Judge, compile_rates, measured, parse_rates, written
+from surefoot.recipes.code.judge import (
+    Judge,
+    compile_rates,
+    measured,
+    parse_rates,
+    problem_rates,
+    written,
+)
 from surefoot.recipes.code.settings import CodeConfig, Judging
 
 __all__ = ["looks", "remember", "samplers"]
@@ -47,7 +57,31 @@ def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[
                 look = partial(_completed, config=ask, bpe=bpe, prompts=prompts, rate=rate)
                 shown = label if name == "compile" else f"{label} in other languages"
                 found[shown] = Judge(look, tuple(compared))
+    if ask.prompts_file is not None:
+        found["problems"] = _problems(config, code, bpe, ask.prompts_file)
     return found
+
+
+def _problems(config: CodeConfig, code: Repository, bpe: BPE, path: Path) -> Judge:
+    """Return how completions of a file's problems are looked at.
+
+    Raises DataError where problems stand in what is trained on.
+    """
+    ask = config.evaluation
+    problems = read_problems(path, ask.prompts, config.train.seed)
+    known = leaks(problems, (f.text for f in code.sides["train"]))
+    if known:
+        more = f" and {len(known) - 3} more" if len(known) > 3 else ""
+        raise DataError(
+            f"evaluation.prompts_file: {len(known)} of {len(problems)} problems stand in the code that is "
+            f"trained on: {', '.join(known[:3])}{more}", where=str(path),
+            fix="leave those files out of the repository, or take other problems",
+        )  # fmt: skip
+    compared = [f"problems_{what}" for what in ("as_is", "cut", "ended", "empty", "truncated")]
+    look = partial(
+        _completed, config=ask, bpe=bpe, prompts=[p.prompt for p in problems], rate=problem_rates
+    )
+    return Judge(look, tuple(compared))
 
 
 _KINDS: tuple[tuple[str, str, Callable[..., list[Prompt]], Rate], ...] = (

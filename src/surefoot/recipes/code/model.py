@@ -17,7 +17,8 @@ from surefoot.nn.adapters import (
     guard_four_bit,
     recompute_layers,
 )
-from surefoot.nn.lean import offload_inputs, tile_feed_forward
+from surefoot.nn.eight_bit import in_eight_bits
+from surefoot.nn.lean import narrow_norms, offload_inputs, tile_feed_forward
 from surefoot.nn.optim import build_optimisers
 from surefoot.nn.optimiser import AdamW, Optimiser
 from surefoot.nn.pretend import hollow
@@ -100,6 +101,7 @@ def arranged(config: CodeConfig, model: Any) -> Pretrained:
     full, memory = config.adapter.method == "full", config.memory
     for parameter in model.parameters():
         parameter.requires_grad_(full)
+    narrow_norms(model)
     with quiet():
         if memory.checkpointing:
             recompute_layers(model)
@@ -126,10 +128,15 @@ def _same_words(base: Base, model: Any) -> None:
 def optimiser_of(config: CodeConfig, model: nn.Module) -> list[Optimiser]:
     """Return the optimiser: AdamW over the adapters' groups, or what all weights get elsewhere."""
     optim = config.optim.model_copy(update={"lr": config.optim.lr * config.adapter.peak_factor})
+    found: list[Optimiser]
     if config.adapter.method == "full":
-        return build_optimisers(model, optim)
-    groups = adapter_groups(model, optim.lr, config.ratio, optim.weight_decay)
-    return [AdamW(groups, betas=(optim.beta1, optim.beta2), eps=optim.eps)]
+        found = build_optimisers(model, optim)
+    else:
+        groups = adapter_groups(model, optim.lr, config.ratio, optim.weight_decay)
+        found = [AdamW(groups, betas=(optim.beta1, optim.beta2), eps=optim.eps)]
+    if config.memory.moments == "8bit":
+        return in_eight_bits(found, next(model.parameters()).device)
+    return found
 
 
 def lora_of(config: CodeConfig) -> Lora:

@@ -100,6 +100,9 @@ class Judging(Section):
     prompts: int = circumstance(
         16, "Functions of held-out files that the model completes, to compile them; 0: none.", ge=0
     )
+    prompts_file: Path | None = circumstance(
+        None, "Problems as in HumanEval or MBPP (JSON Lines) whose beginnings it completes, too."
+    )
     prompt_tokens: int = circumstance(96, "Tokens that the model sees before each.", ge=8)
     new_tokens: int = circumstance(96, "Tokens that it may write.", ge=1)
 
@@ -111,6 +114,10 @@ class Memory(Section):
     offload: bool = knob(False, "Let the inputs of layers wait in the host's memory for it.")
     mlp_tile: int | None = knob(
         None, "Tokens that the feed-forward part of a layer computes at once; none: all.", ge=16
+    )
+
+    moments: Literal["fp32", "8bit"] = knob(
+        "fp32", "What AdamW remembers; 8bit is computed on CUDA only, and takes a quarter."
     )
 
     def conflicts(self) -> list[tuple[str, str]]:
