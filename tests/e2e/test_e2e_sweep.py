@@ -11,6 +11,7 @@ import pytest
 from surefoot.api import stored
 from surefoot.config.identity import fingerprint
 from surefoot.track.folder import RunFolder, find, runs_dir
+from surefoot.track.lock import hold
 
 from .conftest import PINS, QUICK, TEXT, Answer
 
@@ -126,8 +127,18 @@ def test_interrupted_it_saves_and_goes_on_bit_for_bit(surefoot, monkeypatch) -> 
     stopped = surefoot("sweep", "work", "cut")
     assert stopped.code == 75 and "surefoot sweep resume" in stopped.err
     assert seen == [3]
-    gone_on = surefoot("sweep", "work", "cut").ok()
-    assert "goes on with trial-001" in gone_on.out
+    lock = hold(home("cut") / "runs" / "trial-001")
+    lock.__enter__()  # whoever lost the trial still trains its run
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        lock.__exit__(None, None, None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work.time, "sleep", pause)
+        gone_on = surefoot("sweep", "work", "cut").ok()
+    assert "goes on with trial-001" in gone_on.out and len(pauses) == 1
     whole, cut = shown(surefoot, "whole"), shown(surefoot, "cut")
     assert [t["values"] for t in whole["trials"]] == [t["values"] for t in cut["trials"]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,20 @@ PRESETS = [  # those of `code` but tiny begin with a model that has to be downlo
     for preset in (find(name).presets if name != "code" else ("tiny",))
 ]
 LARGE, FEW, MANY = 5_000_000, 3, 100  # parameters; seeds of larger and of smaller models
+STANDING_IN = {
+    "d_model": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+}  # for what takes too long at 100 seeds
+TOO_LARGE = [
+    ("charlm", "full"), ("charlm", "full-classic"),
+    ("gpt", "seed"), ("gpt", "full"), ("gpt", "full-50m"),
+]  # fmt: skip
 
 
-def learned(name: str, preset: str, seed: int, updates: int) -> tuple[list[str], int, Any]:
+def learned(
+    name: str, preset: str, seed: int, updates: int, sizes: Mapping[str, Any] | None = None
+) -> tuple[list[str], int, Any]:
     """Train a preset from `seed`; return what was found, the parameters and the last check.
 
     Models of text read a short one, four examples at once where they are large.
@@ -41,6 +53,7 @@ def learned(name: str, preset: str, seed: int, updates: int) -> tuple[list[str],
         settings |= {"vocab_size": 320, "context": 32}
     if preset not in ("tiny", "laptop", "original"):
         settings |= {"batch_size": 16}
+    settings |= sizes or {}
     given, problems = flags.arguments(settings, recipe.config)
     assert not problems, problems
     config = api.settle(recipe, preset, (), given, problems).config
@@ -73,12 +86,27 @@ def test_tiny_presets_live(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
-def test_no_preset_is_accused(name: str, preset: str) -> None:
+def test_no_preset_is_accused(name: str, preset: str, request: pytest.FixtureRequest) -> None:
+    """A hundred seeds each, one in `--every N`; few of the large ones, for which others stand in."""
     torch.set_num_threads(1)
     found, size, _ = learned(name, preset, 0, STEPS)
     assert found == []
-    for seed in range(1, FEW if size > LARGE else MANY):
+    assert (size > LARGE) is ((name, preset) in TOO_LARGE)
+    every = request.config.getoption("--every")
+    for seed in range(every, FEW if size > LARGE else MANY, every):
         assert learned(name, preset, seed, STEPS)[0] == [], seed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "preset"), TOO_LARGE)
+def test_small_models_that_stand_in_for_large_presets_are_not_accused(
+    name: str, preset: str, request: pytest.FixtureRequest
+) -> None:
+    torch.set_num_threads(1)
+    for seed in range(0, MANY, request.config.getoption("--every")):
+        found, size, _ = learned(name, preset, seed, STEPS, STANDING_IN)
+        assert found == [], seed
+        assert size < LARGE
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from surefoot.cli.options import parser, print_json, settings_from
 from surefoot.config import flags
 from surefoot.config.fields import Given
 from surefoot.config.suggest import nearest
-from surefoot.errors import ConfigError, Problem, SurefootError
-from surefoot.track.folder import reference, runs_dir
+from surefoot.errors import ConfigError, Problem, Stopped, SurefootError
+from surefoot.track.folder import runs_dir
+from surefoot.track.text import clean
 
 if TYPE_CHECKING:
     from surefoot.recipes import Recipe
@@ -182,10 +183,11 @@ def _play(sweep: Sweep, options: argparse.Namespace, storage: str | None, fresh:
         else:
             _say(
                 options,
-                f"next   surefoot sweep work {reference(sweep.path)}    here, or anywhere with the storage",
+                f"next   surefoot sweep work {sweep.reference}    here, or anywhere with the storage",
             )
         return 0
     words = ["sweep", "work", str(sweep.path), "--leash", *(["--quiet"] if options.quiet else [])]
+    words += ["--live"] if options.workers == 1 else []
     environment = {"SUREFOOT_STORAGE": storage} if storage else {}
     if options.workers > 1 and "OMP_NUM_THREADS" not in os.environ:
         cores = (
@@ -205,19 +207,19 @@ def _play(sweep: Sweep, options: argparse.Namespace, storage: str | None, fresh:
     tell(sweep, trials, options.json, code)
     if code == 75:
         print(
-            f"stopped, saved\n  help:  surefoot sweep resume {reference(sweep.path)}",
+            f"stopped, saved\n  help:  surefoot sweep resume {sweep.reference}",
             file=sys.stderr,
         )
     elif code:
         print(
-            f"error: a worker ended with exit code {code}\n  help:  surefoot sweep resume {reference(sweep.path)}",
+            f"error: a worker ended with exit code {code}\n  help:  surefoot sweep resume {sweep.reference}",
             file=sys.stderr,
         )
     elif not any(trial.state in ("done", "pruned") for trial in trials.all()):
         raise SurefootError(
             "no trial came to its end",
             where=str(sweep.path),
-            fix=f"surefoot sweep show {reference(sweep.path)}",
+            fix=f"surefoot sweep show {sweep.reference}",
         )
     return code
 
@@ -255,6 +257,7 @@ def _work(argv: list[str]) -> int:
     )
     own.add_argument("--quiet", action="store_true", help="show nothing while training")
     own.add_argument("--leash", action="store_true", help="stop when standard input ends")
+    own.add_argument("--live", action="store_true", help="on a terminal, show how far the run is")
     options = own.parse_args(argv)
     storage = options.storage or os.environ.get("SUREFOOT_STORAGE")
     sweep = find(runs_dir(options.runs), options.sweep, storage)
@@ -262,11 +265,26 @@ def _work(argv: list[str]) -> int:
         leash()
     trials = sweep.trials(storage)
 
+    stream = sys.stderr if options.json else sys.stdout
+    live = options.live and stream.isatty() and not options.quiet
+
     def tell(text: str) -> None:
         if not options.quiet:
-            print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+            print(f"\r\033[K{text}" if live else text, file=stream, flush=True)
 
-    work(sweep, trials, tell)
+    def glance(text: str) -> None:
+        room = shutil.get_terminal_size((80, 24)).columns - 1
+        print(f"\r\033[K{clean(text)[:room]}", end="", file=stream, flush=True)
+
+    try:
+        work(sweep, trials, tell, glance if live else None)
+    except Stopped:
+        if options.leash:  # the parent says it once for all
+            return Stopped.exit_code
+        raise
+    finally:
+        if live:
+            print("\r\033[K", end="", file=stream, flush=True)
     if options.json:
         from surefoot.cli.sweep_results import tell as tell_results
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surefoot.cli.options import parser, print_json
 from surefoot.errors import RunError, SurefootError
 from surefoot.sweep.space import text_of
-from surefoot.track.folder import reference, runs_dir, write_atomic
+from surefoot.track.folder import runs_dir, write_atomic
 from surefoot.track.text import clean
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _screen(made: Results, most: int) -> Iterator[str]:
         yield ""
         yield from _table(heads, rows[:most])
     if len(rows) > most:
-        yield f"  and {len(rows) - most} more: surefoot sweep show {reference(made.sweep.path)}"
+        yield f"  and {len(rows) - most} more: surefoot sweep show {made.sweep.reference}"
     if made.notes():
         yield ""
         yield from map(clean, made.notes())
@@ -128,7 +128,7 @@ def best(argv: list[str]) -> int:
     options, sweep, trials = _found(own, argv)
     made = results(sweep, trials.all())
     if not made.ranked:
-        fix = f"surefoot sweep resume {reference(sweep.path)}"
+        fix = f"surefoot sweep resume {sweep.reference}"
         raise RunError("no trial has come to its end yet", where=str(sweep.path), fix=fix)
     text, top = settings_of(made), made.ranked[0]
     if options.write:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from surefoot.config.suggest import nearest
 from surefoot.errors import RunError
 from surefoot.sweep.plan import Plan, same
 from surefoot.sweep.trials import Files, Trials
-from surefoot.track.folder import now, write_atomic
+from surefoot.track.folder import now, runs_dir, write_atomic
 
 __all__ = ["SWEEPS", "Sweep", "create", "find", "known", "resumable"]
 
@@ -33,6 +34,12 @@ class Sweep:
     def name(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    @property
+    def reference(self) -> str:
+        """What to type to mean it."""
+        here = self.path.parent == runs_dir() / SWEEPS
+        return shlex.quote(self.name if here else str(self.path))
 
     @property
     def runs(self) -> Path:

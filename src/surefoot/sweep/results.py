@@ -109,7 +109,8 @@ class Results:
             )
         left = plan.count - self.count("done", "pruned", "failed")
         if left:
-            found.append(f"{left} of {plan.count} trials have not ended yet.")
+            verb = "has" if left == 1 else "have"
+            found.append(f"{left} of {plan.count} trials {verb} not ended yet.")
         return found
 
     def _noise(self) -> str:

@@ -18,7 +18,7 @@ from surefoot.errors import ConfigError, RunError, Stopped, SurefootError
 from surefoot.sweep.folder import Sweep
 from surefoot.sweep.space import text_of
 from surefoot.sweep.trials import Claim, Trials
-from surefoot.track.folder import RunFolder, reference
+from surefoot.track.folder import RunFolder
 from surefoot.track.reading import read_history
 from surefoot.track.record import Row, Sink
 from surefoot.track.text import clock, number, real
@@ -33,11 +33,11 @@ class _PrunedError(Exception):
     """The trial is not worth going on with."""
 
 
-def work(sweep: Sweep, trials: Trials, tell: Tell) -> None:
+def work(sweep: Sweep, trials: Trials, tell: Tell, glance: Tell | None = None) -> None:
     """Take trials until all have ended, waiting for those that others hold.
 
     A trial whose worker died is taken up where its checkpoint is. Raises Stopped on a signal, after
-    saving and giving the trial back.
+    saving and giving the trial back. `tell` hears how trials end, `glance` how far the run is.
     """
     while not trials.finished():
         claim = trials.claim()
@@ -45,37 +45,44 @@ def work(sweep: Sweep, trials: Trials, tell: Tell) -> None:
             time.sleep(PAUSE)
             continue
         try:
-            _play(sweep, claim, tell)
+            _play(sweep, claim, tell, glance)
         except (Stopped, KeyboardInterrupt, SystemExit):
             claim.give_back()
-            fix = f"surefoot sweep resume {reference(sweep.path)}"
+            fix = f"surefoot sweep resume {sweep.reference}"
             raise Stopped(f"stopped in trial {claim.number + 1}, saved", fix=fix) from None
 
 
-def _play(sweep: Sweep, claim: Claim, tell: Tell) -> None:
+def _play(sweep: Sweep, claim: Claim, tell: Tell, glance: Tell | None) -> None:
     begun, values = time.monotonic(), dict[str, float]()
     title = f"trial {claim.number + 1}/{sweep.plan.count}"
+    named = f"{title}  {describe(sweep, claim.point)}"
+
+    def show(text: str) -> None:
+        if glance is not None:
+            glance(f"{named}  {text}")
+
     try:
         for seed in sweep.plan.seeds:
-            values[str(seed)] = _run(sweep, claim, seed, lambda text: tell(f"{title}  {text}"))
+            values[str(seed)] = _run(
+                sweep, claim, seed, lambda text: tell(f"{title}  {text}"), show
+            )
     except (Stopped, KeyboardInterrupt):
         raise
     except _PrunedError as pruned:
         claim.end("pruned", values, str(pruned))
-        tell(f"{title}  {describe(sweep, claim.point)}  pruned: {pruned}")
+        tell(f"{named}  pruned: {pruned}")
     except Exception as error:  # whatever it is, the others may be better
         what = error.problems[0].what if isinstance(error, ConfigError) else str(error)
         what = what if isinstance(error, SurefootError) else f"{type(error).__name__}: {what}"
         why = what.partition("\n")[0]
         claim.end("failed", values, why)
-        tell(f"{title}  {describe(sweep, claim.point)}  failed: {why}")
+        tell(f"{named}  failed: {why}")
     else:
         claim.end("done", values)
         mean = math.fsum(values.values()) / len(values)
         seeds = f" of {len(values)} seeds" if len(values) > 1 else ""
         tell(
-            f"{title}  {describe(sweep, claim.point)}  {sweep.plan.metric} {number(mean)}{seeds}"
-            f"  {clock(time.monotonic() - begun)}"
+            f"{named}  {sweep.plan.metric} {number(mean)}{seeds}  {clock(time.monotonic() - begun)}"
         )
 
 
@@ -84,13 +91,15 @@ def describe(sweep: Sweep, point: Mapping[str, Any]) -> str:
     return "  ".join(f"{d.name} {text_of(point.get(d.path))}" for d in sweep.plan.space)
 
 
-def _run(sweep: Sweep, claim: Claim, seed: int, tell: Tell) -> float:
+def _run(sweep: Sweep, claim: Claim, seed: int, tell: Tell, show: Tell) -> float:
     """Train a run of a trial, or go on with it; return the judged value."""
     plan, name = sweep.plan, sweep.run_name(claim.number, seed)
     resolved = plan.settle(claim.point, seed, sweep.path, f"sweep {sweep.name}")
     path = sweep.runs / name
+    while path.exists() and RunFolder.open(path).holder() is not None:
+        time.sleep(PAUSE)  # whoever lost the trial, by a long silence, still trains; let it end
     status = RunFolder.open(path).status if path.exists() else ""
-    watch = _Watch(sweep, claim if seed == plan.seeds[0] else None)
+    watch = _Watch(sweep, claim if seed == plan.seeds[0] else None, show)
     if status and status != "done":
         tell(f"goes on with {name}")
     if status != "done":
@@ -115,8 +124,8 @@ class _Watch(Sink):
 
     name = "the sweep"
 
-    def __init__(self, sweep: Sweep, claim: Claim | None) -> None:
-        self.plan, self.claim, self.why = sweep.plan, claim, ""
+    def __init__(self, sweep: Sweep, claim: Claim | None, show: Tell) -> None:
+        self.plan, self.claim, self.show, self.why = sweep.plan, claim, show, ""
 
     def open(self, run: Path, segment: int, first_step: int) -> Sink:
         """Return the sink of a run."""
@@ -124,6 +133,9 @@ class _Watch(Sink):
 
     def row(self, row: Row) -> None:
         """Report an evaluation. A stop is the same as that of a signal: the run saves and ends."""
+        if row["kind"] == "train" and row["learner"] == self.plan.learner:
+            total = f"/{self.plan.length}" if self.plan.length else ""
+            self.show(f"step {row['step']}{total}, loss {number(real(row['loss']) or 0.0)}")
         if row["kind"] != "eval" or row["learner"] != self.plan.learner or self.claim is None:
             return
         value = real(row.get(self.plan.metric))
