@@ -42,7 +42,7 @@ def work(sweep: Sweep, trials: Trials, tell: Tell, glance: Tell | None = None) -
     while not trials.finished():
         claim = trials.claim()
         if claim is None:
-            time.sleep(PAUSE)
+            _pause()
             continue
         try:
             _play(sweep, claim, tell, glance)
@@ -50,6 +50,10 @@ def work(sweep: Sweep, trials: Trials, tell: Tell, glance: Tell | None = None) -
             claim.give_back()
             fix = f"surefoot sweep resume {sweep.reference}"
             raise Stopped(f"stopped in trial {claim.number + 1}, saved", fix=fix) from None
+
+
+def _pause() -> None:
+    time.sleep(PAUSE)
 
 
 def _play(sweep: Sweep, claim: Claim, tell: Tell, glance: Tell | None) -> None:
@@ -97,7 +101,7 @@ def _run(sweep: Sweep, claim: Claim, seed: int, tell: Tell, show: Tell) -> float
     resolved = plan.settle(claim.point, seed, sweep.path, f"sweep {sweep.name}")
     path = sweep.runs / name
     while path.exists() and RunFolder.open(path).holder() is not None:
-        time.sleep(PAUSE)  # whoever lost the trial, by a long silence, still trains; let it end
+        _pause()  # whoever lost the trial, by a long silence, still trains; let it end
     status = RunFolder.open(path).status if path.exists() else ""
     watch = _Watch(sweep, claim if seed == plan.seeds[0] else None, show)
     if status and status != "done":
