@@ -82,9 +82,11 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        by_hidden, by_weight = ctx.saved_tensors
-        for_weight = None if by_weight is None else (by_weight * grad).to(ctx.kind)
-        return by_hidden * grad.to(by_hidden.dtype), for_weight, None
+        by_hidden, by_weight = (
+            ctx.saved_tensors
+        )  # ours alone, so no copy: torch refuses a second time
+        for_weight = None if by_weight is None else by_weight.mul_(grad).to(ctx.kind)
+        return by_hidden.mul_(grad.to(by_hidden.dtype)), for_weight, None
 
 
 def _by_logits(logs: Tensor, targets: Tensor) -> Tensor:

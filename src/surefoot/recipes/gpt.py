@@ -85,12 +85,12 @@ class GPTRunConfig(RunConfig):
     """Settings of `surefoot train gpt`."""
 
     model: GPTConfig = GPTConfig(
-        d_model=256, num_layers=6, num_heads=4, context=256, tie_embeddings=False
+        d_model=256, num_layers=6, num_heads=4, context=256, tie_embeddings=False, zero_init=True
     )
     data: DocumentData = DocumentData()
     train: Train = Train(batch_size=16, max_steps=2000)
-    optim: Optim = Optim(lr=0.01, muon_lr=0.01)
-    schedule: ScheduleConfig = ScheduleConfig(kind="wsd", decay_fraction=0.5)
+    optim: Optim = Optim(lr=0.02, muon_lr=0.01)
+    schedule: ScheduleConfig = ScheduleConfig(kind="wsd", decay_fraction=0.9)
 
 
 def build(config: GPTRunConfig, world: World) -> Job:
@@ -329,7 +329,7 @@ recipe = Recipe(
             "train": {"batch_size": 16, "max_steps": 2000},
         },
         "seed": {
-            "model": {"layout": "gpt2", **_SEED, "d_ff": 2048, "tie_embeddings": True},
+            "model": {"layout": "gpt2", **_SEED, "d_ff": 2048, "tie_embeddings": True, "zero_init": False},
             "train": {"batch_size": 192, "max_steps": 60_000},
             "optim": {"kind": "adamw", "lr": 3e-4},
             "schedule": {
@@ -339,12 +339,14 @@ recipe = Recipe(
         "full": {
             "model": _SEED,
             "train": {"batch_size": 192, "max_steps": 20_000},
-            "schedule": {"warmup_steps": 1000},
+            "optim": {"lr": 0.01},
+            "schedule": {"warmup_steps": 500},
         },
         "full-50m": {
             "model": _MEDIUM,
             "train": {"batch_size": 192, "max_steps": 20_000},
-            "schedule": {"warmup_steps": 1000},
+            "optim": {"lr": 0.01},
+            "schedule": {"warmup_steps": 500},
         },
     },
 )  # fmt: skip
