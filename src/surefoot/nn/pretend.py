@@ -36,15 +36,18 @@ def for_real() -> Iterator[None]:
         yield
 
 
-def hollow(config: Any, dtype: torch.dtype, *, four_bit: bool, double_quant: bool) -> nn.Module:
+def hollow(
+    config: Any, dtype: torch.dtype, *, four_bit: bool, double_quant: bool, attention: str = "sdpa"
+) -> nn.Module:
     """Return the model of `transformers` that `config` describes, without contents.
 
-    Raises what building it raises. All but the head is held in 4 bits if asked.
+    Raises what building it raises. All but the head is held in 4 bits if asked. `attention` is what
+    transformers calls a way of it.
     """
     import transformers
 
     build: Any = transformers.AutoModelForCausalLM
-    model: Any = build.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model: Any = build.from_config(config, dtype=dtype, attn_implementation=attention)
     model.generation_config = transformers.GenerationConfig()
     if four_bit:
         head = model.get_output_embeddings()
