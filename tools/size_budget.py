@@ -17,7 +17,7 @@ BUDGET = {
     "(top)": 650,
     "config": 2300,
     "data": 4500,
-    "track": 4200,
+    "track": 4280,
     "ops": 1250,
     "nn": 1750,
     "engine": 9900,

@@ -19,10 +19,12 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conftest import Toy
 from surefoot.config.devices import enough
-from surefoot.config.schema import Optim, RunConfig
-from surefoot.engine import Job, Learner, TrainState, World, steps
+from surefoot.config.schema import Keep, Optim, RunConfig
+from surefoot.engine import Job, Learner, Store, TrainState, World, steps
 from surefoot.engine.codec import read_tensors, write_tensors
 from surefoot.engine.ranks.begin import alike, spread, visible
+from surefoot.engine.ranks.follow import TeamSaver, TeamStore
+from surefoot.engine.saver import Saver
 from surefoot.engine.state import Payload
 from surefoot.errors import SurefootError
 from surefoot.nn.dropout import Dropout
@@ -225,14 +227,36 @@ def gathered(world: World, folder: Path) -> Any:
     return [str(play), seen if world.leads else 0.0]
 
 
+def apart(world: World, folder: Path) -> Any:
+    """Every rank writes its own part of a checkpoint; it reads like one that rank 0 wrote."""
+    team = world.team
+    assert team is not None
+    play = Play(world, "fsdp2", "ordered").go()
+    store = Store(folder / f"apart-{world.size}", "run")
+    own = Saver(store, Keep(), 0, lambda: None) if world.leads else None
+    saver = TeamSaver(team, TeamStore(team, store), own, 0, True)
+    saver.save(play.state, places={})
+    saver.finish()
+    checkpoint, payload, _ = saver.store.newest()
+    whole = play.payload()
+    same = world.leads and all(
+        torch.equal(tensor, payload.tensors[file][name])
+        for file, group in whole.tensors.items()
+        for name, tensor in group.items()
+    )
+    again = Play(world, "fsdp2", "ordered")
+    again.state.restore(payload)
+    return [sorted(checkpoint.manifest["files"]), same, str(again) == str(play)]
+
+
 def memory(world: World, folder: Path) -> Any:
     """Host memory that a checkpoint of a split model takes on rank 0, in copies of the model."""
     torch.manual_seed(0)
-    model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(24)))  # 96 MB
+    model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(16)))  # 64 MB
     big = Learner(model, Toy.loss, [], limit=1)
     spread(Job(Toy(), {"main": big}), world, "fsdp2", "ordered")
     state = TrainState({"main": big})
-    whole = 24 * 1024 * 1024 * 4
+    whole = 16 * 1024 * 1024 * 4
     peak = _peak()
     payload = state.still(world.team)
     held = sum(t.nbytes for group in payload.tensors.values() for t in group.values())
@@ -284,6 +308,7 @@ def quick(size: int) -> dict[str, Check]:
                 found[f"memory {when} {times}"] = act
         found |= {f"nan {how}": partial(one_not_finite, how=how) for how in ("ddp", "fsdp2")}
         found |= {"beside": beside, "gathered": gathered, "tampered": tampered, "host": memory}
+        found |= {"apart": apart}
     return found
 
 

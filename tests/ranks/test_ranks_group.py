@@ -89,6 +89,17 @@ def test_a_checkpoint_of_a_split_model_needs_one_copy_of_host_memory(found: Any)
     assert first <= 1.2 and other <= 0.2, "copies of the model, on rank 0 and elsewhere"
 
 
+def test_every_rank_may_write_its_own_part_of_a_checkpoint(found: Any) -> None:
+    files, same, restored = found[2]["apart"][0]
+    kinds = [
+        f"main.{rank}of2.{kind}.safetensors"
+        for rank in (0, 1)
+        for kind in ("ema", "model", "optim")
+    ]
+    assert files == [*kinds, "state.json"]
+    assert same and restored
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_ranks_that_do_not_agree_are_named(found: Any, size: int) -> None:
     for said in found[size]["refused"]:

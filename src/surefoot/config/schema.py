@@ -245,6 +245,10 @@ class Keep(Section):
     best: int = circumstance(1, "Best checkpoints by validation loss kept.", ge=0)
     milestones: int = circumstance(0, "Also keep checkpoints at multiples of this step.", ge=0)
     max_disk: str | None = circumstance(None, "Disk that checkpoints may take, like 2GB.")
+    sharded: bool = circumstance(
+        False,
+        "Where weights are split over processes, let each write its own part of a checkpoint.",
+    )
     mirror: Path | None = circumstance(
         None, "Folder on another disk or a mounted drive that receives a copy of the run."
     )

@@ -29,7 +29,16 @@ from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import compared, farewell, planned_rates, work
 from surefoot.engine.ranks.begin import alike, mode, spread
 from surefoot.engine.ranks.follow import Silence
-from surefoot.engine.ranks.play import agree, checkpoint, held, moved, saving, watched, witnessed
+from surefoot.engine.ranks.play import (
+    agree,
+    checkpoint,
+    held,
+    moved,
+    saving,
+    teach,
+    watched,
+    witnessed,
+)
 from surefoot.engine.rebuild import Buildable, rebuild
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
@@ -221,7 +230,7 @@ def _train(
 
     every = config.cadence.save_every
     own = Saver(store, config.keep, every, before_commit, mirror) if tape is not None else None
-    saver = saving(world, store, own, every)
+    saver = saving(world, store, own, config)
     facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
     begun = time.monotonic()
     witness = witnessed(world, Witness(tape, record, data.digest) if tape is not None else None)
@@ -239,8 +248,7 @@ def _train(
         try:
             ended = conductor.run()
         except BaseException as error:
-            if world.leads:
-                _fail(folder, state, saver, error)
+            _fail(folder, world, state, saver, error)
             raise
     witness.tell()
     status = "done" if ended == "done" else "stopped"
@@ -336,8 +344,13 @@ def _sign(
     )  # fmt: skip
 
 
-def _fail(folder: RunFolder, state: TrainState, saver: Saver, error: BaseException) -> None:
+def _fail(
+    folder: RunFolder, world: World, state: TrainState, saver: Saver, error: BaseException
+) -> None:
     """Write into run.json what ended the run, after the save in flight."""
+    teach(folder, error)
+    if not world.leads:
+        return
     saver.wait()
     what = error.what if isinstance(error, SurefootError) else f"{type(error).__name__}: {error}"
     entry = {"time": now(), "step": state.step, "error": what}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from surefoot.config.schema import Keep
@@ -94,21 +95,24 @@ class Saver:
         *,
         metric: float | None = None,
         still: Payload | None = None,
+        write: Callable[[Path], dict[str, tuple[int, str]]] | None = None,
         **facts: Any,
     ) -> None:
         """Copy `state` and write it in the background, after the save before has ended.
 
-        `still` is what `TrainState.still` gave, where that takes more than this process.
+        `still` is what `TrainState.still` gave, where that takes more than this process. With `write`,
+        which writes the tensors with the help of others, nothing is left for later.
         """
         begun = time.monotonic()
         self.wait()
         self._retry_at = None
         copied = threading.Event()
-        self._thread = threading.Thread(
-            target=self._write,
-            args=(state.step, still or state.still(), copied, metric, facts, self.pinned),
-            name="surefoot-save",
-        )
+        what = (state.step, still or state.still(), copied, metric, facts, self.pinned)
+        if write is not None:
+            self._write(*what, write=write)
+            self.stall += time.monotonic() - begun
+            return
+        self._thread = threading.Thread(target=self._write, args=what, name="surefoot-save")
         self._thread.start()
         for learner in state.learners.values():
             learner.before_change = partial(self._hold, copied)
@@ -129,6 +133,7 @@ class Saver:
         metric: float | None,
         facts: Any,
         pinned: Collection[int],
+        write: Callable[[Path], dict[str, tuple[int, str]]] | None = None,
     ) -> None:
         begun = time.monotonic()
         try:
@@ -138,7 +143,7 @@ class Saver:
                 copied.set()
             self._check_room(payload)
             self._before_commit()
-            self.store.save(step, payload, metric=metric, **facts)
+            self.store.save(step, payload, metric=metric, write=write, **facts)
         except Exception as error:  # whatever it is, training goes on and hears of it
             self._failure, self._retry_at = error, time.monotonic() + RETRY
             self._news.append(

@@ -86,6 +86,14 @@ class TrainState:
             kept |= {n: b.clone() for n, b in learner.model.named_buffers() if n in kept}
         return Payload(payload.tensors, _plain(payload.small))
 
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Return host copies of what this process holds of learners that are split, by file."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for file, group in self.payload().tensors.items():
+            learner: Any = self.learners[file.split(".", 1)[0]]
+            found |= learner.exchange.own_part(file, group) if learner.split else {}
+        return found
+
     def _gathered(self, file: str, group: dict[str, Tensor]) -> dict[str, Tensor]:
         learner: Any = self.learners[file.split(".", 1)[0]]
         found: dict[str, Tensor] = learner.exchange.collect(file, group)

@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 import xxhash
 
-from surefoot.engine import codec
+from surefoot.engine import codec, parts
 from surefoot.engine.codec import sync_folder
 from surefoot.engine.state import Payload
 from surefoot.errors import CheckpointError
@@ -89,9 +89,9 @@ class Checkpoint:
         """Verify and return the contents. Raises CheckpointError."""
         self.verify()
         files = self.manifest["files"]
-        tensors = {
-            n: codec.read_tensors(self.path / n) for n in files if n.endswith(".safetensors")
-        }
+        tensors = parts.joined(
+            {n: codec.read_tensors(self.path / n) for n in files if n.endswith(".safetensors")}
+        )
         with _reading(self.path):
             small = json.loads((self.path / "state.json").read_bytes())
         if not isinstance(small, dict) or not isinstance(small.get("learners"), dict):
@@ -117,16 +117,23 @@ class Store:
         self.folder, self.run = folder, run
 
     def save(
-        self, step: int, payload: Payload, *, metric: float | None = None, **facts: Any
+        self,
+        step: int,
+        payload: Payload,
+        *,
+        metric: float | None = None,
+        write: Callable[[Path], dict[str, tuple[int, str]]] | None = None,
+        **facts: Any,
     ) -> Checkpoint:
         """Write a checkpoint of host tensors; it is complete when this returns.
 
+        `write` writes the files of tensors where that is not done here, and returns sizes and hashes.
         Saving a step that exists replaces it. Raises OSError when the disk says no; then nothing
         of the new checkpoint remains and older ones are untouched.
         """
         final = self._final(step)
         with self._staged(final) as staging:
-            files = self._write_payload(staging, payload)
+            files = self._write_payload(staging, payload, write(staging) if write else {})
             manifest = {
                 "format": FORMAT, "run": self.run, "step": step, "sequence": self._next(),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -169,8 +176,10 @@ class Store:
             shutil.rmtree(staging, ignore_errors=True)
             raise
 
-    def _write_payload(self, staging: Path, payload: Payload) -> dict[str, dict[str, Any]]:
-        files = {}
+    def _write_payload(
+        self, staging: Path, payload: Payload, written: Mapping[str, tuple[int, str]]
+    ) -> dict[str, dict[str, Any]]:
+        files = dict(written)
         for name, tensors in payload.tensors.items():
             files[name] = codec.write_tensors(staging / name, tensors)
         small = json.dumps(payload.small, indent=1, sort_keys=True).encode()

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 from rich.text import Text
 
+from surefoot.track import ranks
 from surefoot.track.braille import Series, plot
 from surefoot.track.figures import best_of
 from surefoot.track.folder import RunFolder
@@ -45,6 +46,7 @@ class Watch:
         self.sample: Row | None = None
         self._machine = _Machine()
         self.machine: list[str] = []
+        self.ranks: list[ranks.Rank] = []
         self._read()
 
     def refresh(self) -> None:
@@ -59,6 +61,7 @@ class Watch:
                 self.history.add(row)
         self.sample = read_last(self.run.path / "samples.jsonl")
         self.machine = self._machine.say(self.run, self.history)
+        self.ranks = ranks.read(self.run.path) if self.run.status == "running" else []
 
     def _read(self) -> None:
         path = self.run.path / "metrics.jsonl"
@@ -67,6 +70,7 @@ class Watch:
         self._follower = Follower(path, size)
         self.sample = read_last(self.run.path / "samples.jsonl")
         self.machine = self._machine.say(self.run, self.history)
+        self.ranks = ranks.read(self.run.path) if self.run.status == "running" else []
 
     def left(self) -> float | None:
         """Return the seconds until the last step at the pace of the last minute, or None."""
@@ -143,6 +147,8 @@ def frame(watch: Watch, width: int, height: int, unicode: bool = True) -> list[T
     """Return the screen as at most `height` lines of at most `width` columns."""
     width, height = max(width, 12), max(height, 4)
     lines = [*_head(watch, width, unicode), *_wrapped(_facts(watch), width)]
+    told = ranks.lines(watch.ranks)
+    lines += [Text(text, style="yellow" if odd else "dim") for text, odd in told]
     sample = _sample(watch, width)
     room = height - len(lines)
     shown = sample[: max(0, min(len(sample), room // 3))]

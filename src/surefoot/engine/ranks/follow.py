@@ -8,9 +8,11 @@ leave to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from surefoot.engine.codec import write_tensors
 from surefoot.engine.journal import Kind, Record
 from surefoot.engine.ranks.team import SAVE, Team
 from surefoot.engine.saver import Saver
@@ -71,8 +73,11 @@ class TeamStore:
 class TeamSaver:
     """Saves when all agree; rank 0 has the `saver` that writes, the others none."""
 
-    def __init__(self, team: Team, store: TeamStore, saver: Saver | None, every: int | str) -> None:
+    def __init__(
+        self, team: Team, store: TeamStore, saver: Saver | None, every: int | str, apart: bool
+    ) -> None:
         self.team, self.store, self._saver, self._every = team, store, saver, every
+        self._apart = apart
 
     @property
     def pinned(self) -> Collection[int]:
@@ -103,9 +108,48 @@ class TeamSaver:
         """Save on rank 0, in the background; where weights are split, all ranks give theirs."""
         self.team.heard &= ~SAVE
         self.wait()  # the copies of the last save are written over
+        if self._apart and any(x.split for x in state.learners.values()):
+            self._save_apart(state, metric, facts)
+            return
         still = state.still(self.team)
         if self._saver is not None:
             self._saver.save(state, still=still, metric=metric, **facts)
+
+    def _save_apart(self, state: TrainState, metric: float | None, facts: Any) -> None:
+        """Let every rank write its own rows; rank 0 seals all of it, or nothing."""
+        files = state.parts()
+
+        def write(staging: Path | None) -> dict[str, tuple[int, str]]:
+            place = self.team.told(staging)
+            written: dict[str, tuple[int, str]] = {}
+            failed: OSError | None = None
+            try:
+                if place is not None:
+                    for name, tensors in files.items():
+                        written[name] = write_tensors(place / name, tensors)
+            except OSError as error:
+                failed = error
+            found = self.team.gather((written, failed))
+            for _, why in found:
+                if why is not None:
+                    raise why
+            return {name: entry for entries, _ in found for name, entry in entries.items()}
+
+        if self._saver is None:
+            with suppress(OSError):  # rank 0 tells it, and tries again
+                write(None)
+            return
+        reached: list[bool] = []
+
+        def led(staging: Path) -> dict[str, tuple[int, str]]:
+            reached.append(True)
+            return write(staging)
+
+        small = Payload({}, state.payload().small, copied=True)
+        self._saver.save(state, still=small, metric=metric, write=led, **facts)
+        if not reached:  # the disk refused before it began: the others wait to be told
+            with suppress(OSError):
+                write(None)
 
     def tidy(self, pinned: Collection[int]) -> None:
         """Let old checkpoints go."""

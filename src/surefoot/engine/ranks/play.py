@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,21 +24,23 @@ from surefoot.engine.tape import Tape
 from surefoot.engine.witness import Witness
 from surefoot.engine.world import World
 from surefoot.track.folder import RunFolder
+from surefoot.track.ranks import BOARD
 from surefoot.track.record import Record
 
 __all__ = [
-    "BOARD",
     "agree",
     "checkpoint",
     "held",
+    "learned",
     "moved",
     "saving",
     "stragglers",
+    "teach",
     "watched",
     "witnessed",
 ]
 
-BOARD = "ranks.json"  # in the run's folder, while it runs: how all ranks are
+LESSONS = "ranks-memory.jsonl"  # in the run's folder: where ranks ran out of memory
 T = TypeVar("T")
 
 
@@ -83,16 +86,48 @@ def checkpoint(
     return found, world.each(lambda: mine[0] if mine else chosen.read())
 
 
+def teach(folder: RunFolder, error: BaseException) -> None:
+    """Write down, on whichever rank, that it ran out of memory where the others cannot go on."""
+    lesson = getattr(error, "lesson", None)
+    if lesson is not None:
+        with suppress(OSError), (folder.path / LESSONS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(lesson) + "\n")
+
+
+def learned(folder: RunFolder, job: Job) -> Iterator[str]:
+    """Take smaller pieces where ranks ran out of memory twice in the same step; say so.
+
+    The first time it may have been another program, as where a step can be done again at once.
+    """
+    try:
+        lines = (folder.path / LESSONS).read_text(encoding="utf-8").splitlines()
+        lessons = [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        return
+    for name, learner in job.learners.items():
+        for place, lesson in enumerate(lessons):
+            again = lesson in lessons[:place] and lesson["micro"] == learner.micro
+            if again and learner.micro and learner.micro > 1:
+                size, learner.micro = learner.micro, learner.micro // 2
+                yield f"{name}: out of memory twice at {size} examples a pass, so {size // 2} from here"
+
+
 def moved(
     folder: RunFolder, config: RunConfig, world: World, tape: Tape | None, job: Job
 ) -> Iterator[str]:
     """Yield what a change of the number of processes means for the numbers; loosen the tape."""
     segments = folder.meta["segments"]
+    smaller = list(learned(folder, job)) if world.size > 1 else []
+    yield from smaller
     before = int(segments[-1].get("ranks", 1)) if segments else world.size
     batch = config.train.batch_size
     coarse = [x for x in job.learners.values() if x.micro and -(-batch // x.micro) < world.size]
     for learner in coarse:
         learner.micro = max(d for d in range(1, batch // world.size + 1) if batch % d == 0)
+    if smaller and before == world.size and not coarse:
+        if tape is not None:
+            tape.loosen()
+        return
     if before == world.size and not coarse:
         return
     text = f"trained by {_processes(before)} so far, by {_processes(world.size)} from here: "
@@ -110,12 +145,13 @@ def _processes(count: int) -> str:
     return f"{count} processes" if count > 1 else "1 process"
 
 
-def saving(world: World, store: Store, saver: Saver | None, every: int | str) -> Saver:
+def saving(world: World, store: Store, saver: Saver | None, config: RunConfig) -> Saver:
     """Return what the conductor saves with."""
     if world.team is None:
         assert saver is not None
         return saver
-    return cast(Saver, TeamSaver(world.team, TeamStore(world.team, store), saver, every))
+    every, apart = config.cadence.save_every, config.keep.sharded
+    return cast(Saver, TeamSaver(world.team, TeamStore(world.team, store), saver, every, apart))
 
 
 def witnessed(world: World, witness: Witness | None) -> Witness:

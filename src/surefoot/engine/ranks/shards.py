@@ -21,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 
 from surefoot.data.batch import Batch
 from surefoot.engine.learner import Learner, Loss
+from surefoot.engine.parts import part_of
 from surefoot.engine.ranks.exchange import Exchange, Pass, Turn, gradient_of
 from surefoot.engine.ranks.scatter import Scatter
 from surefoot.engine.ranks.sums import Order, gather_flat
@@ -28,7 +29,7 @@ from surefoot.engine.ranks.tail import Tail, Told
 from surefoot.engine.ranks.team import Team
 from surefoot.engine.ranks.tree import Span, share
 from surefoot.engine.world import World
-from surefoot.errors import ConfigError, Problem, Unsupported
+from surefoot.errors import ConfigError, OutOfResources, Problem, Unsupported
 
 __all__ = ["Shards", "Slice"]
 
@@ -196,7 +197,14 @@ class Shards(Exchange):
             super()._compare(Told(told.wishes, 0, _apart(told.states, flat), [], told.values))
 
     def _take_part(self, tail: Tail, state: Tensor) -> None:
-        raise
+        step, micro = self.learner.step + 1, self.learner.micro
+        error = OutOfResources(
+            f"rank {self.team.rank} ran out of memory in the middle of a pass of all ranks",
+            where=f"step {step}, {micro} examples a pass",
+            fix="surefoot resume goes on from the last checkpoint, the second time in smaller pieces",
+        )
+        error.__dict__["lesson"] = {"step": step, "micro": micro}
+        raise error
 
     # Whole tensors.
 
@@ -219,10 +227,7 @@ class Shards(Exchange):
         """Return whole copies on the host of rank 0, one tensor at a time; elsewhere nothing."""
         found: dict[str, Tensor] = {}
         for key in sorted(group):
-            value, where = (
-                group[key],
-                self.slices.get(key) or self.slices.get(key.rpartition("/")[0]),
-            )
+            value, where = group[key], self._where(key)
             if where is not None and value.dim() > 0:
                 value = self.gather(value, where)
             if self.team.leads:
@@ -232,6 +237,22 @@ class Shards(Exchange):
                     self._host[file, key] = held
                 found[key] = held.copy_(value)
         return found
+
+    def own_part(self, file: str, group: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return host copies of this rank's rows, by the file that is theirs; of a copy, nothing."""
+        number, count = self.inner
+        if self.team.rank != number:
+            return {}
+        mine = {
+            key: value.detach().cpu()
+            for key, value in group.items()
+            if number == 0 or (self._where(key) is not None and value.dim() > 0)
+        }
+        return {part_of(file, number, count): mine}
+
+    def _where(self, key: str) -> Slice | None:
+        """Return which rows of a tensor of a checkpoint are here, if it is split."""
+        return self.slices.get(key) or self.slices.get(key.rpartition("/")[0])
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

@@ -1,0 +1,101 @@
+"""Who keeps the others waiting, and how `surefoot top` shows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surefoot.engine import Job
+from surefoot.engine.ranks.beat import behind, slow
+from surefoot.engine.ranks.play import learned, teach
+from surefoot.errors import OutOfResources
+from surefoot.track.folder import RunFolder
+from surefoot.track.ranks import BOARD, lines, read
+from surefoot.track.watch import Watch, frame
+
+
+def beats(*calls: int) -> dict[int, dict[str, Any]]:
+    return {
+        rank: {"calls": count, "step": 41, "host": "node", "pid": 100 + rank, "time": 0.0}
+        for rank, count in enumerate(calls)
+    }
+
+
+def test_who_has_begun_the_least_is_named() -> None:
+    said = behind(beats(9, 8, 9), dict.fromkeys(range(3), 0.1), 3, 60)
+    assert said == "rank 1 (node, process 101) hangs in step 42 for more than 60 s"
+
+
+def test_who_does_not_beat_is_named_first() -> None:
+    ages = {0: 0.1, 1: 0.2, 2: 30.0}
+    assert behind(beats(9, 8, 9), ages, 3, 60).startswith(
+        "rank 2 (node, process 102) gives no sign"
+    )
+    assert behind(beats(9, 8), {0: 0.1, 1: 0.2}, 3, 60).startswith("rank 2 gives no sign of life")
+
+
+def test_where_all_wait_it_is_the_network() -> None:
+    assert "the network between them" in behind(beats(9, 9), {0: 0.1, 1: 0.1}, 2, 60)
+
+
+@pytest.mark.parametrize(
+    ("paces", "found"),
+    [([], []), ([1.0], []), ([0.1, 0.1, 0.2], [2]), ([0.1, 0.11], []), ([0.001, 0.004], [])],
+)
+def test_who_computes_much_longer_is_slow(paces: list[float], found: list[int]) -> None:
+    assert slow(paces) == found
+
+
+def board(run: Path, count: int, slowest: int, silent: int) -> None:
+    found = {
+        str(rank): {
+            "calls": 9, "step": 41, "time": 100.0 - 60 * (rank == silent), "alone": "",
+            "busy": 0.1 + (rank == slowest), "host": "node", "pid": 100 + rank, "device": "cpu",
+            "memory": 5_000_000,
+        }
+        for rank in range(count)
+    }  # fmt: skip
+    (run / BOARD).write_text(json.dumps({"size": count, "ranks": found}))
+
+
+def test_top_shows_each_rank(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "charlm", "many", {}, {"max_steps": 400, "segments": []})
+    run.update(status="running")
+    board(run.path, 3, slowest=1, silent=2)
+    with run.lock():
+        text = [line.plain for line in frame(Watch(run), 80, 24)]
+    shown = [line for line in text if line.startswith("rank ")]
+    assert shown[0] == "rank 0  node cpu  step 42, 100 ms  5.0 MB"
+    assert "1100 ms" in shown[1] and "silent for 60 s" in shown[2]
+    assert [odd for _, odd in lines(read(run.path))] == [False, True, True]
+
+
+def test_of_very_many_ranks_those_that_stand_out_are_shown(tmp_path: Path) -> None:
+    board(tmp_path, 64, slowest=7, silent=40)
+    told = [text for text, _ in lines(read(tmp_path))]
+    assert told[0] == "64 ranks, 2 of them slow or silent" and len(told) == 3
+
+
+def test_memory_that_runs_out_twice_at_the_same_step_makes_pieces_smaller(
+    tmp_path: Path, toy: Any
+) -> None:
+    run = RunFolder.create(tmp_path, "charlm", "short", {}, {})
+    job = Job(toy, {"main": toy.learner(micro=8)})
+    error = OutOfResources("short")
+    teach(run, error)  # another shortage, of which nothing is to be learned
+    error.__dict__["lesson"] = {"step": 5, "micro": 8}
+    for times, micro in ((1, 8), (2, 4), (3, 4)):
+        teach(run, error)
+        job.learners["main"].micro = 8
+        said = list(learned(run, job))
+        assert job.learners["main"].micro == micro and len(said) == (times > 1)
+    assert said == ["main: out of memory twice at 8 examples a pass, so 4 from here"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"ranks": {}}', '{"ranks": {"0": 1}}'])
+def test_a_board_that_is_broken_shows_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / BOARD).write_text(text)
+    assert read(tmp_path) == [] and list(lines([])) == []
