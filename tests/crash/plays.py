@@ -17,6 +17,7 @@ from typing import Any
 import mischief
 import torch
 from harness import leftovers, traces, unsound
+from shelves import read_shelf
 from trials import CONDITIONS, RECIPES
 
 import surefoot.engine
@@ -26,7 +27,7 @@ from surefoot.engine.saver import Saver
 from surefoot.engine.store import Store, seal
 from surefoot.errors import CheckpointError, SurefootError
 
-__all__ = ["fill_disk", "mutant", "read_mutants", "settle_down", "train"]
+__all__ = ["fill_disk", "mutant", "read_mutants", "read_shelf", "settle_down", "train"]
 
 TOY = Path(__file__).with_name("toy.py")
 
