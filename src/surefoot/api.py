@@ -277,9 +277,10 @@ def go_on(
     sinks: Sequence[Opener] = (),
 ) -> Result:
     """Resume `folder` under the circumstances of `wanted`; refuse another identity."""
-    from surefoot.engine import every_rank
+    from surefoot.engine import every_rank, seen_by_all
     from surefoot.engine import resume as engine_resume
 
+    seen_by_all(folder.path)
     kept = every_rank(lambda: stored(folder))
     config = _with_horizon(kept, wanted.config)
     was = _with_horizon(kept, kept.config)

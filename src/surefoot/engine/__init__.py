@@ -22,7 +22,7 @@ from surefoot.engine.validate import (
     loss_by_place,
     next_token_scores,
 )
-from surefoot.engine.world import World, every_rank, first_rank, open_world
+from surefoot.engine.world import World, every_rank, first_rank, open_world, seen_by_all
 
 __all__ = [
     "Answerer",
@@ -56,6 +56,7 @@ __all__ = [
     "open_world",
     "read_weights",
     "resume",
+    "seen_by_all",
     "steps",
     "wilson",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from surefoot.data.batch import Batch
 from surefoot.engine.ranks.team import Team, join, launched
 from surefoot.errors import Unsupported
 
-__all__ = ["World", "every_rank", "first_rank", "open_world"]
+__all__ = ["World", "every_rank", "first_rank", "open_world", "seen_by_all"]
 
 T = TypeVar("T")
 
@@ -104,6 +105,16 @@ def first_rank(make: Callable[[bool], T]) -> T:
 def every_rank(make: Callable[[], T]) -> T:
     """Return what is made here; of several ranks all fail where one does."""
     return open_world("cpu").each(make) if launched() else make()
+
+
+def seen_by_all(folder: Path) -> None:
+    """Raise RunError on all ranks unless each sees the `folder` that rank 0 sees."""
+    if launched():
+        from surefoot.engine.ranks.begin import visible
+
+        team = open_world("cpu").team
+        assert team is not None
+        visible(team, folder)
 
 
 def _has_mps() -> bool:
