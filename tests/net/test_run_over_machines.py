@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.e2e.conftest import PINS, QUICK, TEXT
 from tests.net.machines import Machine, machines, until
@@ -133,6 +134,37 @@ def test_a_cable_that_comes_back_in_time_costs_a_while(
         assert [part.wait(120) for part in parts] == [0, 0], said(tmp_path)
     assert len(meta(runs)["segments"]) == 1, "nobody began again"
     assert left(runs) == alone
+
+
+def test_a_machine_that_comes_back_is_taken_in_again(tmp_path: Path, alone: dict[str, Any]) -> None:
+    """torchrun counts restarts for each machine apart; the ranks find each other all the same."""
+    runs = tmp_path / "runs"
+    with machines() as (a, b):
+        part, _ = [join(one, a, "1:2", runs, log=tmp_path) for one in (a, b)]
+        until(lambda: step(runs) >= 15, 90, "step 15")
+        b.switch_off()
+        until(lambda: len(meta(runs)["segments"]) > 1, 90, "the other one goes on alone")
+        back = join(b, a, "1:2", runs, log=tmp_path)
+        assert part.wait(180) == 0, said(tmp_path)
+        back.wait(60)
+    ranks = [segment.get("ranks", 1) for segment in meta(runs)["segments"]]
+    assert ranks[:2] == [2, 1] and set(ranks[2:]) <= {1, 2}, ranks
+    assert left(runs) == alone
+
+
+def test_a_process_that_dies_on_one_machine_begins_all_anew(
+    tmp_path: Path, alone: dict[str, Any]
+) -> None:
+    runs = tmp_path / "runs"
+    with machines() as (a, b):
+        parts = [join(one, a, "2", runs, log=tmp_path) for one in (a, b)]
+        until(lambda: step(runs) >= 15, 90, "step 15")
+        (worker,) = [p for p in psutil.Process(parts[1].pid).children() if p.pid]
+        worker.kill()
+        assert [part.wait(120) for part in parts] == [0, 0], said(tmp_path)
+    assert [segment["ranks"] for segment in meta(runs)["segments"]] == [2, 2]
+    assert left(runs) == alone
+    assert "resume proven over" in (runs / "r" / "log.txt").read_text()
 
 
 def test_a_folder_that_is_not_shared_is_refused(tmp_path: Path) -> None:

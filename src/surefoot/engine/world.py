@@ -98,8 +98,10 @@ def first_rank(make: Callable[[bool], T]) -> T:
     """Return what rank 0 makes, on all ranks; `make` is told whether torchrun began them again."""
     if not launched():
         return make(False)
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return open_world("cpu").first(lambda: make(again))
+    world = open_world("cpu")
+    assert world.team is not None
+    again = world.team.again or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return world.first(lambda: make(again))
 
 
 def every_rank(make: Callable[[], T]) -> T:

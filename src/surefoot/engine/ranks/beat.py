@@ -16,14 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from surefoot.engine.meter import resident
+from surefoot.engine.ranks.meet import open_store
 from surefoot.engine.ranks.team import Team
 
 __all__ = ["Watch", "behind", "slow"]
@@ -76,12 +76,8 @@ class Watch:
         self._seen: dict[int, tuple[float, float]] = {}  # a rank's last beat, and when it came
 
     def __enter__(self) -> Self:
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        base = TCPStore(
-            host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
-        )
-        trial = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = PrefixStore(f"surefoot/{trial}/beat", base)
+        base = open_store(30)
+        self._store = PrefixStore(f"surefoot/{self.team.name}/beat", base)
         self._thread.start()
         return self
 

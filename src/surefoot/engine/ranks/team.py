@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from surefoot.config.units import parse_seconds
+from surefoot.engine.ranks.meet import meet
 from surefoot.engine.ranks.tree import share
 from surefoot.errors import RunError, SurefootError
 
@@ -53,6 +52,8 @@ class Team:
     local: int  # which of the processes on its machine
     device: torch.device
     neighbours: int = 1  # processes on a machine
+    name: str = ""  # of this start, in the store
+    again: bool = False  # whether torchrun has started the ranks before
     calls: int = 0
     step: int = 0
     busy: float = 0.0  # seconds that this rank computed in its last step
@@ -202,32 +203,16 @@ def join(patience: str = "10min") -> Team:
         torch.cuda.set_device(place)
     seconds = parse_seconds(patience)
     try:
-        store = _meet(rank, size, seconds)
+        store, name, again = meet(rank, size, seconds)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store, rank=rank, world_size=size, timeout=timedelta(seconds=_WAIT),
         )  # fmt: skip
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise _absent(error, rank, size, seconds) from error
-    _joined = Team(rank, size, local, place, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    around = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    _joined = Team(rank, size, local, place, around, name=name, again=again)
     return _joined
-
-
-def _meet(rank: int, size: int, seconds: float) -> Any:
-    """Return the store where all ranks have come; the one that torchrun keeps, where it does."""
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    found = TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size,
-        is_master=rank == 0 and not agent, timeout=timedelta(seconds=seconds),
-        wait_for_workers=False, multi_tenant=True,
-    )  # fmt: skip
-    trial = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"surefoot/{trial}", found)
-    store.set(f"here/{rank}", socket.gethostname())
-    if rank == 0:
-        for other in range(size):
-            store.wait([f"here/{other}"], timedelta(seconds=seconds))
-    return store
 
 
 def _absent(error: Exception, rank: int, size: int, seconds: float) -> RunError:
