@@ -24,6 +24,7 @@ from surefoot.nn.dropout import set_keys
 __all__ = ["Probe"]
 
 _BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
+_PASSES = 8  # of one example, that all probes may take where those are slower
 _PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
 _THREADS_MARGIN = 0.8  # more threads suffer more from other programs, so they must gain 20 %
@@ -125,6 +126,7 @@ class Probe:
     def _size_up(self, pins: Pins) -> float:
         """Take as many examples as run in 30 ms; return the seconds that they take."""
         one = self._seconds(pins)
+        self.deadline = max(self.deadline, self.clock() + _PASSES * one)
         self.size = max(1, min(self.config.train.batch_size, round(_PASS / one)))
         return self._seconds(pins) if self.size > 1 else one
 
