@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from surefoot.cli import main
+from surefoot.cli import doctor, main
 from surefoot.engine.cards import CARDS, find_place
 from surefoot.engine.meter import allowed
 from surefoot.errors import ConfigError
@@ -101,5 +102,28 @@ def test_doctor_keeps_the_ceilings_it_measured(capsys: pytest.CaptureFixture[str
     first = json.loads(capsys.readouterr().out)
     assert main(["doctor", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert first["numbers"] == again["numbers"] and first["bandwidth"] == again["bandwidth"]
+    assert first["products"] == again["products"] and first["bandwidth"] == again["bandwidth"]
     assert "GB/s" in first["bandwidth"]["is"] and "free" in first["memory"]["is"]
+    assert "bf16" in first["numbers"]["is"] and "MB/s" in first["disk"]["is"]
+    assert {"device", "compile", "threads", "[gpu]", "[code]", "[tb]"} <= first.keys()
+
+
+def test_doctor_names_cards_of_two_sizes_and_what_others_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    sizes = [(6 * 10**9, 8 * 10**9), (23 * 10**9, 24 * 10**9)]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: sizes[index])
+    first, second = doctor._cards()
+    assert "6.0 of 8.0 GB free" in first[1] and "other programs use 2.0 GB" in first[2]
+    assert second[0] == "device 1" and "--device cuda:1" in second[2]
+
+
+def test_doctor_says_why_a_card_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "finds no driver" in doctor._why_no_card()
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
+    assert "nvidia-smi" in doctor._why_no_card()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "this torch is for processors" in doctor._why_no_card()

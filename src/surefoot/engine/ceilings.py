@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # both load torch's compiler
     from surefoot.engine.ledger import Work
     from surefoot.engine.predict import Need
 
-__all__ = ["Ceilings", "measured", "of_card", "products", "seconds"]
+__all__ = ["Ceilings", "best_of", "measured", "of_card", "products", "seconds"]
 
 _SIDE, _STREAM = 512, 2**24  # numbers a side of the product; in a tensor that is streamed
 _GPU_SIDE, _GPU_STREAM = 4096, 2**26
@@ -116,7 +116,7 @@ def _products(device: torch.device) -> list[float]:
         rates = []
         for dtype in (torch.float32, torch.bfloat16):
             a = torch.ones(side, side, dtype=dtype, device=device)
-            rates.append(2 * side**3 / _best(device, partial(torch.mm, a, a), 1))
+            rates.append(2 * side**3 / best_of(device, partial(torch.mm, a, a), 1))
     return rates
 
 
@@ -126,7 +126,7 @@ def _measure(device: torch.device) -> Ceilings:
     alone = device.type == "cpu"
     fp32, half = _products(device)
     with _one_thread(device):
-        best = partial(_best, device)
+        best = partial(best_of, device)
         stream = torch.zeros(_STREAM if alone else _GPU_STREAM, device=device)
         moved = 2 * stream.nbytes / best(partial(stream.mul_, 1.0), 1)
         fresh = 2 * stream.nbytes / best(partial(torch.mul, stream, 1.0), 1)
@@ -148,7 +148,7 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _best(device: torch.device, call: Callable[[], object], count: int) -> float:
+def best_of(device: torch.device, call: Callable[[], object], count: int) -> float:
     """Return seconds of one call. On a processor they are its own: other programs must not decide."""
     own = device.type == "cpu"
     clock, wait = (time.process_time, _nothing) if own else (time.perf_counter, _WAITS[device.type])
