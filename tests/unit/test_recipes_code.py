@@ -140,5 +140,5 @@ def test_phi_2_on_the_cards_of_the_plan(tmp_path: Path) -> None:
         for m in ("qlora+", "lora+")
     )
     assert max(t.context for t in four if t.fits) == 65536
-    assert max(t.context for t in half if t.fits) == 16384  # 32 K without 4 bits do not fit
+    assert not any(t.fits and t.context >= 32768 for t in half)  # 32 K without 4 bits do not fit
     assert not any(t.known for t in (*four, *half))

@@ -160,7 +160,9 @@ def _names(root: Path) -> tuple[list[str], str]:
         return _walked(root), "no git repository: every folder that is not hidden is read"
     names = sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
     if not names:
-        return _walked(root), "git ignores all of this folder; it was asked for, so it is read"
+        return _walked(
+            root
+        ), "git lists nothing in this folder, so every folder that is not hidden is read"
     return names, "what git ignores is left out"
 
 

@@ -186,6 +186,7 @@ def notes(
     """Say what is learned from and what is trained, and at which rates."""
     from surefoot.data.parse_rate import missing_grammars
     from surefoot.engine.plan import schedule_for
+    from surefoot.track.text import bytes_text
 
     told = code.describe()
     kinds = ", ".join(f"{count} {name}" for name, count in told["languages"].items())
@@ -203,7 +204,7 @@ def notes(
         yield f'       no parse rate of {", ".join(absent)}: pip install "surefoot[code]" brings grammars'
     bits = "4 bits (nf4)" if config.four_bit else str(next(model.parameters()).dtype)[6:]
     frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
-    yield f"base   {base.name}, {frozen / 1e6:.0f} MB in {bits}; licence: {base.licence}"
+    yield f"base   {base.name}, {bytes_text(frozen)} in {bits}; licence: {base.licence}"
     longest = getattr(model.config.public, "max_position_embeddings", None)
     if longest and config.context > longest:
         yield f"       trained for {longest:,} tokens; beyond, what it writes may be noise"

@@ -123,6 +123,9 @@ def public_config(ref: str) -> Any:
     if ref == TINY:
         return _tiny_config(512, 0)
     folder = Path(ref)
+    if folder.is_dir() and not any((folder / n).is_file() for n in ("config.json", "run.json")):
+        what = f"model.base: {folder} has no config.json"
+        raise DataError(what, fix="a folder as transformers' save_pretrained writes it")
     if not (folder / "config.json").is_file():
         with for_real():
             folder = _hub_config(ref) if _on_hub(ref) else find_base(ref).folder
