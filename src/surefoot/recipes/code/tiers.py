@@ -31,7 +31,7 @@ _SHORTER = (
     128,
     64,
 )  # for machines, and bases, that the first tier is too long for
-_TILE = 4096
+_TILE, _TILES = 4096, 16  # the least tokens of a tile, and how many tiles a row has at most
 
 
 def trained_for(public: Any) -> int | None:
@@ -43,13 +43,13 @@ def trained_for(public: Any) -> int | None:
     return None if told is None else int(told)
 
 
-def measures(config: CodeConfig) -> list[dict[str, Any]]:
+def measures(config: CodeConfig, context: int) -> list[dict[str, Any]]:
     """Return what can be done to save memory beside what is set, from what costs least time on."""
     steps: list[dict[str, Any]] = [{}]
     if not config.memory.checkpointing:
         steps.append({"memory.checkpointing": True})
     if config.memory.mlp_tile is None and not config.adapter.dropout:
-        steps.append({"memory.mlp_tile": _TILE})
+        steps.append({"memory.mlp_tile": max(_TILE, context // _TILES)})
     if not config.memory.offload:
         steps.append({"memory.offload": True})
     found: list[dict[str, Any]] = []
@@ -61,9 +61,9 @@ def measures(config: CodeConfig) -> list[dict[str, Any]]:
 def tiers(recipe: Recipe, config: CodeConfig, place: Place) -> Iterator[Tier]:
     """Yield each tier with the least that makes it fit; the last one is the first that does not."""
     known = trained_for(public_config(config.model.base))
-    ways = measures(config)
     first = 0
     for context in TIERS:
+        ways = measures(config, context)
         for at in range(first, len(ways)):
             found = _tier(recipe, config, place, context, ways[at], known)
             if found.fits:
