@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from surefoot.engine.learner import Learner
 from surefoot.engine.own import find
 from surefoot.errors import Unsupported
 from surefoot.ops import slots
+from surefoot.track.machine import describe_machine
 
 __all__ = [
     "Decisions",
@@ -22,6 +24,7 @@ __all__ = [
     "apply",
     "compile_in_place",
     "matmul_path",
+    "reads_by_onednn",
     "repeatable",
 ]
 
@@ -77,6 +80,16 @@ class MatmulPath:
         finally:
             matmul_path("default").use()
         return bool(error < 2e-6)
+
+
+@cache
+def reads_by_onednn() -> bool:
+    """Whether writing with fp32 weights should read them through oneDNN: on AMD's processors.
+
+    A rule and no race, so that the same weights and seed write the same text on one machine.
+    """
+    there = torch.backends.mkldnn.is_available()
+    return there and "AMD" in describe_machine()["cpu"]
 
 
 def matmul_path(name: str) -> MatmulPath:
