@@ -1,6 +1,6 @@
 """What shards elsewhere cost: bytes fetched in an epoch, windows a second, and loss by order.
 
-    python benchmarks/far_data.py [--corpus reference] [--steps 800] [--seeds 3] [--shards 24]
+    python benchmarks/far_data.py [--corpus reference] [--steps 800] [--seeds 3] [--shards 24] [--seconds 20]
 
 A collection is written as shards to a folder, and one epoch of it is read in batches of 16 windows
 of 64 tokens through caches that hold all of it, a half, a quarter: in one order (`all`) and with
@@ -67,13 +67,13 @@ def losses(url: str, together: int, steps: int, seeds: int) -> list[float]:
     return found
 
 
-def reading(url: str, near: Collection) -> list[str]:
+def reading(url: str, near: Collection, most: float) -> list[str]:
     """Return the table of what is fetched."""
     size = near.train.tokens * near.tokenizer.dtype.itemsize
     page = ["| order | cache | fetched | windows/s |", "|---|---:|---:|---:|"]
     for together in ORDERS:
         for share in SHARES:
-            fetched, speed, part = read_epoch(url, int(size * share), together, 20.0)
+            fetched, speed, part = read_epoch(url, int(size * share), together, most)
             name = f"{together} at a time" if together else "all"
             more = "" if part == 1 else f" (from {part:.0%} of an epoch)"
             page.append(f"| {name} | {min(share, 1):.0%} | {fetched:,.2f} x{more} | {speed:,.0f} |")
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shards", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of reading, for each row")
     options = parser.parse_args()
     page = machine.heading("Data elsewhere", "benchmarks/far_data.py", __doc__ or "")
     near = collect(None, options.corpus, vocab_size=2048, val_ratio=0.02)
@@ -108,7 +109,7 @@ def main() -> None:
         page += [
             f"{options.corpus}: {near.train.tokens:,} tokens in {shards} shards of "
             f"{size / 1e6:.2f} MB; the model sees {steps:,} of them.", "",
-            *reading(folder, near), "", *training(folder, options),
+            *reading(folder, near, options.seconds), "", *training(folder, options),
         ]  # fmt: skip
     machine.write("far_data", page)
 

@@ -17,7 +17,7 @@ from surefoot.cli import VERBS, main
 WIDTH = "100"
 SUBVERBS = {
     "config": ("show", "explain", "docs", "migrate"),
-    "data": ("list", "get"),
+    "data": ("list", "get", "shard"),
     "train": ("charlm",),
     "sweep": ("show", "resume", "best", "work", "list"),
 }
