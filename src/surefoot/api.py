@@ -120,12 +120,14 @@ def start(
 
 
 def _learned(result: Result) -> Result:
-    """Remember for this device what the run took beside what was foreseen."""
+    """Remember for this device what the run took beside what was foreseen; tests teach nothing."""
     from surefoot.data.fetch import cache_dir
     from surefoot.engine.past import learn
 
     meta = RunFolder.open(result.folder).meta
     plan, taken = meta.get("plan", {}), meta.get("taken", {})
+    if meta.get("test"):
+        return result
     learn(cache_dir() / "past.json", meta["pinned"]["device"], plan, taken)
     return result
 

@@ -20,14 +20,14 @@ def test_medians_of_the_last_runs(tmp_path: Path) -> None:
 
 def test_short_runs_and_runs_without_a_plan_teach_nothing(tmp_path: Path) -> None:
     cache = tmp_path / "past.json"
-    learn(cache, "cpu", {"step_seconds": 0.1}, {"steps": 19, "step_seconds": 1.0})
-    learn(cache, "cpu", {}, {"steps": 99, "step_seconds": 1.0})
+    learn(cache, "cpu", {"step_seconds": 0.1}, {"steps": 99, "step_seconds": 1.0})
+    learn(cache, "cpu", {}, {"steps": 999, "step_seconds": 1.0})
     assert not cache.exists()
 
 
 def test_a_card_remembers_what_its_allocator_held(tmp_path: Path) -> None:
     cache = tmp_path / "past.json"
-    taken = {"steps": 50, "step_seconds": 0.2, "gpu_bytes": 100, "gpu_reserved_bytes": 106}
+    taken = {"steps": 500, "step_seconds": 0.2, "gpu_bytes": 100, "gpu_reserved_bytes": 106}
     learn(cache, "mps", {"step_seconds": 0.1}, taken)
     found = overhead(cache, "mps")
     assert found is not None and found.fragments == pytest.approx(0.06) and found.time == 2.0

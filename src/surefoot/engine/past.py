@@ -15,7 +15,7 @@ from surefoot.engine.known import device_name, recall, remember
 __all__ = ["Overhead", "learn", "overhead"]
 
 _KEPT = 20  # runs of a device that are remembered
-_ENOUGH = 20  # steps from which on a run tells something
+_ENOUGH = 100  # steps from which on a run tells something
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,4 @@ def overhead(cache: Path | None, device: str) -> Overhead | None:
 
 
 def _key(device: str) -> str:
-    return f"{device_name(torch.device(device))}, torch {torch.__version__}"
+    return f"runs on {device_name(torch.device(device))}, torch {torch.__version__}"
