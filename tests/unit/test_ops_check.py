@@ -104,7 +104,8 @@ def test_speed_is_measured_beside_the_reference() -> None:
 def test_every_operation_is_called_by_a_model_or_an_optimiser() -> None:
     sizes = {"d_model": 16, "num_layers": 1, "num_heads": 2, "context": 8, "dropout": 0.1}
     model, other = (GPT(GPTConfig(**sizes, feed_forward=kind), 11) for kind in ("swiglu", "relu2"))
-    owners = [model, other, *build_optimisers(model, Optim(kind="muon"))]
+    apart = GPT(GPTConfig(**sizes), 11, border=0)  # documents that do not see each other
+    owners = [model, other, apart, *build_optimisers(model, Optim(kind="muon"))]
     assert {slot.op.name for slot in slots(owners)} == set(OPS)
     for slot in slots(owners):
         assert slot.call is slot.op.call
