@@ -20,7 +20,7 @@ from surefoot.ops.way import Case, Op, Way, wide
 __all__ = ["CROSS_ENTROPY"]
 
 _CHUNK = 256  # positions whose logits exist at the same time on a processor
-_CHUNK_GPU = 2048  # and elsewhere, where small products waste the device
+_CHUNK_GPU = 1024  # and elsewhere, where small products waste the device
 _IGNORED = -100
 
 
