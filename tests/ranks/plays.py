@@ -293,7 +293,7 @@ def resumed(world: World, folder: Path, *, reduce: str, order: tuple[int, ...], 
 
 def quick(size: int) -> dict[str, Check]:
     """Checks of the quick suite."""
-    modes = {1: ["none"], 3: ["ddp", "fsdp2"]}.get(size, ["ddp", "fsdp2", "hsdp"])
+    modes = {1: ["none", "ddp", "fsdp2"], 3: ["ddp", "fsdp2"]}.get(size, ["ddp", "fsdp2", "hsdp"])
     found: dict[str, Check] = {
         f"{reduce} {how}": partial(trained, how=how, reduce=reduce)
         for reduce in ("ordered", "tree")

@@ -44,6 +44,10 @@ def test_replicas_and_shards_have_the_same_bits(found: Any, reduce: str) -> None
 
 def test_a_tree_has_the_same_bits_for_any_number_of_ranks(found: Any) -> None:
     weights = {size: found[size]["tree ddp"][0] for size in SIZES} | {1: found[1]["tree none"][0]}
+    weights |= {
+        0: found[1]["tree ddp"][0],
+        -1: found[1]["tree fsdp2"][0],
+    }  # one, wrapped all the same
     assert len({tuple(pair) for pair in weights.values()}) == 1, weights
     other = {size: found[size]["ordered ddp"][0][0] for size in (2, 3)}
     assert len(set(other.values())) == 2, "ordered sums are those of a number of ranks"

@@ -99,9 +99,11 @@ def spread(job: Job, world: World, how: str, reduce: str) -> None:
             )
         return
     for learner in job.learners.values():
-        if how in ("fsdp2", "hsdp"):
+        alone = team.size == 1 or (how == "hsdp" and team.neighbours == 1)  # nothing to split
+        if how in ("fsdp2", "hsdp") and not alone:
             from surefoot.engine.ranks.shards import Shards
 
             learner.exchange = Shards(learner, world, team, reduce, how)
         else:
-            learner.exchange = Exchange(learner, world, team, reduce)
+            wrapped = team.size > 1 or (how == "ddp" and world.team is not None)
+            learner.exchange = Exchange(learner, world, team, reduce, wrapped)

@@ -69,9 +69,11 @@ class Pass(nn.Module):
 class Exchange:
     """Adds the gradients of all ranks into each rank's. `reduce` is ordered or tree."""
 
-    def __init__(self, learner: Learner, world: World, team: Team, reduce: str) -> None:
+    def __init__(
+        self, learner: Learner, world: World, team: Team, reduce: str, wrapped: bool = True
+    ) -> None:
         self.learner, self.world, self.team, self.reduce = learner, world, team, reduce
-        self.traffic = Traffic()
+        self.wrapped, self.traffic = wrapped, Traffic()
         self.tree = Tree(1)
         self._kept: list[tuple[Span, list[Tensor]]] = []
         self._pending: list[Pending] = []
@@ -87,7 +89,7 @@ class Exchange:
         """Put torch's machinery around the learner's model, anew."""
         self.whole = Pass(self.learner)
         self._ddp: DistributedDataParallel | None = None
-        if self.team.size > 1:
+        if self.wrapped:
             self._ddp = DistributedDataParallel(
                 self.whole, gradient_as_bucket_view=True, bucket_cap_mb=BUCKET, **_LEAVE_BUFFERS
             )
@@ -231,7 +233,7 @@ class Exchange:
 
     def finish(self) -> None:
         """Wait until the gradients of the learner are the sums of all ranks'."""
-        if self.team.size == 1 and not self.split:
+        if self._ddp is None and not self.split:
             self.keep(self._leaf)
             if self._kept:
                 for parameter, grad in zip(self.learner.parameters, self._kept.pop()[1]):
@@ -291,7 +293,7 @@ class Exchange:
         ranks = told.failed or [r for r, f in enumerate(self.team.gather(failed is not None)) if f]
         if not ranks:
             return
-        if self.team.size > 1:
+        if self._ddp is not None:
             self.wrap()
         where = f"on rank {', '.join(map(str, ranks))}" if self.team.size > 1 else str(failed)
         raise MemoryError(f"out of memory {where}")
