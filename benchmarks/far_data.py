@@ -22,6 +22,7 @@ from typing import Any
 import machine
 
 import surefoot
+from surefoot.data import manifest
 from surefoot.data.batch import Data
 from surefoot.data.collection import Collection, collect
 from surefoot.data.manifest import publish
@@ -104,12 +105,13 @@ def main() -> None:
     near = collect(None, options.corpus, vocab_size=2048, val_ratio=0.02)
     with tempfile.TemporaryDirectory() as folder:
         size = near.train.tokens * near.tokenizer.dtype.itemsize // options.shards + 2
+        manifest._OVERLAP = 2 * CONTEXT  # as little beside these shards as usual beside large ones
         made, _ = publish(near, folder, size)
         shards, steps = len(made.shards["train"]), options.steps * BATCH * CONTEXT
         page += [
             f"{options.corpus}: {near.train.tokens:,} tokens in {shards} shards of "
             f"{size / 1e6:.2f} MB; the model sees {steps:,} of them.", "",
-            *reading(folder, near, options.seconds), "", *training(folder, options),
+            *reading(folder, near, options.seconds), "", *(training(folder, options) if options.steps else []),
         ]  # fmt: skip
     machine.write("far_data", page)
 
