@@ -105,3 +105,43 @@ def test_mistakes_are_said_once_and_keep_their_codes(runs: Path) -> None:
     assert not list(runs.glob("0*")), "nothing is created"
     code, output = run("train", "charlm", *SMALL, "--devices", "2", "--nnodes", "2")
     assert code == 2 and "--rdzv-endpoint" in output
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_halted_is_named(runs: Path) -> None:
+    process = start(
+        "train", "charlm", *SMALL, "--devices", "2", "--name", "c", "--max-steps", "9999",
+        "--hang-timeout", "3s",
+    )  # fmt: skip
+    until(lambda: steps(runs / "c") > 20, process)
+    halted = ranks(process)[1]
+    halted.suspend()
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1, output
+    assert f"process {halted.pid}) gives no sign of life any more" in output
+
+
+@pytest.mark.slow
+def test_split_weights_are_written_by_all_and_read_by_one(runs: Path) -> None:
+    words = [
+        *SMALL,
+        "--devices",
+        "2",
+        "--name",
+        "d",
+        "--parallel",
+        "fsdp2",
+        "--keep.sharded",
+        "yes",
+    ]
+    code, output = run("train", "charlm", *words, "--d-model", "64", "--max-steps", "12")
+    assert code == 0, output
+    last = max((runs / "d" / "checkpoints").glob("step-*"))
+    assert (last / "main.1of2.model.safetensors").is_file()
+    code, output = run("verify", "d")
+    assert code == 0, output
+    code, output = run("sample", "d", "--prompt", "the", "--tokens", "5")
+    assert code == 0, output
+    more = ["--max-steps", "15", "--parallel", "ddp", "--devices", "2"]
+    code, output = run("resume", "d", *more)
+    assert code == 0 and "ddp (asked for)" in output, output
