@@ -114,7 +114,17 @@ def flags_of(verb: str) -> set[str]:
     page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     section = page.partition(f"## surefoot {verb}\n")[2].partition("\n## ")[0]
     found = set(re.findall(r"--[a-z][a-z-]*", section))
-    if verb in ("train", "resume", "adopt", "plan", "parity", "trace", "lr-find"):
+    if verb in (
+        "train",
+        "resume",
+        "adopt",
+        "plan",
+        "parity",
+        "trace",
+        "lr-find",
+        "sweep",
+        "profile",
+    ):
         for config in (find(name).config for name in names()):
             settings = [*leaves(config), *short_names(config)]
             settings += [f"{path}.{s}" for path in overlays(config).values() for s in settings]
