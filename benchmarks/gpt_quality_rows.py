@@ -91,7 +91,7 @@ def main() -> None:
     about = (quality.__doc__ or "").split("\n\n", 2)[2].rpartition(" Writes")[0]
     page = ["# What each choice of gpt is worth", ""]
     page += [f"`{asked.command}` on {asked.date}: {asked.machine}.", "", about, ""]
-    page += [*quality.table(found, times), "", *(f"{x}\n" for x in [*asked.note, *lacking(found)])]
+    page += [*quality.table(found, times), "", *(f"{x}\n" for x in [*lacking(found), *asked.note])]
     text = "\n".join([*page, *quality.judge(found, times)]) + "\n"
     out = asked.out or Path(__file__).resolve().parent / "results"
     (out / "gpt_quality.md").write_text(text, encoding="utf-8")
