@@ -179,6 +179,62 @@ def test_another_tokenizer_is_refused(surefoot: Any, runs: Path, tmp_path: Path)
     assert found.code == 2 and "it was trained with" in found.err
 
 
+def test_training_goes_on_with_its_own_tokenizer_alone(
+    surefoot: Any, runs: Path, wiki: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / "given.json"
+    own = (runs / "a" / "tokenizer.json").read_text()
+    given.write_text(own)
+    more = ("--runs", tmp_path / "runs", "--name", "b", "--tokenizer", given)
+    surefoot(*words(wiki / "wiki.train.tokens", *more, steps=3)).ok()
+    held = json.loads(own)
+    vocab = held["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    given.write_text(json.dumps(held))
+    asked = ("resume", "b", "--runs", tmp_path / "runs", "--max-steps", 4, "--json")
+    found = surefoot(*asked)
+    assert found.code == 2 and "the data changed since this run began" in found.err
+    given.write_text(own)
+    assert surefoot(*asked).ok().json["step"] == 4
+
+
+def test_a_prompt_longer_than_the_context_is_said(surefoot: Any, runs: Path) -> None:
+    prompt = "the crab walks and swims in the sea with a lobster " * 4
+    found = surefoot("sample", "a", "--runs", runs, "--prompt", prompt, "--tokens", 3, "--device", "cpu")  # fmt: skip
+    assert "the model sees the last 16" in found.ok().err
+
+
+def test_what_the_data_cannot_give_is_said_and_kept(surefoot: Any, tmp_path: Path) -> None:
+    texts = [" ".join(WORDS[n * k % 18] for k in range(1, 40)) for n in range(30)]
+    kept = "".join(json.dumps({"text": text}) + "\n" for text in ["", *texts, " "])
+    (tmp_path / "a.jsonl").write_bytes(kept.replace("sea", "s\udcffa").encode("utf-8", "surrogateescape"))  # fmt: skip
+    more = ("--runs", tmp_path / "runs", "--name", "a", "--vocab-size", 4096, "--val-ratio", 0.1)
+    said = surefoot(*words(tmp_path / "a.jsonl", *more, steps=3)).ok()
+    notes = json.loads((tmp_path / "runs" / "a" / "run.json").read_text())["data"]["notes"]
+    for words_of_it in (
+        ", not 4,096",
+        "empty documents, left out: 2",
+        "not UTF-8, read with U+FFFD",
+    ):
+        assert words_of_it in said.out + said.err
+        assert any(words_of_it in note for note in notes)
+
+
+def test_a_layout_without_a_public_name_is_said_twice(
+    surefoot: Any, wiki: Path, tmp_path: Path
+) -> None:
+    more = ("--runs", tmp_path / "runs", "--name", "a", "--softcap", 15)
+    said = surefoot(*words(wiki / "wiki.train.tokens", *more, steps=3)).ok()
+    assert "ONNX and pt will keep it" in said.out + said.err
+    for to in ("hf", "gguf"):
+        found = surefoot(
+            "export", "a", "--runs", tmp_path / "runs", "--to", to, "--out", tmp_path / to
+        )
+        assert found.code == 3 and "softcap" in found.err, found.err
+        assert "--to onnx" in found.err and "--to pt" in found.err
+        assert not (tmp_path / to).exists()
+
+
 def test_flags_that_do_not_go_together_are_refused(surefoot: Any, runs: Path) -> None:
     for more in (["--repl", "--json"], ["--prompt", "a", "--repl"], ["--stop", ""]):
         assert surefoot("sample", "a", "--runs", runs, *more).code == 2

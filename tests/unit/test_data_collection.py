@@ -67,6 +67,18 @@ def test_a_vocabulary_the_text_cannot_fill_is_said(tmp_path):
     assert any("not 60,000" in note for note in made.notes)
 
 
+def test_what_is_wrong_with_each_part_is_counted_and_said(tmp_path):
+    texts = ["the crab walks", "", " \n", "the lobster swims", "they meet"] * 9
+    path, held = rows(tmp_path / "train.jsonl", texts), tmp_path / "held.txt"
+    held.write_bytes(b"good\n\n\xff bad\n\ngood again\n")
+    made = collect(path, "", val_path=held, vocab_size=270, cache=tmp_path)
+    assert made.train.documents == 27
+    assert "empty documents, left out: 18" in made.notes
+    assert "val: pieces that are not UTF-8, read with U+FFFD: 1" in made.notes
+    with pytest.raises(DataError, match=r"held\.txt"):
+        collect(path, "", val_path=held, vocab_size=270, cache=tmp_path / "b", bad_utf8="refuse")
+
+
 def test_a_given_tokenizer_is_used_and_a_broken_one_refused(tmp_path):
     first = collect(PLAY, "", vocab_size=300, cache=tmp_path)
     kept = tmp_path / "tokenizer.json"

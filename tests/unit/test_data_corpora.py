@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.data import corpora as room
+from surefoot.data.collection import collect
 from surefoot.data.corpora import DEFAULT, FALLBACK, Corpus, corpora, find, get, recognise
 from surefoot.data.fetch import Unreachable
 from surefoot.data.text import load_text
@@ -95,6 +96,22 @@ def test_a_damaged_text_is_an_error_until_it_is_fetched_again(tmp_path, known, p
     assert caught.value.fix == "surefoot data get demo"
     assert get("demo", tmp_path).path == path
     assert find("demo", tmp_path).path.read_text() == TEXT
+
+
+def test_a_damaged_download_makes_no_tokens(tmp_path, known):
+    """The recipe of documents reads what `find` returns: damage stops it before a vocabulary is made."""
+    text = "".join(
+        f"To be {n}\n<|endoftext|>\nor not to be {n}\n<|endoftext|>\n" for n in range(20)
+    )
+    known(corpus_of(text))
+    path = find("demo", tmp_path).path
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(DataError, match="cached text of demo is damaged") as caught:
+        collect(None, "demo", vocab_size=270, cache=tmp_path)
+    assert caught.value.fix == "surefoot data get demo"
+    assert not (tmp_path / "tokens").exists()
+    get("demo", tmp_path)
+    assert collect(None, "demo", vocab_size=270, cache=tmp_path).train.documents > 1
 
 
 def test_a_loaded_corpus_says_what_it_is(tmp_path, known):

@@ -141,8 +141,9 @@ def test_what_no_public_layout_has_is_kept_by_pt_alone(tmp_path, bpe, to, monkey
     more = {"softcap": 15.0, "value_embeddings": True, "feed_forward": "relu2"}
     monkeypatch.setitem(KINDS, "rich", more)
     words = "softcap or value_embeddings or relu2 together with qk_norm"
-    with pytest.raises(Unsupported, match=words):
+    with pytest.raises(Unsupported, match=words) as caught:
         write(awake(bpe, "rich"), bpe, tmp_path / "out", to)
+    assert "--to onnx" in str(caught.value.fix) and "--to pt" in str(caught.value.fix)
     assert not list(tmp_path.iterdir())
     assert write(awake(bpe, "rich"), bpe, tmp_path / "out", "pt").difference == 0
 

@@ -166,7 +166,10 @@ def collect(
     if not tokenizer and bpe.vocab_size < vocab_size:
         notes.append(f"the text has words for {bpe.vocab_size:,} tokens, not {vocab_size:,}")
     main = shards(files, reading, bpe, threshold, seen.size, cache, progress=progress)
-    more = {k: _whole(v, reading, bpe, cache, progress) for k, v in others.items()}
+    more: dict[str, Part] = {}
+    for part, found_files in others.items():
+        more[part], told = _whole(found_files, reading, bpe, cache, progress)
+        remarks += [f"{part}: {remark}" for remark in told]
     val = more.get("val") or Part(
         main.tokens, main.train.tokens, main.train.tokens + main.held.tokens, main.held,
         seen.wikitext,
@@ -216,12 +219,13 @@ def _named(name: str) -> tuple[str, str]:
 
 def _whole(
     files: list[TextFile], reading: Reading, bpe: BPE, cache: Path, progress: Progress | None
-) -> Part:
-    """Return all documents of `files` as a part that is only looked at."""
+) -> tuple[Part, list[str]]:
+    """Return all documents of `files` as a part that is only looked at, and what was changed in it."""
     fresh = Reading(reading.text_field, reading.bad_utf8)
     seen = survey(files, fresh, cache)
     made = shards(files, fresh, bpe, _ALL, seen.size, cache, progress=progress)
-    return Part(made.tokens, 0, made.held.tokens, made.held, seen.wikitext)
+    told = [remark for remark in seen.remarks if not remark.startswith("cut into")]
+    return Part(made.tokens, 0, made.held.tokens, made.held, seen.wikitext), told
 
 
 def _given(path: Path) -> BPE:
