@@ -12,6 +12,7 @@ from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from surefoot.engine import Job, Learner, Store, TrainState, World, steps
 from surefoot.engine.codec import read_tensors, write_tensors
 from surefoot.engine.ranks.begin import alike, spread, visible
 from surefoot.engine.ranks.follow import TeamSaver, TeamStore
+from surefoot.engine.ranks.sums import Order
 from surefoot.engine.saver import Saver
 from surefoot.engine.state import Payload
 from surefoot.errors import SurefootError
@@ -138,6 +140,48 @@ def one_out_of_memory(world: World, folder: Path, *, when: str, times: int) -> A
 
 def _fail(gradient: torch.Tensor) -> torch.Tensor:
     raise MemoryError("out of memory")
+
+
+def midway(world: World, folder: Path, *, step: int, where: str) -> Any:
+    """Rank 1 runs out of memory in its last pass, when the others already add gradients.
+
+    `where` it happens: before the last `gradient`, or as a sum should `begin`.
+    """
+    play, hurt = Play(world, "ddp", "ordered", {"main": learner(micro=2)}), [False]
+    mine = play.state.learners["main"]
+    begin = Order.begin
+
+    def once(due: bool) -> None:
+        if due and world.rank == 1 and mine.step == step and not hurt[0]:
+            hurt[0] = True
+            raise MemoryError("out of memory")
+
+    def watched(gradient: torch.Tensor) -> torch.Tensor:
+        once(where == "gradient" and mine.exchange._ddp.require_backward_grad_sync)
+        return gradient
+
+    def begun(order: Order, *given: Any) -> Any:
+        once(where == "begin")
+        return begin(order, *given)
+
+    mine.model.inner.weight.register_hook(watched)
+    with patch.object(Order, "begin", begun):
+        play.go()
+    return [str(play), play.record(), play.happenings, mine.micro]
+
+
+def no_room_to_stand_in(world: World, folder: Path) -> Any:
+    """Rank 1 has no memory left for what the others wait for: it must not go on by itself."""
+    mine = learner(micro=2)
+    play = Play(world, "ddp", "ordered", {"main": mine})
+    if world.rank == 0:
+        return ""
+
+    def short(*_: Any) -> Any:
+        raise MemoryError("out of memory")
+
+    mine.loss = mine.exchange._take_part = short
+    return _said(play.go)
 
 
 def one_not_finite(world: World, folder: Path, *, how: str) -> Any:
@@ -306,9 +350,11 @@ def quick(size: int) -> dict[str, Check]:
             for times in (1, 2):
                 act = partial(one_out_of_memory, when=when, times=times)
                 found[f"memory {when} {times}"] = act
+        for step, where in ((0, "gradient"), (3, "gradient"), (3, "begin")):
+            found[f"midway {step} {where}"] = partial(midway, step=step, where=where)
         found |= {f"nan {how}": partial(one_not_finite, how=how) for how in ("ddp", "fsdp2")}
         found |= {"beside": beside, "gathered": gathered, "tampered": tampered, "host": memory}
-        found |= {"apart": apart}
+        found |= {"apart": apart, "no room": no_room_to_stand_in}
     return found
 
 

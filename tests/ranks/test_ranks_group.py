@@ -65,6 +65,17 @@ def test_memory_that_runs_out_on_one_rank_is_met_by_all(found: Any) -> None:
         assert "rank 1" in twice[0][2][0]
 
 
+def test_memory_that_runs_out_while_others_add_gradients_is_met_by_all(found: Any) -> None:
+    undisturbed = found[2]["memory forward 1"]
+    for name in ("midway 0 gradient", "midway 3 gradient", "midway 3 begin"):
+        assert found[2][name] == undisturbed, name
+
+
+def test_a_rank_without_room_to_stand_in_ends(found: Any) -> None:
+    said = found[2]["no room"][1]
+    assert said.startswith("OutOfResources: out of memory while gradients were added")
+
+
 def test_what_is_not_finite_on_one_rank_is_applied_by_none(found: Any) -> None:
     for how in ("ddp", "fsdp2"):
         first, second = found[2][f"nan {how}"]

@@ -37,6 +37,7 @@ BUCKET = 25.0  # MB of gradients that are added at once
 _LEAVE_BUFFERS: dict[str, Any] = {  # called so since torch 2.13
     "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers": False
 }
+_NO_ROOM = "out of memory while gradients were added"
 _RESTART = "surefoot resume goes on from the last checkpoint"
 
 
@@ -79,6 +80,7 @@ class Exchange:
         self._pending: list[Pending] = []
         self._leaf: Span = (0, 1)
         self._begun = 0
+        self._entered = False  # whether this step has come to torch's forward pass
         self._real = True
         self._parts: list[str] = []
         self.wrap()
@@ -129,7 +131,7 @@ class Exchange:
                 raise
             faults.release(error)
             failed = error
-            self._take_part(tail, state)
+            self._stand_in(tail, state)
         factor = self._nominal(starts) / tail.units()
         norm = math.nan if failed else float(self.norm(factor))
         told = tail.told()
@@ -176,7 +178,9 @@ class Exchange:
 
     def forward(self, batch: Batch) -> Loss:
         """Return the loss of a micro-batch."""
-        return Loss(*(self._ddp or self.whole)(self.world.to(batch)))
+        moved = self.world.to(batch)
+        self._entered = True
+        return Loss(*(self._ddp or self.whole)(moved))
 
     def quiet(self, last: bool) -> AbstractContextManager[Any]:
         """Within the block nothing is told to others, unless it is the last."""
@@ -218,9 +222,9 @@ class Exchange:
             ]
             last = [(self._leaf, flat)] if leaf else []
             parts = [value for _, value in merged(self.tree, [*nodes, *last])]
-        self._begun += 1
         self.team.calls += 1
         self._pending.append(self._order().begin(parts, flat))
+        self._begun += 1  # not before: what could not be begun, the others still wait for
 
     def _order(self) -> Order:
         team = self.team
@@ -266,7 +270,20 @@ class Exchange:
         self._kept.clear()
         self._pending.clear()
         self._begun = 0
+        self._entered = False
         self._parts = []
+
+    def _stand_in(self, tail: Tail, state: Tensor) -> None:
+        """Take part in what the others have begun; end this process where not even that fits.
+
+        Trying again alone would pair its sums with other ones of the others.
+        """
+        try:
+            self._take_part(tail, state)
+        except Exception as error:
+            if not faults.out_of_memory(error):
+                raise
+            raise OutOfResources(_NO_ROOM, fix=_RESTART) from error
 
     def _take_part(self, tail: Tail, state: Tensor) -> None:
         """Give what the others wait for, as numbers that are none."""
@@ -275,10 +292,11 @@ class Exchange:
         self._kept.clear()
         if self._ddp is not None:
             reducer: Any = self._ddp.reducer  # as torch's own Join does, for ranks without data
-            reducer._rebuild_buckets()
+            if not self._entered:  # as the others did when they entered their first forward pass
+                reducer._rebuild_buckets()
             left = reducer._get_zeros_like_grad_buckets()[self._begun :]
             if not left:
-                raise OutOfResources("out of memory while gradients were added", fix=_RESTART)
+                raise OutOfResources(_NO_ROOM, fix=_RESTART)
             for bucket in left:
                 flat = bucket.buffer().fill_(math.nan)
                 parts = [flat] * len(self._order().covers[self.team.rank])
@@ -294,6 +312,7 @@ class Exchange:
         if not ranks:
             return
         if self._ddp is not None:
+            self.learner.zero()  # these lie in the memory that is to be taken anew
             self.wrap()
         where = f"on rank {', '.join(map(str, ranks))}" if self.team.size > 1 else str(failed)
         raise MemoryError(f"out of memory {where}")
