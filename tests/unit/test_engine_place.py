@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from surefoot.engine.place import repeatable
+from surefoot.engine.world import open_world
 
 
 def test_a_processor_is_repeatable_as_it_is() -> None:
@@ -27,3 +28,12 @@ def test_cuda_is_made_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = before
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_a_device_by_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert open_world("cuda:1").device == torch.device("cuda", 1)
+    assert chosen == ["cuda:1"], "kernels of Triton run on the current one"
+    assert open_world("cuda").device == torch.device("cuda") and chosen == ["cuda:1"]

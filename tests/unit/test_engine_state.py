@@ -12,7 +12,7 @@ import torch
 from surefoot.engine import World, steps
 from surefoot.engine.checksum import WINDOW, checksum
 from surefoot.engine.named import moments, restore_moments, restore_weights, weights
-from surefoot.engine.state import Payload, Snapshot, TrainState
+from surefoot.engine.state import Payload, Snapshot, TrainState, _wait
 from surefoot.errors import CheckpointError
 
 WORLD = World(torch.device("cpu"))
@@ -154,3 +154,13 @@ def test_the_checksum_of_a_large_model_moves_over_all_of_it(toy: Any) -> None:
             flat[place] = torch.nextafter(old, torch.tensor(float("inf")))
             assert [int(checksum(learner, step)) for step in range(rounds)] != before
             flat[place] = old
+
+
+def test_copies_are_waited_for_on_the_device_that_they_come_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(str(device)))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    _wait([torch.device(name) for name in ("cpu", "cuda:1", "mps")])
+    assert waited == ["cuda:1", "mps"], "a thread that saves begins on the first device"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from surefoot.engine import Job
+from surefoot.engine.ranks import beat
 from surefoot.engine.ranks.beat import behind, slow
 from surefoot.engine.ranks.play import learned, teach
+from surefoot.engine.ranks.tail import Tail
+from surefoot.engine.ranks.team import Team
 from surefoot.errors import OutOfResources
 from surefoot.track.folder import RunFolder
 from surefoot.track.ranks import BOARD, lines, read
@@ -99,3 +105,32 @@ def test_memory_that_runs_out_twice_at_the_same_step_makes_pieces_smaller(
 def test_a_board_that_is_broken_shows_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / BOARD).write_text(text)
     assert read(tmp_path) == [] and list(lines([])) == []
+
+
+def test_nothing_keeps_a_process_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, codes = io.StringIO(), list[int]()
+    closed.close()  # as when the terminal is gone
+    team = Team(0, 2, 0, torch.device("cpu"))
+    watch = beat.Watch(team, 1.0, lambda _: None, end=codes.append)
+    monkeypatch.setattr(sys, "stderr", closed)
+    watch._give_up({})
+    monkeypatch.undo()
+    assert codes == [1]
+
+
+def test_another_rank_is_told_a_code_whatever_this_one_ended_with() -> None:
+    told: dict[str, str] = {}
+    for error, code in ((SystemExit("in words"), 1), (SystemExit(3), 3), (OutOfResources("x"), 4)):
+        watch = beat.Watch(Team(1, 2, 1, torch.device("cpu")), 1.0, lambda _: None)
+        watch._store = type("Store", (), {"set": lambda _, key, value: told.update({key: value})})()
+        watch._thread.start()  # it has no store to beat in, and ends with the block
+        watch.__exit__(type(error), error, None)
+        assert told == {"failed": f"1 {code}"}
+
+
+def test_numbers_of_a_step_travel_without_fp64_on_the_device() -> None:
+    team = Team(0, 1, 0, torch.device("mps"))
+    tail = Tail(team, 1)
+    tail.send(0, 3, torch.tensor(7), [[torch.tensor(1.5), torch.tensor(0.25)]], 1)
+    told = tail.told()
+    assert (told.weight, told.states, told.values.tolist()) == (3, [7], [[1.5, 0.25]])

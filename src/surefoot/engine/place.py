@@ -33,6 +33,9 @@ _SHAPES = 32  # that growing batches and contexts may have together
 # Without it Intel's library promises nothing from run to run. It is read at the first product.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
+# Older torch looks for it at the first product, and then never again.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 # Segments that grow leave fewer gaps between tensors. It is read at the first allocation.
 if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

@@ -6,7 +6,7 @@ learning rate are not in, because they are functions of the step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,8 +149,7 @@ class Snapshot:
             file: {name: self._copy(file, name, value) for name, value in group.items()}
             for file, group in payload.tensors.items()
         }
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        _wait({value.device for group in payload.tensors.values() for value in group.values()})
         return Payload(tensors, _plain(payload.small))
 
     def _copy(self, file: str, name: str, value: Tensor) -> Tensor:
@@ -161,6 +160,15 @@ class Snapshot:
             self._buffers[file, name] = buffer
         buffer.copy_(value, non_blocking=True)
         return buffer
+
+
+def _wait(devices: Iterable[torch.device]) -> None:
+    """Wait until copies from these are there: each by name, for a thread begins with the first."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
 
 
 def _plain(small: Any) -> Any:

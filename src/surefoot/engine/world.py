@@ -84,6 +84,8 @@ def open_world(device: str = "auto") -> World:
             device = f"cuda:{team.local}"
     if device.startswith("cuda"):
         _require_cuda(device)
+        if ":" in device:  # kernels that are not torch's run on the current one
+            torch.cuda.set_device(device)
     if device == "mps" and not _has_mps():
         raise Unsupported(
             "this machine has no MPS device", where="machine.device", fix="--device cpu"

@@ -90,7 +90,8 @@ class Watch:
         if error is not None:
             with suppress(Exception):  # the store may be gone with its process
                 code = getattr(error, "exit_code", getattr(error, "code", 1))
-                self._store.set("failed", f"{self.team.rank} {code if code else 1}")
+                told = code if isinstance(code, int) and code else 1  # SystemExit may hold a text
+                self._store.set("failed", f"{self.team.rank} {told}")
         self._stop.set()
         self._thread.join()
         if self.board is not None:
@@ -153,7 +154,9 @@ class Watch:
         if teller:
             with suppress(Exception):  # nothing may keep this process from ending
                 self.tell(text)
-            print(f"error: {text}", file=sys.stderr, flush=True)
-            print("  help:  surefoot resume goes on from the last checkpoint", file=sys.stderr)
-        sys.stderr.flush()
+            with suppress(Exception):
+                print(f"error: {text}", file=sys.stderr)
+                print("  help:  surefoot resume goes on from the last checkpoint", file=sys.stderr)
+        with suppress(Exception):
+            sys.stderr.flush()
         self._end(1)

@@ -65,14 +65,15 @@ class Tail:
         parts: int = 0,
     ) -> None:
         """Begin to tell the others; `losses` has the loss and its `parts` of each micro-batch."""
-        team, device = self.team, self.team.device
+        team = self.team
+        device = torch.device("cpu") if team.device.type == "mps" else team.device  # it has no fp64
         width = 1 + parts
         if width > _WIDTH:
             what = f"a loss has {width - 1} parts; with several devices {_WIDTH - 1} are the most"
             raise Unsupported(what, fix="return fewer parts from the loss function")
         numbers = torch.zeros(self.rows, _WIDTH, dtype=torch.float64, device=device)
         if losses:
-            flat = torch.stack([v.detach() for row in losses for v in row]).double()
+            flat = torch.stack([v.detach() for row in losses for v in row]).to(device).double()
             numbers[: len(losses), :width] = flat.view(len(losses), width)
         head = torch.tensor([wish, weight, 0, round(team.busy * 1e9)], device=device)
         head[2] = state
