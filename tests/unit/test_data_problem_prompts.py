@@ -46,6 +46,8 @@ def test_both_kinds_become_prompts_whose_solutions_compile(tmp_path: Path) -> No
     ("rows", "said"),
     [
         (["nonsense"], "problems.jsonl:1"),
+        (["[1, 2]"], "problems.jsonl:1"),
+        (["null"], "problems.jsonl:1"),
         ([HUMAN, {"task_id": 1}], "problems.jsonl:2"),
         ([{**MBPP, "code": "x = 1"}], "defines no function"),
         ([{**MBPP, "code": "def f(:"}], "SyntaxError"),

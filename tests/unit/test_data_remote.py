@@ -220,10 +220,49 @@ def test_every_word_of_the_manifest_is_checked(written: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(DataError, match=r"shards.json is"):
             read_manifest(json.dumps(good | change), "here")
-    evil = json.loads(json.dumps(good))
-    evil["shards"]["train"][0]["name"] = "../../etc/passwd"
-    with pytest.raises(DataError, match="damaged"):
-        read_manifest(json.dumps(evil), "here")
+    for change in (
+        {"name": "../../etc/passwd"}, {"name": ".."}, {"name": "a\\b"}, {"name": ""},
+        {"sha256": "../" * 9 + "etc/passwd"}, {"sha256": "/etc/passwd"}, {"sha256": 1},
+        {"overlap": -1}, {"overlap": 0.5},
+    ):  # fmt: skip
+        evil = json.loads(json.dumps(good))
+        evil["shards"]["train"][0] |= change
+        with pytest.raises(DataError, match="damaged"):
+            read_manifest(json.dumps(evil), "here")
+    for change in ({"dtype": "O"}, {"dtype": "<f4"}, {"shards": good["shards"] | {"more": []}}):
+        with pytest.raises(DataError, match="damaged"):
+            read_manifest(json.dumps(good | change), "here")
+
+
+def test_a_damaged_manifest_says_how_to_write_one_anew(near: Collection, tmp_path: Path) -> None:
+    (tmp_path / "shards.json").write_text("{", "utf-8")
+    with pytest.raises(DataError, match="damaged") as caught:
+        publish(near, str(tmp_path), SHARD)
+    assert "remove shards.json" in str(caught.value.fix)
+
+
+def test_a_file_of_this_machine_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:3])
+        raise KeyboardInterrupt
+
+    place_here = Place(str(tmp_path))
+    place_here.push("shards.json", b"before")
+    monkeypatch.setattr(Path, "write_bytes", torn)
+    with pytest.raises(KeyboardInterrupt):
+        place_here.push("shards.json", b"afterwards")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_the_root_of_all_files_is_not_where_we_are() -> None:
+    for url in ("/", "file:///"):
+        assert Place(url)._path("x").lstrip("/") == "x"
+    for url in ("", "  "):
+        with pytest.raises(DataError, match="an empty address"):
+            Place(url)
 
 
 def test_writing_goes_on_where_it_was_interrupted(

@@ -226,3 +226,50 @@ def test_a_database_that_stays_away_ends_with_words(monkeypatch: pytest.MonkeyPa
     with pytest.raises(OutOfResources, match="does not answer"):
         search._stubborn(call)
     assert len(tried) == search.TRIES
+
+
+def test_a_trial_tried_again_takes_no_number_of_others(tmp_path: Path) -> None:
+    """Or the last points would never be tried, and the sweep never end."""
+    study, seen = opened(tmp_path, plan(count=3)), []
+    claim = study.claim()
+    assert claim is not None
+    claim.end("failed", {}, "by accident")
+    assert study.retry() == 1, "before the other two have begun"
+    while (claim := study.claim()) is not None and len(seen) < 9:
+        seen.append(claim.number)
+        claim.end("done", {"1": 1.0})
+    assert sorted(seen) == [0, 1, 2] and study.finished()
+    assert [(t.number, t.state) for t in study.all()] == [(0, "done"), (1, "done"), (2, "done")]
+
+
+def test_who_lost_a_trial_does_not_give_it_back(tmp_path: Path) -> None:
+    study = opened(tmp_path, plan(count=1))
+    claim = study.claim()
+    assert claim is not None
+    taker = {"host": "elsewhere", "pid": 1, "born": 0.0}
+    claim._trial.set_user_attr("worker", taker)  # type: ignore[attr-defined]
+    claim.give_back()
+    assert [trial.state for trial in study.all()] == ["running"]
+
+
+def test_the_database_stays_in_its_folder_whatever_that_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "what? 50%41 #1"
+    folder.mkdir()
+    opened(folder, plan())
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "trials.sqlite").is_file()
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword", "passwd", "client_secret"])
+def test_passwords_in_the_query_of_an_address_are_not_kept(tmp_path: Path, name: str) -> None:
+    kept = public(f"postgresql://me@host/name?{name}=hunter2&sslmode=require")
+    assert "hunter2" not in kept and "sslmode=require" in kept
+    with pytest.raises(RunError, match="is not kept with the sweep"):
+        opened(tmp_path, plan(), kept)
+
+
+@pytest.mark.parametrize("url", ["postgresql//me:hunter2@host/x", "postgresql://me:hunter2@host:x/y"])
+def test_a_wrong_address_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address of a database") as caught:
+        public(url)
+    assert "hunter2" not in str(caught.value)

@@ -27,8 +27,8 @@ def run(verb: str, argv: list[str]) -> int:
         help="also train one GPT-2 with: torch, hf, lightning, litgpt, nanogpt ($NANOGPT is a checkout)",
     )  # fmt: skip
     options = own.parse_args(argv)
-    if options.seconds <= 0:
-        raise ConfigError(f"--seconds {options.seconds:g}: expected more than 0")
+    if not 0 < options.seconds < float("inf"):  # nor nan
+        raise ConfigError(f"--seconds {options.seconds:g}: expected more than 0", fix="--seconds 3")
     from surefoot.cli.peers import check_peers, race
     from surefoot.engine import open_world
     from surefoot.engine.bench import lagging

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from surefoot import recipes
 from surefoot.cli.options import print_json, settings_from
 from surefoot.config import flags
-from surefoot.errors import ConfigError, OutOfResources, Problem
+from surefoot.errors import ConfigError, OutOfResources, Problem, SurefootError
 
 if TYPE_CHECKING:
     from surefoot.config.resolve import Resolved
@@ -92,7 +93,9 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
             for line in lines(steps, _offer(steps, type(config))):
                 print(line)
     if options.write is not None:
-        _write(recipe, resolved, found, saving, options.write)
+        text = _write(recipe, resolved, found, saving, options.write)
+        if text:
+            print(text, file=sys.stderr if options.json else sys.stdout)
     if found.fits:
         return 0
     raise _too_large(recipe, found, saving)
@@ -266,18 +269,22 @@ def _document(
 
 def _write(
     recipe: recipes.Recipe, resolved: Resolved, found: Outlook, saving: Change | None, path: Path
-) -> None:
+) -> str:
+    """Write what fits; return what to tell of it. Raises SurefootError where it cannot be written."""
     from surefoot.config.fields import changed
     from surefoot.config.files import dump
     from surefoot.engine.outlook import cut
 
     if not found.fits and saving is None:
-        return
+        return ""
     config = resolved.config if saving is None else changed(resolved.config, saving.settings)
     chosen = cut(config, found if saving is None else saving.outlook)
     text = dump(chosen, resolved.sources, {}, recipe.name, resolved.preset)
-    path.write_text(text, encoding="utf-8")
-    print(f"wrote  {path}: surefoot train {recipe.name} -c {path}")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SurefootError(f"--write: cannot write {path}: {error.strerror}") from None
+    return f"wrote  {path}: surefoot train {recipe.name} -c {path}"
 
 
 def _too_large(recipe: recipes.Recipe, found: Outlook, saving: Change | None) -> OutOfResources:

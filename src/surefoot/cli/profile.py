@@ -108,9 +108,10 @@ def _of_run(name: str, runs: str | None) -> tuple[str, Anatomy, Need, Pins]:
         for c in Store(folder.path / "checkpoints", folder.meta["id"]).checkpoints()
         if c.resumable
     ]
-    if whole:
-        TrainState(job.learners).restore(max(whole, key=lambda c: c.step).read())
-    at = f"step {whole[-1].step}" if whole else "the beginning"
+    newest = max(whole, key=lambda c: c.step, default=None)
+    if newest is not None:
+        TrainState(job.learners).restore(newest.read())
+    at = f"step {newest.step}" if newest is not None else "the beginning"
     need = _played(kept.recipe, kept.config, pins)
     return f"{folder.name} at {at}", dissect(job, kept.config, world, pins), need, pins
 

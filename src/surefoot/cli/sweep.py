@@ -231,12 +231,15 @@ def _named(verb: str, text: str, argv: list[str]) -> tuple[argparse.ArgumentPars
 
 
 def _resume(argv: list[str]) -> int:
+    from surefoot.cli.sweep_plan import wrong_workers
     from surefoot.sweep.folder import find
 
     own, _ = _named("resume", "Go on with a sweep, exactly.", argv)
     _working(own)
     own.add_argument("--retry", action="store_true", help="Try trials that failed once more.")
     options = own.parse_args(argv)
+    if wrong := wrong_workers(options.workers):
+        raise ConfigError(wrong)
     storage = options.storage or os.environ.get("SUREFOOT_STORAGE")
     sweep = find(runs_dir(options.runs), options.sweep, storage)
     if options.retry:

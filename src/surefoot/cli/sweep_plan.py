@@ -17,7 +17,7 @@ from surefoot.sweep.plan import SEED, Plan, points
 from surefoot.sweep.space import Dimension, parse, size, usual
 from surefoot.track.compare import better
 
-__all__ = ["check_metric", "planned"]
+__all__ = ["check_metric", "planned", "wrong_workers"]
 
 SEEDS = 100  # of one trial, at most
 WORKERS = 256
@@ -92,9 +92,14 @@ def _conflicts(
     elif not space and not drawn and not options.grid:
         fix = "--grid lr=1e-3,3e-4, --random 20 or --search 20"
         wrong.append(Problem("what is to be tried?", at, fix))
-    if not 0 <= options.workers <= WORKERS:
-        wrong.append(Problem(f"--workers {options.workers}: expected 0 to {WORKERS}", at, None))
-    return wrong
+    return [*wrong, *wrong_workers(options.workers)]
+
+
+def wrong_workers(count: int) -> list[Problem]:
+    """Return what is wrong with a number of processes."""
+    if 0 <= count <= WORKERS:
+        return []
+    return [Problem(f"--workers {count}: expected 0 to {WORKERS}", "command line", "--workers 2")]
 
 
 def _seeds(text: str | None, wrong: list[Problem]) -> tuple[int, ...]:

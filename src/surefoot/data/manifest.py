@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -83,15 +84,24 @@ def read_manifest(text: str | bytes, where: str) -> Manifest:
         }
         wikitext, notes = (tuple(said.pop(name)) for name in ("wikitext", "notes"))
         found = Manifest(sides=sides, shards=shards, wikitext=wikitext, notes=notes, **said)
-        np.dtype(found.dtype)
+        plain = np.dtype(found.dtype).kind == "u"
         whole = all(sum(s.tokens for s in shards[n]) == side.tokens for n, side in sides.items())
-        named = all("/" not in shard.name for some in shards.values() for shard in some)
-        if {"train", "held"} <= set(sides) and whole and named:
+        named = all(_sound(shard) for some in shards.values() for shard in some)
+        if {"train", "held"} <= set(sides) == set(shards) and plain and whole and named:
             return found
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise DataError(
         "shards.json is damaged", where=where, fix="write it anew with `surefoot data shard`"
+    )
+
+
+def _sound(shard: Shard) -> bool:
+    """Whether what a file from elsewhere says of a shard may become part of a path here."""
+    counts = type(shard.tokens) is int is type(shard.overlap) and shard.tokens > 0
+    plain = re.fullmatch(r"\w[\w.-]*", shard.name, re.ASCII) is not None
+    return bool(
+        counts and shard.overlap >= 0 and plain and re.fullmatch(r"[0-9a-f]{64}", shard.sha256)
     )
 
 
@@ -140,7 +150,11 @@ def publish(
 def _free(place: Place, to: str) -> None:
     """Raise DataError early, before hours of work, where something else lies at the address."""
     if place.size(MANIFEST) is not None:
-        read_manifest(place.pull(MANIFEST), f"{to}/{MANIFEST}")
+        try:
+            read_manifest(place.pull(MANIFEST), f"{to}/{MANIFEST}")
+        except DataError as error:
+            fix = f"--to another folder, or remove {MANIFEST} there first"
+            raise DataError(error.what, where=error.where, fix=fix) from None
 
 
 def _same(text: bytes, made: Manifest, to: str) -> None:

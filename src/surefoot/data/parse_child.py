@@ -1,7 +1,7 @@
 """Say of pieces of code whether a grammar takes them. Runs as a process of its own; executes none.
 
-Started by parse_rate.py with this file's path, in a process that may use one gigabyte and some
-seconds. Reads a line of JSON for each piece, writes one for each verdict.
+Started by parse_rate.py with this file's path and the folders where its parent found the grammars,
+in a process that may use one gigabyte and some seconds. Reads a line of JSON for each piece, writes one for each verdict.
 """
 
 from __future__ import annotations
@@ -103,4 +103,5 @@ def main(grammars: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.path += json.loads(sys.argv[1])
+    main(sys.argv[2:])

@@ -6,6 +6,7 @@ bound: what parses need not compile. It is asked of a limited process; nothing i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,13 @@ def missing_grammars(languages: Iterable[str]) -> list[str]:
 def _installed(language: str) -> bool:
     module = GRAMMARS[language].partition(":")[0]
     return find_spec("tree_sitter") is not None and find_spec(module) is not None
+
+
+def _folders(modules: Iterable[str]) -> list[str]:
+    """Return the folders that hold `modules`: a process of its own would not look in all of them."""
+    found = (find_spec(module) for module in modules)
+    origins = (spec.origin for spec in found if spec is not None and spec.origin)
+    return list(dict.fromkeys(str(Path(origin).parents[1]) for origin in origins))
 
 
 def brace_prompts(files: Iterable[CodeFile], most: int, seed: int = 0) -> list[Prompt]:
@@ -98,7 +106,8 @@ def judge_parse(completions: Sequence[Completion]) -> list[Verdict]:
     """Return a verdict on each. A piece that the process does not survive does not parse."""
     child = Path(__file__).with_name("parse_child.py")
     grammars = sorted({c.prompt.grammar for c in completions})
-    command = ["-I", "-W", "ignore", str(child), *grammars]
+    folders = json.dumps(_folders(["tree_sitter", *(g.partition(":")[0] for g in grammars)]))
+    command = ["-I", "-W", "ignore", str(child), folders, *grammars]
 
     def told(c: Completion) -> dict[str, Any]:
         prompt = c.prompt

@@ -7,9 +7,11 @@ file, no permission) is said at once. Credentials and options are those of fsspe
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from surefoot.data.fetch import is_offline
@@ -36,7 +38,10 @@ class Place:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        if not url.strip():
+            raise DataError("an empty address", fix="a folder, s3://… or https://…")
+        short = url.rstrip("/")
+        self.url = url if not short or short.endswith(":") else short  # the root of all files
         self._refuse()
         import fsspec
 
@@ -81,6 +86,8 @@ class Place:
         def put() -> None:
             if hasattr(self._files, "local_file"):
                 self._files.makedirs(self._root, exist_ok=True)
+                _replace(Path(self._path(name)), content)
+                return
             self._files.pipe_file(self._path(name), content)
 
         self._tried(name, put)
@@ -134,6 +141,15 @@ class Place:
             raise DataError(what, where=where, fix=fix) from None
         if status is not None and 400 <= status < 500 and status not in _BUSY:
             raise DataError(f"the server refuses: {_phrase(error)}", where=where) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staged.write_bytes(content)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def _options(protocol: str) -> dict[str, Any]:

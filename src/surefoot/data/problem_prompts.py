@@ -59,7 +59,7 @@ def read_problems(path: Path, most: int, seed: int = 0) -> list[Problem]:
         if line.strip():
             try:
                 found.append(_problem(json.loads(line), number))
-            except (ValueError, KeyError, TypeError, SyntaxError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, SyntaxError) as error:
                 raise DataError(
                     f"evaluation.prompts_file: not a problem: {type(error).__name__}: {error}",
                     where=f"{path}:{number}", fix="a line as in HumanEval or MBPP",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.config.suggest import nearest
-from surefoot.errors import RunError
+from surefoot.errors import RunError, SurefootError
 from surefoot.sweep.plan import Plan, same
 from surefoot.sweep.trials import Files, Trials
 from surefoot.track.folder import now, runs_dir, write_atomic
@@ -65,9 +65,9 @@ class Sweep:
 def create(runs: Path, plan: Plan, name: str | None) -> Sweep:
     """Make the folder of a new sweep. Raises RunError: a taken name, a place that cannot be written."""
     home = runs / SWEEPS
-    if name is not None and not re.fullmatch(r"[A-Za-z_][\w.+-]*", name):
+    if name == "last" or (name and not re.fullmatch(r"[A-Za-z_][\w.+-]*", name)) or name == "":
         what, fix = f"{name!r} cannot be the name of a sweep", "letters, digits and . _ + -"
-        raise RunError(what, where="--name", fix=f"{fix}, a letter first")
+        raise RunError(what, where="--name", fix=f"{fix}, a letter first, and not `last`")
     try:
         home.mkdir(parents=True, exist_ok=True)
         return _made(home / name if name else _reserve(home, plan), plan)
@@ -107,15 +107,19 @@ def known(runs: Path) -> list[Sweep]:
 def _readable(home: Path) -> Iterator[Sweep]:
     for path in home.glob("*/sweep.json"):
         try:
-            document = _document(path)
-        except (OSError, ValueError, KeyError):
+            yield _read(path)
+        except SurefootError:  # damaged, or of a later version; who names it is told
             continue
-        yield Sweep(path.parent, Plan.read(document["plan"]), str(document["created"]))
 
 
-def _document(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {"created": found["created"], "plan": found["plan"]}
+def _read(path: Path) -> Sweep:
+    """Return the sweep that a `sweep.json` describes. Raises ConfigError or RunError."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Sweep(path.parent, Plan.read(found["plan"]), str(found["created"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"sweep.json cannot be read: {type(error).__name__}: {error}"
+        raise RunError(what, where=str(path), fix="the same flags and --new begin it anew") from None
 
 
 def find(runs: Path, ref: str, storage: str | None = None) -> Sweep:
@@ -123,10 +127,9 @@ def find(runs: Path, ref: str, storage: str | None = None) -> Sweep:
 
     With a `storage`, one that is only known there gets a folder here. Raises RunError.
     """
-    path = Path(ref)
-    if (path / "sweep.json").is_file():
-        document = _document(path / "sweep.json")
-        return Sweep(path, Plan.read(document["plan"]), str(document["created"]))
+    for path in (Path(ref), runs / SWEEPS / ref):
+        if ref and os.path.isfile(path / "sweep.json"):  # False also for a name that cannot be one
+            return _read(path / "sweep.json")
     sweeps = known(runs)
     fits = [s for s in sweeps if s.name == ref] or [s for s in sweeps if s.name.startswith(ref)]
     if not fits and ref.isdecimal():

@@ -152,7 +152,7 @@ def results(sweep: Sweep, trials: Sequence[Trial]) -> Results:
         entries.append(Entry(trial, values, there, plan.learner, plan.metric))
     ranked = [e for e in entries if e.trial.state == "done" and e.values]
     ranked.sort(key=lambda e: (plan.sign * e.mean, e.trial.number))
-    others = [e for e in entries if e not in ranked]
+    others = [e for e in entries if not (e.trial.state == "done" and e.values)]
     return Results(sweep, ranked, others, list(trials))
 
 

@@ -11,9 +11,10 @@ import contextlib
 import json
 import os
 import platform
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,8 @@ GRACE = 60  # seconds without a heartbeat after which a trial is taken from its 
 WAIT = 60  # seconds that a file waits for other writers
 TRIES, PAUSE = 6, 1.0  # of a write that a database refuses; the pause doubles
 WARM, SHORTEST = 4, 27  # the median waits for a quarter of a run, hyperband for a 27th
-HIDDEN = ":***@"  # where a password was
+HIDDEN = (":***@", "=%2A%2A%2A")  # where a password was
+SECRET = re.compile(r"pass(word|wd|phrase)?$|pwd$|secret|token", re.IGNORECASE)  # in a query
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 T = TypeVar("T")
 
@@ -50,14 +52,17 @@ def _optuna() -> Any:
 
 
 def public(url: str) -> str:
-    """Return a database's address without its password. Raises ConfigError for what is none."""
+    """Return a database's address without its passwords. Raises ConfigError for what is none."""
     _optuna()
     import sqlalchemy
 
     try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        what = f"--storage {url!r} is no address of a database"
+        made = sqlalchemy.make_url(url)
+        secrets = {name: "***" for name in made.query if SECRET.search(name)}
+        return made.update_query_dict(secrets).render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # such as a port that is no number
+        shown = re.sub(r":[^:@]*@", HIDDEN[0], url)
+        what = f"--storage {shown!r} is no address of a database"
         fix = "for example postgresql+psycopg://me@host/name or journal:////shared/sweep.journal"
         raise ConfigError(what, fix=fix) from None
 
@@ -68,12 +73,12 @@ def _open(url: str, grace: int) -> Any:
     import sqlalchemy
 
     options: dict[str, Any] = {"poolclass": sqlalchemy.NullPool}  # none that an idle hour breaks
+    shown = public(url)
     if url.startswith(f"{SCHEME}:"):
         return open_journal(sqlalchemy.make_url(url).database or "", grace)
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": WAIT}
-    shown = public(url)
-    if HIDDEN in url:
+    if any(mark in url for mark in HIDDEN):
         what = f"the password of {shown} is not kept with the sweep"
         raise RunError(what, fix="give --storage with it, or set $SUREFOOT_STORAGE")
     try:
@@ -106,6 +111,15 @@ def plan_in(url: str, name: str) -> Plan:
     return Plan.read(json.loads(study.user_attrs["plan"]))
 
 
+def _file_in(folder: Path) -> str:
+    """Return the address of the database in a folder, whatever characters its path has."""
+    _optuna()
+    import sqlalchemy
+
+    path = str(folder.resolve() / "trials.sqlite")
+    return str(sqlalchemy.URL.create("sqlite", database=path).render_as_string())
+
+
 def _grace() -> int:
     """Return $SUREFOOT_GRACE, for databases whose workers should be missed sooner or later."""
     return max(2, int(os.environ.get("SUREFOOT_GRACE") or GRACE))
@@ -118,7 +132,7 @@ class Study:
         optuna = _optuna()
         self.folder, self.plan, self.shared = folder, plan, url is not None
         self.states = optuna.trial.TrialState
-        self.storage = _open(url or f"sqlite:///{folder.resolve()}/trials.sqlite", _grace())
+        self.storage = _open(url or _file_in(folder), _grace())
         with quiet():
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, load_if_exists=True,
@@ -149,7 +163,8 @@ class Study:
                 return None
             self.study.sampler = _sampler(self.plan, len(trials))
             trial = self.study.ask()
-            number = trial.user_attrs.get("again", trial.number)
+            known = _stubborn(lambda: self.study.get_trials(deepcopy=False))
+            number = next(n for n, t in _numbered(known) if t._trial_id == trial._trial_id)
             if number >= self.plan.count:  # another machine was as fast with the last one
                 trial.set_user_attr("surplus", True)
                 self.study.tell(trial, state=self.states.FAIL)
@@ -182,9 +197,8 @@ class Study:
     def all(self) -> list[Trial]:
         """Return every trial that was begun; one that was tried again as it ended at last."""
         found: dict[int, Trial] = {}
-        for trial in self._trials():
+        for number, trial in _numbered(self._trials()):
             mine = trial.user_attrs
-            number = mine.get("again", trial.number)
             point = self.plan.point(number) if self.plan.mode != "search" else dict(trial.params)
             found[number] = Trial(
                 number, point, STATES.get(trial.state.name, "waiting"),
@@ -201,15 +215,14 @@ class Study:
     def bury(self, pid: int, why: str) -> str | None:
         """Count the death of a process; after some, the trial has failed."""
         host = platform.node()
-        for trial in self._trials():
-            worker, number = trial.user_attrs.get("worker", {}), trial.number
+        for number, trial in _numbered(self._trials()):
+            worker = trial.user_attrs.get("worker", {})
             if trial.state != self.states.RUNNING or (worker.get("host"), worker.get("pid")) != (
                 host, pid,
             ):  # fmt: skip
                 continue
             deaths = trial.user_attrs.get("deaths", 0) + 1
             self.storage.set_trial_user_attr(trial._trial_id, "deaths", deaths)
-            number = trial.user_attrs.get("again", number)
             if deaths < DEATHS:
                 return f"trial {number + 1}: its process died of {why}; it is tried again"
             text = f"its process died of {why}, {DEATHS} times"
@@ -221,7 +234,7 @@ class Study:
     def retry(self) -> int:
         """Queue the trials that failed once more, with the same points."""
         failed = [trial for trial in self.all() if trial.state == "failed"]
-        last = {t.user_attrs.get("again", t.number): t for t in self._trials()}
+        last = dict(_numbered(self._trials()))
         for number in (trial.number for trial in failed):
             with quiet():
                 self.study.add_trial(
@@ -238,8 +251,8 @@ class _StudyClaim:
         self.number, self.point = number, point
         self._study, self._trial, self._id = study, trial, trial._trial_id
         self._told = set(study.storage.get_trial(self._id).intermediate_values)
-        worker = {"host": platform.node(), "pid": os.getpid(), "born": _born(os.getpid())}
-        trial.set_user_attr("worker", worker)
+        self._worker = {"host": platform.node(), "pid": os.getpid(), "born": _born(os.getpid())}
+        trial.set_user_attr("worker", self._worker)
         study.storage.record_heartbeat(self._id)
         self._ended = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
@@ -277,15 +290,30 @@ class _StudyClaim:
         self._stop()
 
     def give_back(self) -> None:
-        """Let it wait for whoever comes."""
+        """Let it wait for whoever comes; not where another worker has taken it over."""
         if not self._ended.is_set():
             self._stop()
+            storage = self._study.storage
             with contextlib.suppress(Exception):  # else it is found to be abandoned
-                self._study.storage.set_trial_state_values(self._id, self._study.states.WAITING)
+                if storage.get_trial(self._id).user_attrs.get("worker") == self._worker:
+                    storage.set_trial_state_values(self._id, self._study.states.WAITING)
 
     def _stop(self) -> None:
         self._ended.set()
         self._beats.join()
+
+
+def _numbered(trials: Iterable[Any]) -> list[tuple[int, Any]]:
+    """Return trials in the order of the database with their numbers in the plan.
+
+    Those that are tried again have their old number, and count for none of their own.
+    """
+    found, repeats = [], 0
+    for trial in trials:
+        again = trial.user_attrs.get("again")
+        found.append((trial.number - repeats if again is None else int(again), trial))
+        repeats += again is not None
+    return found
 
 
 def _database_errors() -> tuple[type[Exception], ...]:

@@ -20,6 +20,7 @@ __all__ = ["supervise"]
 
 _STOPPED = 75
 _GLANCE = 0.1  # seconds between looks at the workers
+_LOST = 3  # workers that may die without a trial before all are ended
 
 
 class _Workers:
@@ -27,6 +28,8 @@ class _Workers:
         self.command, self.environment, self.loud = command, environment, loud
         self.alive: list[subprocess.Popen[bytes]] = []
         self.received: int | None = None
+        self.ending = False  # by a signal, or because one met an error
+        self.lost = 0  # in a row, without a trial
 
     def start(self) -> None:
         self.alive.append(
@@ -37,7 +40,7 @@ class _Workers:
         )  # fmt: skip
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or number
+        self.received, self.ending = self.received or number, True
         self.tell(number)
 
     def tell(self, number: int) -> None:
@@ -70,7 +73,8 @@ def supervise(
             for worker in [w for w in workers.alive if w.poll() is not None]:
                 workers.alive.remove(worker)
                 codes.append(_ended(workers, worker, trials, tell))
-                if codes[-1] not in (0, _STOPPED) and workers.received is None:
+                if codes[-1] not in (0, _STOPPED) and not workers.ending:
+                    workers.ending = True
                     workers.tell(signal.SIGTERM)
     finally:
         for worker in workers.alive:  # only after an error of our own
@@ -87,17 +91,25 @@ def _ended(
     trials: Trials,
     tell: Callable[[str], None],
 ) -> int:
-    """Return the exit code of a worker; one that died of a signal gets a successor, and 0."""
+    """Return the exit code of a worker; one that died of a signal gets a successor, and 0.
+
+    Where one after the other dies before it has a trial, its code is that of a shell.
+    """
     code = int(worker.returncode)
     assert worker.stdin is not None
     worker.stdin.close()
     if code >= 0:
         return code
     text = trials.bury(worker.pid, signal.Signals(-code).name)
+    workers.lost = 0 if text is not None else workers.lost + 1
     if text is not None:
         tell(text)
-    if workers.received is not None:
+    if workers.ending:
         return _STOPPED
-    if not trials.finished():
-        workers.start()
+    if trials.finished():
+        return 0
+    if workers.lost > _LOST:
+        tell(f"workers die of {signal.Signals(-code).name} before they have a trial")
+        return 128 - code
+    workers.start()
     return 0

@@ -1,0 +1,62 @@
+"""Sweeps on disk: which are found, and what is said of those that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from surefoot.cli import main
+from surefoot.errors import ConfigError, RunError
+from surefoot.sweep.folder import create, find, known
+from surefoot.sweep.plan import Plan
+from surefoot.sweep.space import Dimension
+
+SPACE = [Dimension("model.num_layers", "num_layers", (1, 2))]
+PLAN = Plan("charlm", "tiny", {}, {}, "grid", SPACE, 2, [1], False, "val_loss", "main", "min")
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": 99}, {"more": 1}, {"space": None}, {"space": [{"path": 1}]}]
+)
+def test_one_that_cannot_be_read_hides_no_other(tmp_path: Path, change: dict[str, object]) -> None:
+    good, bad = create(tmp_path, PLAN, "good"), create(tmp_path, PLAN, "bad")
+    path = bad.path / "sweep.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "plan": document["plan"] | change}))
+    assert [sweep.name for sweep in known(tmp_path)] == ["good"]
+    assert find(tmp_path, "last").path == good.path
+    with pytest.raises((RunError, ConfigError), match="cannot be read|has format 99"):
+        find(tmp_path, "bad")
+
+
+@pytest.mark.parametrize("name", ["last", "", "1st", "a/b", "-x"])
+def test_names_that_could_not_be_typed_again(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="cannot be the name"):
+        create(tmp_path, PLAN, name)
+
+
+def test_a_name_that_no_file_could_have_is_unknown(tmp_path: Path) -> None:
+    create(tmp_path, PLAN, "good")
+    with pytest.raises(RunError, match="no such sweep"):
+        find(tmp_path, "x" * 5000)
+
+
+def test_a_recipe_whose_file_is_gone_is_still_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = create(tmp_path, PLAN, "moved")
+    path = sweep.path / "sweep.json"
+    path.write_text(path.read_text().replace('"charlm"', '"/gone/mine.py"'))
+    assert main(["sweep", "list", "--runs", str(tmp_path)]) == 0
+    assert "/gone/mine.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", ["-1", "257"])
+def test_workers_are_counted_before_anything_begins(
+    tmp_path: Path, count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create(tmp_path, PLAN, "good")
+    assert main(["sweep", "resume", "--runs", str(tmp_path), "--workers", count]) == 2
+    assert "expected 0 to 256" in capsys.readouterr().err
