@@ -84,6 +84,23 @@ def test_a_way_that_is_slower_than_its_reference_fails(
     assert "norm takes 1.40 of its reference" in told.err and "multiply tiny" in told.out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seconds", "nan"], "expected more than 0"),
+        (["--seconds", "inf"], "expected more than 0"),
+        (["charlm", "--preset", "nosuch"], "unknown preset nosuch"),
+        (["nosuch"], "unknown recipe"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *words]) == 2
+    told = capsys.readouterr()
+    assert said in told.err and not told.out
+
+
 def test_what_seems_slow_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from surefoot.engine import bench
     from surefoot.ops.check import Speed

@@ -19,14 +19,17 @@ def test_a_card_that_is_not_here(capsys: pytest.CaptureFixture[str], tmp_path: P
     written = tmp_path / "run.yaml"
     words = [*TINY, "--gpu", "rtx 2060 super", "--write", str(written)]
     assert main([*words, "--json"]) == 0
-    out = capsys.readouterr().out
-    found = json.loads(out[: out.rindex("}") + 1])
+    told = capsys.readouterr()
+    assert f"wrote  {written}" in told.err, "and nothing but the document on standard output"
+    found = json.loads(told.out)
     assert found["fits"] and found["place"] == "RTX 2060 SUPER" and found["precision"] == "fp16"
     assert found["bytes"] == sum(found["parts"].values()) > found["parts"]["weights"] > 100_000
     assert found["parts"]["CUDA"] == 500_000_000
     assert found["seconds"] == pytest.approx(60 * found["step_seconds"])
     assert "micro_batch_size: 8" in written.read_text()
     assert main([*words, "--json"]) == 2, "it never writes over a file"
+    assert main([*words[:-1], str(tmp_path / "no" / "such.yaml")]) == 1
+    assert "--write: cannot write" in capsys.readouterr().err
     assert main(["plan", "charlm", "-c", str(written), "--gpu", "8GB"]) == 0
     assert "what you could change" in capsys.readouterr().out
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from surefoot.data.compile_rate import Completion, Prompt, Verdict
@@ -67,6 +70,18 @@ def test_empty_and_hostile_pieces_count_and_harm_nobody() -> None:
     found = judge_parse([Completion(prompt, text, False) for text in texts])
     assert len(found) == 4 and found[0].empty and not found[0].cut
     assert not found[1].cut and found[2].cut  # parsed, not run
+
+
+def test_a_grammar_is_found_wherever_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that judges looks into no folder of the person's own by itself."""
+    package = tmp_path / "tree_sitter_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("from tree_sitter_javascript import language\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    prompt = replace(prompt_of("javascript"), grammar="tree_sitter_mine:language")
+    assert judge_parse([Completion(prompt, "\n  return 1;\n}\n", True)])[0].as_is
 
 
 def test_files_that_the_grammar_does_not_take_give_no_prompts() -> None:

@@ -27,7 +27,7 @@ def test_one_that_cannot_be_read_hides_no_other(tmp_path: Path, change: dict[str
     path.write_text(json.dumps({**document, "plan": document["plan"] | change}))
     assert [sweep.name for sweep in known(tmp_path)] == ["good"]
     assert find(tmp_path, "last").path == good.path
-    with pytest.raises((RunError, ConfigError), match="cannot be read|has format 99"):
+    with pytest.raises((RunError, ConfigError), match=r"cannot be read|has format 99"):
         find(tmp_path, "bad")
 
 

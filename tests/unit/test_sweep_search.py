@@ -268,7 +268,9 @@ def test_passwords_in_the_query_of_an_address_are_not_kept(tmp_path: Path, name:
         opened(tmp_path, plan(), kept)
 
 
-@pytest.mark.parametrize("url", ["postgresql//me:hunter2@host/x", "postgresql://me:hunter2@host:x/y"])
+@pytest.mark.parametrize(
+    "url", ["postgresql//me:hunter2@host/x", "postgresql://me:hunter2@host:x/y"]
+)
 def test_a_wrong_address_is_told_without_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match="no address of a database") as caught:
         public(url)

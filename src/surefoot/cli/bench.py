@@ -34,6 +34,7 @@ def run(verb: str, argv: list[str]) -> int:
     from surefoot.engine.bench import lagging
 
     check_peers(options.against)
+    _check_preset([recipes.find(name) for name in options.recipe or _USUAL], options.preset)
     world = open_world(options.device)
     found = _heading(world.device)
     if not options.json:
@@ -59,6 +60,13 @@ def run(verb: str, argv: list[str]) -> int:
     if behind:
         raise CheckFailed("standard ways slower than their reference: " + "; ".join(behind))
     return 0
+
+
+def _check_preset(found: Sequence[recipes.Recipe], preset: str | None) -> None:
+    """Raise ConfigError for a preset that none of the recipes has."""
+    there = list(dict.fromkeys(name for recipe in found for name in recipe.presets))
+    if preset is not None and preset not in there:
+        raise ConfigError(f"unknown preset {preset}", fix=f"there are {', '.join(there)}")
 
 
 def _heading(device: Any) -> dict[str, Any]:
@@ -105,7 +113,8 @@ def _one(name: str, preset: str | None, world: Any, seconds: float) -> dict[str,
         resolved = api.settle(recipe, preset, [], {})
         speed = speed_of(recipe, resolved.config, world, seconds, cache_dir() / "fit.json")
     except SurefootError as error:
-        return {"recipe": name, "preset": preset, "why_not": error.what}
+        why = error.problems[0].what if isinstance(error, ConfigError) else error.what
+        return {"recipe": name, "preset": preset, "why_not": why}
     command = f"surefoot train {name}" + (f" --preset {resolved.preset}" if resolved.preset else "")
     return {"recipe": name, "preset": resolved.preset, "command": command, **asdict(speed)}
 

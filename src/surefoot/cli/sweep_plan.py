@@ -21,6 +21,7 @@ __all__ = ["check_metric", "planned", "wrong_workers"]
 
 SEEDS = 100  # of one trial, at most
 WORKERS = 256
+MOST = 100_000  # points that are drawn
 
 
 def planned(
@@ -82,8 +83,8 @@ def _conflicts(
         wrong.append(Problem("--random and --search are two ways to draw", at, "choose one"))
     for flag in ("random", "search"):
         count = getattr(options, flag)
-        if count is not None and not 1 <= count <= 100_000:
-            wrong.append(Problem(f"--{flag} {count}: expected 1 or more", at, f"--{flag} 20"))
+        if count is not None and not 1 <= count <= MOST:
+            wrong.append(Problem(f"--{flag} {count}: expected 1 to {MOST}", at, f"--{flag} 20"))
     drawn = options.random is not None or options.search is not None
     if options.space and not drawn:
         wrong.append(

@@ -119,7 +119,16 @@ def _read(path: Path) -> Sweep:
         return Sweep(path.parent, Plan.read(found["plan"]), str(found["created"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"sweep.json cannot be read: {type(error).__name__}: {error}"
-        raise RunError(what, where=str(path), fix="the same flags and --new begin it anew") from None
+        raise RunError(
+            what, where=str(path), fix="the same flags and --new begin it anew"
+        ) from None
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def find(runs: Path, ref: str, storage: str | None = None) -> Sweep:
@@ -128,7 +137,7 @@ def find(runs: Path, ref: str, storage: str | None = None) -> Sweep:
     With a `storage`, one that is only known there gets a folder here. Raises RunError.
     """
     for path in (Path(ref), runs / SWEEPS / ref):
-        if ref and os.path.isfile(path / "sweep.json"):  # False also for a name that cannot be one
+        if ref and _there(path / "sweep.json"):
             return _read(path / "sweep.json")
     sweeps = known(runs)
     fits = [s for s in sweeps if s.name == ref] or [s for s in sweeps if s.name.startswith(ref)]

@@ -202,7 +202,10 @@ def product(space: Sequence[Dimension], place: int) -> Point:
 
 
 def draw(space: Sequence[Dimension], seed: int, number: int) -> Point:
-    """Return the point of trial `number`. Of a finite space, no point comes twice."""
+    """Return the point of trial `number`.
+
+    Of a space of lists with up to LONGEST points, none comes twice.
+    """
     total = size(space)
     if total is not None and total <= LONGEST:
         return product(space, _shuffled(total, seed)[number])
