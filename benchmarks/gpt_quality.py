@@ -234,7 +234,7 @@ def table(found: list[Outcome], times: dict[str, float]) -> list[str]:
     """Return a row for each label: means over seeds, their spread, and the distance to the default."""
     base = [x for x in found if x.label == f"default x {HALF:g}"]
     rows = [
-        "| | tokens | nats a token | between seeds | bits a byte | ms a step | against the default at half |",
+        "| | tokens | nats a token | between seeds | bits a byte | ms a step | against the default at half, same seeds |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for label in dict.fromkeys(x.label for x in found):
@@ -242,7 +242,8 @@ def table(found: list[Outcome], times: dict[str, float]) -> list[str]:
         losses = [x.loss for x in some]
         spread = f"{max(losses) - min(losses):.3f}" if len(losses) > 1 else "-"
         name = label.removesuffix(" [time]")
-        away = f"{mean(some) - mean(base):+.3f}" if base and name in CHOICES else ""
+        same = [x for x in base if x.seed in {y.seed for y in some}]  # seeds, not all of them
+        away = f"{mean(some) - mean(same):+.3f}" if same and name in CHOICES else ""
         ms = times.get("seed" if name.startswith("seed") else name.partition(" x ")[0])
         shown = f"{name}, the same time" if name != label else name
         rows.append(
