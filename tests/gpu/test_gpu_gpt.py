@@ -127,6 +127,24 @@ def test_a_compiled_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, mask
     assert weights(resumed.folder) == weights(whole.folder)
 
 
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_document_masks_train_in_batches_of_two_sizes(tmp_path: Path, compiled: str) -> None:
+    """In a process of its own: an illegal memory access would end this one for all other tests."""
+    settings = {
+        **SMALL, "document_masks": True, "ops.within": "flex", "compile": compiled, "context": 256,
+        "batch_size": 8, "val_batch": 32, "val_ratio": 0.2, "max_steps": 60, "validate_every": 20,
+    }  # fmt: skip
+    program = (
+        "import pathlib, sys, surefoot\n"
+        f"surefoot.train('gpt', runs=sys.argv[1], quiet=True, **{settings!r})\n"
+    ).replace("PosixPath(", "pathlib.PosixPath(")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], check=False, capture_output=True, text=True,
+        env={**os.environ, "CUDA_LAUNCH_BLOCKING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_greedy_tokens_are_those_of_the_whole_forward() -> None:
     config = GPTConfig(d_model=128, num_layers=3, num_heads=4, context=96, tie_embeddings=False)
     model = GPT(config, 512, seed=3).to("cuda").eval()
