@@ -11,6 +11,7 @@ import torch
 
 import surefoot
 from surefoot import Recipe, RunConfig
+from surefoot.engine import Job
 from surefoot.engine.mirror import Mirror, prepare
 from surefoot.engine.state import Payload
 from surefoot.engine.store import Store
@@ -22,6 +23,19 @@ def test_weights_that_do_not_fit_into_memory(tmp_path: Path) -> None:
         torch.empty(1 << 62, dtype=torch.int8)
 
     recipe = Recipe("huge", "too large", RunConfig, build)
+    with pytest.raises(OutOfResources, match="does not fit into memory") as failed:
+        surefoot.train(recipe, runs=tmp_path / "runs", quiet=True, max_steps=1)
+    assert failed.value.exit_code == 4 and not (tmp_path / "runs").exists()
+
+
+def test_one_example_that_does_not_fit_into_memory(
+    tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("surefoot.engine.probe.Probe.answer", short)
+    recipe = Recipe("toy", "a toy", RunConfig, lambda *_: Job(toy, {"main": toy.learner()}))
     with pytest.raises(OutOfResources, match="does not fit into memory") as failed:
         surefoot.train(recipe, runs=tmp_path / "runs", quiet=True, max_steps=1)
     assert failed.value.exit_code == 4 and not (tmp_path / "runs").exists()

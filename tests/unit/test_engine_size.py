@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import surefoot as package
-from surefoot.engine.size import divisors, fastest
+from surefoot.engine.size import divisors, fastest, largest
 
 CPU = torch.device("cpu")
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
@@ -44,6 +44,22 @@ def test_what_does_not_fit_is_left_out() -> None:
     assert fastest([12], seconds({12: 1}, room=5), CPU) is None
     with pytest.raises(ZeroDivisionError):
         fastest([1], lambda _: 1 / 0, CPU)
+
+
+def test_a_device_for_less_than_four_examples_takes_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[int] = []
+
+    def passed(size: int) -> None:
+        run.append(size)
+        if size > 3:
+            raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 700)
+    assert largest([12, 6, 4, 3, 2, 1], passed, CPU, 0) == ([3, 2, 1], 700) and run == [1, 4]
+    assert largest([8], passed, CPU, 0) == ([8], 700), "what was asked for is tried"
+    with pytest.raises(ZeroDivisionError):
+        largest([2, 1], lambda size: 1 / (2 - size), CPU, 0)
 
 
 def test_pieces_are_equal() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from surefoot.engine import Job
+from surefoot.config.schema import RunConfig
+from surefoot.engine import Job, World
 from surefoot.engine.ranks import beat
 from surefoot.engine.ranks.beat import behind, slow
+from surefoot.engine.ranks.begin import mode
 from surefoot.engine.ranks.play import learned, teach
 from surefoot.engine.ranks.tail import Tail
 from surefoot.engine.ranks.team import Team
@@ -105,6 +107,24 @@ def test_memory_that_runs_out_twice_at_the_same_step_makes_pieces_smaller(
 def test_a_board_that_is_broken_shows_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / BOARD).write_text(text)
     assert read(tmp_path) == [] and list(lines([])) == []
+
+
+def test_rank_0_may_take_its_time_alone_as_long_as_it_beats() -> None:
+    watch = beat.Watch(Team(1, 2, 1, torch.device("cpu")), 60.0, lambda _: None)
+    told = {0: {"alone": "evaluating"}}
+    watch._seen = {0: (1.0, 100.0)}  # heard at 100
+    assert watch._alone(told, 150.0) and not watch._alone(told, 161.0)
+    assert not watch._alone({0: {"alone": ""}}, 100.0) and not watch._alone({}, 100.0)
+
+
+def test_the_rank_with_the_least_room_decides_how_weights_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    team = Team(0, 3, 0, torch.device("cpu"))
+    monkeypatch.setattr(team, "gather", lambda _: [("a", 8_000), ("a", 9_000), ("b", 2_000)])
+    world = World(team.device, team)
+    assert mode(RunConfig(), world, 1_600)[0] == "ddp"
+    assert mode(RunConfig(), world, 1_601)[0] == "fsdp2", "rank 0 alone would take a replica"
 
 
 def test_nothing_keeps_a_process_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:

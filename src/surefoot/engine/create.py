@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ from surefoot.version import __version__
 
 __all__ = ["New", "adopt", "create", "versions"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class New:
@@ -47,10 +49,10 @@ class New:
     notes: Sequence[str]
 
 
-def _build(recipe: Buildable, config: RunConfig, world: World) -> Job:
-    """Build the job. Raises OutOfResources where not even its weights fit into memory."""
+def _fitting(make: Callable[[], T]) -> T:
+    """Return what is made. Raises OutOfResources where not even the weights, or one example, fit."""
     try:
-        return recipe.build(config, world)
+        return make()
     except Exception as error:
         if not faults.out_of_memory(error):
             raise
@@ -79,11 +81,12 @@ def create(
     says of that (its `step` among it) and the first checkpoint. Raises SurefootError.
     """
     world = open_world(config.machine.device)
-    job = _build(recipe, config, world)
+    job = _fitting(lambda: recipe.build(config, world))
     limit = config.limit(len(job.source))
     horizon = config.schedule.horizon or config.schedule.decay_steps or limit
     horizons = prepare(job, config, {})
-    pins, plan = fit.choose(changed(config, job.settings), job, world, limit, cache)
+    settled = changed(config, job.settings)
+    pins, plan = _fitting(lambda: fit.choose(settled, job, world, limit, cache))
     room_for(runs, plan.disk)
     pinned = {**pins.as_dict(), "horizon": horizon}
     resolved = {k: v for k, v in pinned.items() if k != "why"}

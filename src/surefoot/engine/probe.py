@@ -63,7 +63,8 @@ class Probe:
         sizes = self._asked() or size.divisors(self.config.train.batch_size)
         sizes, activations = size.largest(sizes, self._run, self.world.device, self._later())
         found = size.fastest(sizes, self._timed, self.world.device)
-        if found is None:
+        if found is None:  # the run itself will take smaller pieces
+            self.size = 1
             return self._answer(pins, sizes[-1], activations, self._seconds(pins))
         if not self._asked():
             self.why["micro_batch_size"] = found.why

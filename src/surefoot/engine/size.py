@@ -72,13 +72,20 @@ def largest(
 ) -> tuple[list[int], int]:
     """Return those of `sizes` that fit on a CUDA device, and the bytes that an example takes there.
 
-    Two small passes tell; `later` bytes are needed besides, by gradients and optimisers.
+    Two small passes tell; `later` bytes are needed besides, by gradients and optimisers. Where not
+    even the second fits, only smaller ones are left.
     """
     few = min(4, max(sizes))
-    peaks = {}
-    for size in {1, few}:
+    peaks: dict[int, int] = {}
+    for size in sorted({1, few}):
         torch.cuda.reset_peak_memory_stats(device)
-        run(size)
+        try:
+            run(size)
+        except Exception as error:
+            if size == 1 or not faults.out_of_memory(error):
+                raise
+            faults.release(error)
+            return [s for s in sizes if s < few] or [sizes[-1]], max(1, peaks[1])
         peaks[size] = torch.cuda.max_memory_allocated(device)
     slope = max(1, (peaks[few] - peaks[1]) // max(1, few - 1))
     base = peaks[1] - slope

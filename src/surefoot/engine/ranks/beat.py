@@ -107,12 +107,16 @@ class Watch:
             except Exception:  # the store went with rank 0's process or machine: no beats then
                 beats = {}
             now = time.monotonic()
-            leader = beats.get(0, {})
-            if self.team.calls != seen or leader.get("alone"):
+            if self.team.calls != seen or self._alone(beats, now):
                 seen, since = self.team.calls, now
             if now - since > self.patience:
                 self._give_up(beats)
                 return
+
+    def _alone(self, beats: Mapping[int, Beat], now: float) -> bool:
+        """Whether rank 0 does something alone: for as long as it says so, and not once it is silent."""
+        _, heard = self._seen.get(0, (0.0, now))
+        return bool(beats.get(0, {}).get("alone")) and now - heard <= self.patience
 
     def _exchange(self) -> dict[int, Beat]:
         team = self.team

@@ -63,27 +63,29 @@ def visible(team: Team, folder: Path) -> None:
 
 
 def mode(config: RunConfig, world: World, memory: int) -> tuple[str, str]:
-    """Return how parameters are held, and why; `memory` bytes are what a whole replica takes."""
+    """Return how parameters are held, and why; `memory` bytes are what a whole replica takes.
+
+    The rank with the least room decides for all.
+    """
     asked, size = config.machine.parallel, world.size
     if asked != "auto":
         return asked, "asked for"
-    if size == 1:
+    if world.team is None or size == 1:
         return "none", "one process"
-    if world.device.type == "cuda":
-        room = torch.cuda.get_device_properties(world.device).total_memory
-    else:
-        room = available() // _neighbours(world)
+    room = _least_room(world.team)
     need, have = f"{memory / 1e6:.0f} MB", f"{room / 1e9:.1f} GB"
     if memory <= _ROOM * room:
         return "ddp", f"a replica takes {need} of {have} a device"
     return "fsdp2", f"a replica would take {need} of {have} a device"
 
 
-def _neighbours(world: World) -> int:
-    """Return how many processes share this machine's memory."""
-    if world.team is None:
-        return 1
-    return world.team.gather(socket.gethostname()).count(socket.gethostname())
+def _least_room(team: Team) -> int:
+    """Return the bytes that a replica may take on every rank: its device, or a share of its host."""
+    if team.device.type == "cuda":
+        return min(team.gather(torch.cuda.get_device_properties(team.device).total_memory))
+    found = team.gather((socket.gethostname(), available()))
+    hosts = [host for host, _ in found]
+    return min(free // hosts.count(host) for host, free in found)
 
 
 def spread(job: Job, world: World, how: str, reduce: str) -> None:
