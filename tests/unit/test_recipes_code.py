@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from surefoot import recipes
+from surefoot.cli import main
 from surefoot.config.fields import changed
 from surefoot.engine.cards import Place, find_place
 from surefoot.engine.fit import Pins
 from surefoot.engine.predict import predict
 from surefoot.nn.pretend import hollow
 from surefoot.recipes.code import tiers as reckoning
+from surefoot.recipes.code.base import _staged
 from surefoot.recipes.code.settings import CodeConfig
 from surefoot.recipes.code.tiers import TIERS, chosen_context, measures, tiers, trained_for
 
@@ -142,3 +145,26 @@ def test_phi_2_on_the_cards_of_the_plan(tmp_path: Path) -> None:
     assert max(t.context for t in four if t.fits) == 65536
     assert not any(t.fits and t.context >= 32768 for t in half)  # 32 K without 4 bits do not fit
     assert not any(t.known for t in (*four, *half))
+
+
+@pytest.mark.parametrize(
+    ("absent", "preset"), [("transformers", "tiny"), ("peft", "tiny"), ("bitsandbytes", "gpu8")]
+)
+def test_without_what_it_takes_planning_says_how_to_get_it(
+    absent: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    base = folder(tmp_path / "base") if absent == "bitsandbytes" else "tiny"
+    monkeypatch.setitem(sys.modules, absent, None)
+    assert main(["plan", "code", "--preset", preset, "--base", base, "--gpu", "8GB"]) == 3
+    told = capsys.readouterr().err
+    assert absent in told and 'pip install "surefoot[code]"' in told
+
+
+def test_two_processes_may_make_the_same_base_at_the_same_time(tmp_path: Path) -> None:
+    wanted = tmp_path / "bases" / "mine"
+    with _staged(wanted) as slow, _staged(wanted) as quick:
+        for staged in (slow, quick):
+            (staged / "config.json").write_text("{}", "utf-8")
+    assert [path.name for path in wanted.parent.iterdir()] == ["mine"]
+    assert (wanted / "config.json").is_file()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from surefoot.cli import main
-from surefoot.errors import ConfigError, RunError
+from surefoot.errors import ConfigError, RunError, SurefootError
+from surefoot.sweep import folder
 from surefoot.sweep.folder import create, find, known
 from surefoot.sweep.plan import Plan
 from surefoot.sweep.space import Dimension
+from surefoot.sweep.trials import Files
 
 SPACE = [Dimension("model.num_layers", "num_layers", (1, 2))]
 PLAN = Plan("charlm", "tiny", {}, {}, "grid", SPACE, 2, [1], False, "val_loss", "main", "min")
@@ -41,6 +45,39 @@ def test_a_name_that_no_file_could_have_is_unknown(tmp_path: Path) -> None:
     create(tmp_path, PLAN, "good")
     with pytest.raises(RunError, match="no such sweep"):
         find(tmp_path, "x" * 5000)
+
+
+def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path: Path) -> None:
+    notes = tmp_path / "sweeps" / "mine" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("keep", "utf-8")
+    with pytest.raises(RunError, match="already a sweep called mine"):
+        create(tmp_path, PLAN, "mine")
+    assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"]
+
+
+def test_two_workers_may_make_the_folder_of_a_sweep_that_a_database_knows(tmp_path: Path) -> None:
+    made = [folder._made(tmp_path / "sweeps" / "shared", PLAN) for _ in range(2)]
+    assert made[0].path == made[1].path and find(tmp_path, "shared").plan == PLAN
+
+
+def test_where_no_file_can_be_locked_a_worker_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would wait for ever for whoever has the trial."""
+
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("surefoot.track.lock.fcntl.flock", flock)
+    with pytest.raises(RunError, match="cannot lock files"):
+        Files(tmp_path, PLAN).claim()
+
+
+def test_where_nothing_can_be_written_a_worker_says_so(tmp_path: Path) -> None:
+    (tmp_path / "trials").write_text("in the way", "utf-8")
+    with pytest.raises(SurefootError, match="cannot write the run"):
+        Files(tmp_path, PLAN).claim()
 
 
 def test_a_recipe_whose_file_is_gone_is_still_listed(

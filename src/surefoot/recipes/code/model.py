@@ -22,7 +22,7 @@ from surefoot.nn.lean import narrow_norms, offload_inputs, tile_feed_forward
 from surefoot.nn.optim import build_optimisers
 from surefoot.nn.optimiser import AdamW, Optimiser
 from surefoot.nn.pretend import hollow
-from surefoot.recipes.code.base import Base, load_base, public_config, quiet
+from surefoot.recipes.code.base import Base, load_base, public_config, quiet, require_bits
 from surefoot.recipes.code.settings import CodeConfig
 from surefoot.seeds import derive
 
@@ -83,6 +83,8 @@ def imagined(config: CodeConfig, precision: str, layers: int | None = None) -> P
 
     With `layers`, it has only so many.
     """
+    if config.four_bit:
+        require_bits()
     public = public_config(config.model.base)
     if layers is not None:
         public.num_hidden_layers = layers
