@@ -22,7 +22,7 @@ BUDGET = {
     "nn": 1750,
     "engine": 9900,
     "recipes": 3000,
-    "sweep": 1450,
+    "sweep": 1500,
     "cli": 4500,
 }
 FILE, FUNCTION = 400, 60  # lines of text of a file, lines of a function
