@@ -121,6 +121,13 @@ def test_peers_that_are_not_here_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert main(["bench", "--against", "lightening"]) == 2
 
 
+def test_a_peer_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from surefoot.cli import peers
+
+    monkeypatch.setattr(peers, "_PATIENCE", 0.0)
+    assert "had not ended after" in peers._ask("torch", "cpu", 1e-4)["why_not"]
+
+
 def test_a_loop_by_hand_is_timed() -> None:
     from surefoot.cli.peers import _ask
 

@@ -132,6 +132,17 @@ def test_fingerprints_name_the_bytes_the_cut_and_the_order(written: Path, tmp_pa
     assert len(set(names)) == 4 and name() == names[0]
 
 
+def test_the_digest_knows_where_one_shard_ends(written: Path) -> None:
+    """Other tokens of the same bytes would be other windows: a resume on them is refused."""
+    good = json.loads((written / "shards.json").read_text())
+    moved = json.loads(json.dumps(good))
+    one, two = moved["shards"]["train"][:2]
+    one["tokens"], one["overlap"] = one["tokens"] + 4, one["overlap"] - 4
+    two["tokens"], two["overlap"] = two["tokens"] - 4, two["overlap"] + 4
+    digests = {read_manifest(json.dumps(said), "here").digest for said in (good, moved)}
+    assert len(digests) == 2
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_over_http_with_a_bad_network(
     near: Collection, storage: Storage, tmp_path: Path, ranges: bool, monkeypatch: Any

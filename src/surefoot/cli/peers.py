@@ -27,6 +27,7 @@ __all__ = ["PEERS", "check_peers", "race"]
 # layers, heads, width, context, batch: of the work on a processor, and on a GPU
 _SMALL, _LARGE = (4, 4, 128, 64, 12), (12, 12, 768, 1024, 8)
 _WORDS, _WARM = 65, 4
+_PATIENCE = 600.0  # seconds to begin and to compile
 PEERS = {  # name: what it is, the package that it needs
     "torch": ("torch, a loop by hand", ""),
     "hf": ("transformers Trainer", "transformers"),
@@ -67,7 +68,13 @@ def _ask(name: str, device: str, seconds: float) -> dict[str, Any]:
     if name == "nanogpt" and not (Path(os.environ.get("NANOGPT", "-")) / "model.py").is_file():
         return {"why_not": "$NANOGPT names no checkout of it"}
     command = [sys.executable, "-m", "surefoot.cli.peers", name, device, str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    limit = _PATIENCE + 20 * seconds
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=limit
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"why_not": f"it had not ended after {limit:.0f} s"}
     for line in done.stdout.splitlines():
         if line.startswith("RESULT "):
             found: dict[str, Any] = json.loads(line[7:])

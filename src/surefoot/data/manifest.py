@@ -62,8 +62,11 @@ class Manifest:
     @property
     def digest(self) -> str:
         """32 hexadecimal digits that name all tokens and what they mean, wherever they lie."""
-        hashes = {side: [shard.sha256 for shard in found] for side, found in self.shards.items()}
-        said = json.dumps([_FORMAT, self.dtype, self.tokenizer, hashes], sort_keys=True)
+        shards = {
+            side: [[shard.sha256, shard.tokens, shard.overlap] for shard in found]
+            for side, found in self.shards.items()
+        }
+        said = json.dumps([_FORMAT, self.dtype, self.tokenizer, shards], sort_keys=True)
         return xxhash.xxh3_128_hexdigest(said.encode())
 
     def to_json(self) -> str:
