@@ -14,6 +14,7 @@ from tests.e2e.conftest import PINS, QUICK
 
 from surefoot.data.bpe import BPE
 from surefoot.engine import llama
+from surefoot.track.folder import runs_dir
 
 WORDS = [
     "the",
@@ -266,3 +267,17 @@ def test_out_and_in_again_and_training_goes_on(
 def test_no_export_without_a_known_format(surefoot: Any, runs: Path, tmp_path: Path) -> None:
     for more in (["--to", "hf"], ["--to", "exl2", "--out", "x"], ["--to", "hf", "--quant", "f16"]):
         assert surefoot("export", "a", "--runs", runs, *more).code == 2
+
+
+@pytest.mark.parametrize("more", [("--document-masks", "yes"), ("--context-warmup", "9")])
+def test_what_a_token_sees_changes_what_is_learned(
+    wiki: Path, surefoot: Any, more: tuple[str, str]
+) -> None:
+    for name, flags in (("plain", ()), ("other", more)):
+        surefoot(*words(wiki / "wiki.train.tokens", "--name", name, *flags, steps=3)).ok()
+    losses = []
+    for name in ("plain", "other"):
+        lines = (runs_dir() / name / "metrics.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        losses.append([row["loss"] for row in rows if row["kind"] == "train"])
+    assert losses[0] and losses[0] != losses[1]

@@ -105,6 +105,7 @@ CASES = [
     Case("machine.matmul", "onednn", "pins"),
     Case("machine.micro_batch_size", 2, "pins"),
     Case("machine.prefetch_threads", 2, "pins"),
+    Case("machine.reduce", "tree", "weights", {"machine.micro_batch_size": 1}),
     Case("ops.attention", "reference", "pins"),
     Case("ops.cross_entropy", "chunked", "pins"),
     Case("ops.norm", "reference", "pins"),
@@ -135,6 +136,7 @@ ELSEWHERE = {
     "train.nonfinite", "train.nonfinite_limit", "train.rollback_every", "train.rollback_factor",
     "train.spike_factor", "machine.device", "machine.compile", "keep.mirror",
     "track.life_check", "track.monitor", "ops.within",
+    "machine.devices", "machine.parallel", "machine.hang_timeout", "keep.sharded",
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class Entry:
 
     @property
     def mean(self) -> float:
+        """The mean of the judged metric over seeds; NaN where there is no value."""
         return fmean(self.values) if self.values else math.nan
 
     @property
@@ -52,6 +53,7 @@ class Entry:
 
     @property
     def jitters(self) -> list[float | None]:
+        """The noise from one evaluation to the next, for each run; None: too few to say."""
         found = (
             [v for row in rows if (v := real(row.get(self.metric))) is not None]
             for rows in self.rows
@@ -93,6 +95,7 @@ class Results:
         return [e for e in self.ranked[1:] if _verdict(best, e) in ("within the noise", "the same")]
 
     def count(self, *states: str) -> int:
+        """Return how many trials are in any of these states."""
         return sum(trial.state in states for trial in self.trials)
 
     def notes(self) -> list[str]:
