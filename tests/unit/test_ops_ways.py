@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from surefoot.errors import ConfigError, Unsupported
-from surefoot.ops import ATTENTION, CROSS_ENTROPY, OPS, Op, Way
+from surefoot.ops import ATTENTION, CROSS_ENTROPY, OPS, WITHIN, Op, Way, within
+from surefoot.ops.compiled import by_shape
 
 
 def here(op):
@@ -126,3 +129,27 @@ def test_a_way_that_cannot_run_is_refused_with_its_reason():
     assert caught.value.where == "ops.twist" and caught.value.fix == "use twist=reference"
     with pytest.raises(ConfigError, match="no way called quick"):
         op.pick("quick", "cpu")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, that it is slow so
+def test_attention_in_blocks_does_not_call_itself_where_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(within, "_made", {})
+    q, k, v = torch.randn(3, 1, 2, 16, 8).unbind()
+    documents = torch.tensor([[0] * 5 + [1] * 11])
+    found = WITHIN.ways["flex"].call(q, k, v, documents)
+    close(found, WITHIN.ways["reference"].call(q, k, v, documents), 1e-5)
+
+
+def test_code_is_made_for_each_shape_and_never_given_up(monkeypatch):
+    shapes = []
+
+    def maker(graph, inputs):
+        shapes.append(tuple(inputs[0].shape))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=maker))
+    twice = by_shape(lambda x: x * 2)
+    for length in (*range(2, 14), 5):
+        assert twice(torch.ones(length)).sum() == 2 * length
+    assert shapes == [(length,) for length in range(2, 14)], "torch's own limit is 8"

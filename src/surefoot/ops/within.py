@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surefoot.ops.compiled import compiled, compiler
+from surefoot.ops.compiled import by_shape, compiled, compiler
 from surefoot.ops.draw import numbers, sizes
 from surefoot.ops.way import Case, Op, Way, wide
 
@@ -45,31 +45,30 @@ def _seen(documents: Tensor) -> Tensor:
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, documents: Tensor) -> Tensor:
     """Torch's FlexAttention: blocks of tokens that share no document are never computed."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (documents[b, query] == documents[b, key])
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        count, length = documents.shape
-        blocks = create_block_mask(seen, count, None, length, length, device=q.device)
-        return flex_attention(q, k, v, block_mask=blocks, enable_gqa=k.size(1) != q.size(1))
-
-    if not torch.compiler.is_compiling():
-        return _flex_alone(q, k, v, documents)
-    with torch.autocast(q.device.type, enabled=False):
-        return attend(q.to(v.dtype), k.to(v.dtype), v)
+    if torch.compiler.is_compiling():
+        return _in_blocks(q, k, v, documents)
+    if not _made:  # a model that is not compiled: by itself, for not compiled it would be slow
+        _made["flex"] = by_shape(_in_blocks)
+    found: Tensor = _made["flex"](q, k, v, documents)
+    return found
 
 
 _made: dict[str, Any] = {}
 
 
-def _flex_alone(q: Tensor, k: Tensor, v: Tensor, documents: Tensor) -> Tensor:
-    """Compile it by itself, for a model that is not compiled; not compiled it would be slow."""
-    if not _made:
-        _made["flex"] = torch.compile(_flex, dynamic=False)
-    found: Tensor = _made["flex"](q, k, v, documents)
-    return found
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, documents: Tensor) -> Tensor:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (documents[b, query] == documents[b, key])
+
+    count, length = documents.shape
+    with torch.autocast(q.device.type, enabled=False):
+        blocks = create_block_mask(seen, count, None, length, length, device=q.device)
+        return flex_attention(
+            q.to(v.dtype), k.to(v.dtype), v, block_mask=blocks,
+            enable_gqa=k.size(1) != q.size(1),
+        )  # fmt: skip
 
 
 def _no_compiler(device: torch.device) -> str | None:
