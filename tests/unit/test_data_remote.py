@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from surefoot.data.collection import Collection, collect
 from surefoot.data.manifest import publish, read_manifest
 from surefoot.data.place import Place, Silent
 from surefoot.data.remote import FarSource, FarTokens, open_shards
-from surefoot.errors import DataError, Unsupported
+from surefoot.errors import DataError, OutOfResources, Unsupported
 
 TEXT = Path(__file__).parents[1] / "fixtures" / "shakespeare.txt"
 SHARD, CONTEXT = 1000, 16  # bytes; tokens
@@ -266,6 +268,23 @@ def test_a_file_of_this_machine_is_whole_or_not_there(
     with pytest.raises(KeyboardInterrupt):
         place_here.push("shards.json", b"afterwards")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_folder_that_takes_nothing_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    def write(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    url, kind, says = tmp_path / "file" / "x", DataError, "Not a directory"
+    (tmp_path / "file").touch()
+    if full:
+        monkeypatch.setattr(Path, "write_bytes", write)
+        url, kind, says = tmp_path, OutOfResources, "No space"
+    monkeypatch.setattr(place.time, "sleep", lambda _: pytest.fail("a disk is asked once"))
+    with pytest.raises(kind, match=f"cannot write x: {says}"):
+        Place(str(url)).push("x", b"")
 
 
 def test_the_root_of_all_files_is_not_where_we_are() -> None:

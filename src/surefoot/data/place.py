@@ -7,6 +7,7 @@ file, no permission) is said at once. Credentials and options are those of fsspe
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from surefoot.data.fetch import is_offline
-from surefoot.errors import DataError, SurefootError, Unsupported
+from surefoot.errors import DataError, OutOfResources, SurefootError, Unsupported
 
 __all__ = ["Place", "Silent"]
 
@@ -81,16 +82,21 @@ class Place:
         return self._tried(name, ask)
 
     def push(self, name: str, content: bytes) -> None:
-        """Write file `name`, which readers see whole or not at all where the place allows it."""
+        """Write file `name`, which readers see whole or not at all where the place allows it.
 
-        def put() -> None:
-            if hasattr(self._files, "local_file"):
-                self._files.makedirs(self._root, exist_ok=True)
-                _replace(Path(self._path(name)), content)
-                return
-            self._files.pipe_file(self._path(name), content)
-
-        self._tried(name, put)
+        Raises DataError where nothing may be written, OutOfResources where a disk here is full.
+        """
+        if not hasattr(self._files, "local_file"):
+            self._tried(name, lambda: self._files.pipe_file(self._path(name), content))
+            return
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+            _replace(Path(self._path(name)), content)
+        except OSError as error:
+            what, where = f"cannot write {name}: {error.strerror or error}", self.url
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutOfResources(what, where=where, fix="free some space") from None
+            raise DataError(what, where=where, fix="a folder that you may write to") from None
 
     def size(self, name: str) -> int | None:
         """Return how many bytes file `name` has, or None where there is none."""
