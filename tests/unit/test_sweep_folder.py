@@ -90,6 +90,17 @@ def test_a_recipe_whose_file_is_gone_is_still_listed(
     assert "/gone/mine.py" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words", [["--grid", "devices=1,2"], ["--grid", "lr=1e-3,3e-4", "--devices", "2"]]
+)
+def test_devices_that_no_trial_would_use_are_refused(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "charlm", *words, "--workers", "0", "--runs", str(tmp_path)]) == 2
+    assert "a trial trains in one process" in capsys.readouterr().err
+    assert known(tmp_path) == []
+
+
 @pytest.mark.parametrize("count", ["-1", "257"])
 def test_workers_are_counted_before_anything_begins(
     tmp_path: Path, count: str, capsys: pytest.CaptureFixture[str]

@@ -56,6 +56,9 @@ def planned(
 
         url = public(url)
     config = _settled(recipe, options, given)
+    if (config.machine.devices or 1) > 1 or any(d.path == "machine.devices" for d in space):
+        what = "a trial trains in one process, and machine.devices asks for several"
+        raise ConfigError(what, fix="leave it out; --workers 2 takes two trials at a time")
     first = config.train.seed
     seeds = repeats if len(repeats) > 1 else range(first, first + (repeats or (1,))[0])
     plan = Plan(
