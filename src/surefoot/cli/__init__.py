@@ -68,6 +68,10 @@ _PIPE = 141  # the reader of our output went away
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` is `sys.argv[1:]` where it is not given."""
+    if "RANK" in os.environ:
+        from surefoot.cli.launch import afresh
+
+        afresh()
     code = _main(argv)
     if "RANK" in os.environ:  # one of several processes: the launcher wants to know
         from surefoot.cli.launch import note

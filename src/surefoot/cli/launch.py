@@ -26,7 +26,7 @@ from surefoot.config.schema import Machine, RunConfig
 from surefoot.config.units import parse_seconds
 from surefoot.errors import ConfigError, RunError
 
-__all__ = ["asked", "every_rank", "flags", "follows", "launch", "note", "wanted"]
+__all__ = ["afresh", "asked", "every_rank", "flags", "follows", "launch", "note", "wanted"]
 
 NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
 _FINAL = {2, 3, 5, 75, 130}  # codes that another try would not mend
@@ -81,13 +81,27 @@ def wanted(machine: Machine, options: argparse.Namespace) -> bool:
 
 def note(code: int) -> int:
     """Leave a final exit code for the launcher, where there is one; return the one to end with."""
-    folder = os.environ.get(NOTES)
-    if folder is None or code not in _FINAL:
+    place = _note()
+    if place is None or code not in _FINAL:
         return code
     with suppress(OSError):
-        (Path(folder) / os.environ.get("RANK", "0")).write_text(str(code))
+        place.write_text(str(code))
         return 0
     return code
+
+
+def afresh() -> None:
+    """Take back what was noted in this place before all began again: it did not end the run."""
+    place = _note()
+    if place is not None:
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+
+
+def _note() -> Path | None:
+    """Return where this process notes its exit code: its place on the machine outlives its rank."""
+    folder = os.environ.get(NOTES)
+    return None if folder is None else Path(folder) / os.environ.get("LOCAL_RANK", "0")
 
 
 def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace) -> int:
