@@ -51,8 +51,9 @@ def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path: Path) -> None:
     notes = tmp_path / "sweeps" / "mine" / "notes.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("keep", "utf-8")
-    with pytest.raises(RunError, match="already a sweep called mine"):
+    with pytest.raises(RunError, match="already a sweep called mine") as caught:
         create(tmp_path, PLAN, "mine")
+    assert "holds no sweep" in str(caught.value.fix)
     assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"]
 
 

@@ -75,7 +75,13 @@ def create(runs: Path, plan: Plan, name: str | None) -> Sweep:
         (home / name).mkdir()
         return _made(home / name, plan)
     except FileExistsError:
-        fix = f"another --name, or surefoot sweep resume {name}"
+        is_one = _there(
+            home / str(name) / "sweep.json"
+        )  # else a creator was killed, or it is yours
+        rest = (
+            f"surefoot sweep resume {name}" if is_one else "remove that folder: it holds no sweep"
+        )
+        fix = f"another --name, or {rest}"
         raise RunError(f"there is already a sweep called {name}", fix=fix) from None
     except OSError as error:
         what = f"cannot make a sweep: {error.strerror}"
