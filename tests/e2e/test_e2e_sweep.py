@@ -176,7 +176,7 @@ def test_two_processes_and_one_document(surefoot) -> None:
         ([], "what is to be tried?"),
         (["--space", "lr=1e-4..1e-2"], "not how often"),
         (["--random", "3", "--search", "3"], "choose one"),
-        (["--random", "0"], "expected 1 or more"),
+        (["--random", "0"], "expected 1 to 100000"),
         (["--grid", "lr=1e-3", "--repeat", "x"], "expected a number of seeds"),
         (["--grid", "lr=1e-3", "--repeat", "1,1"], "different ones"),
         (["--grid", "lr=1e-3", "--metric", "val_los"], "did you mean val_loss?"),
