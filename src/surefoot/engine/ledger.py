@@ -26,6 +26,9 @@ _SCALAR = torch.ops.aten._local_scalar_dense.default
 _BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 # Attention on a processor, which nobody counts: how many products of matrices it takes.
 _ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default: 2, _BACK: 5}
+_COPY, _SOFTMAX = torch.ops.aten._to_copy.default, torch.ops.aten._softmax.default
+_SOFTMAX_BACK = torch.ops.aten._softmax_backward_data.default
+_WIDENED = "widened"  # what was fp16 before, which softmax on a card reads as it is
 
 
 @dataclass(eq=False)
@@ -93,7 +96,9 @@ class Ledger(TorchDispatchMode):
         if func is _BACK and self.processors is not None:
             flash = not self.frugal and args[1].dtype != torch.float32  # which it does not take
             parts = self.processors if flash else 0
-            self._work_in(_room_of_attention(args[1], args[2], parts))
+            self._work_in(_room_of_attention(args[1], args[2], parts), "room of attention")
+        if self.processors is not None and func in (_COPY, _SOFTMAX, _SOFTMAX_BACK):
+            self._softmax(func, args, found)
         self._measure(func, args, kwargs, given, outputs, known, found)
         return found
 
@@ -154,10 +159,29 @@ class Ledger(TorchDispatchMode):
         """Return the moment half-way, counted in births and deaths."""
         return Mark((begun.events + ended.events) // 2, (begun.works + ended.works) // 2)
 
-    def _work_in(self, nbytes: int) -> None:
+    def _softmax(self, func: Any, args: tuple[Any, ...], found: Tensor) -> None:
+        """Note what softmax takes on a card and not here: its backward pass multiplies first.
+
+        The product has the type of the gradient. Of fp16 that is summed in fp32 a card makes the
+        gradient in fp16 at once, and here it is made in fp32 and narrowed afterwards.
+        """
+        entry = self._entries.get(id(found.untyped_storage()))
+        if func is _SOFTMAX_BACK:
+            output = self._entries.get(id(args[1].untyped_storage()))
+            widened = output is not None and output.source == _WIDENED
+            self._work_in(found.nbytes // (2 if widened else 1), "room of softmax")
+        elif entry is not None and func is _COPY:
+            if (args[0].dtype, found.dtype) == (torch.float16, torch.float32):
+                entry.source = _WIDENED
+        elif entry is not None:
+            given = self._entries.get(id(args[0].untyped_storage()))
+            if given is not None and given.source == _WIDENED:
+                entry.source = _WIDENED
+
+    def _work_in(self, nbytes: int, source: str) -> None:
         """Note room that an operation takes while it works."""
         rounded = -(-nbytes // self.block) * self.block
-        entry = Entry(rounded, self.kind, "room of attention", ())
+        entry = Entry(rounded, self.kind, source, ())
         self.events += [(entry, 1), (entry, -1)]
 
     def history(self, since: Mark, kinds: Sequence[str], points: int) -> list[tuple[int, ...]]:
