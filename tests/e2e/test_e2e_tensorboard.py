@@ -57,6 +57,11 @@ def live(run: RunFolder, *learners: str) -> None:
         assert done.returncode == (0 if last == 90 else -signal.SIGKILL)
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to programs in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def server(runs: Path, fast: bool) -> Iterator[str]:
     """Start `surefoot tb` on all runs; give the address that it prints."""
@@ -64,7 +69,7 @@ def server(runs: Path, fast: bool) -> Iterator[str]:
     words.append(f"--load_fast={str(fast).lower()}")
     child = subprocess.Popen(
         [sys.executable, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        start_new_session=True, env={**os.environ, "no_proxy": "*"},
+        start_new_session=True, env={**os.environ, "no_proxy": "*"}, preexec_fn=hear_interrupts,
     )  # fmt: skip
     assert child.stderr is not None
     try:

@@ -58,7 +58,7 @@ def test_the_same_twice_is_the_same_to_the_bit() -> None:
 
 
 def test_another_way_is_within_the_tolerance_and_b_follows() -> None:
-    a, b = side(), side("b", norm="reference")
+    a, b = side(), side("b", attention="reference")
     with torch.no_grad():
         b.job.learners["main"].parameters[0].zero_()  # what b began with does not matter
     found = lockstep(a, b, 3, tethered=True)
