@@ -206,9 +206,8 @@ class _Turn:
                 parts[key] = parts[key] + value.detach() if key in parts else value.detach()
         assert loss is not None
         norm = self.learner.gradient_norm()
-        self.state = int(
-            state
-        )  # read together with the loss, so that the device is waited for once
+        # Read together with the loss, so that the device is waited for once.
+        self.state = int(state)
         return float(loss) / total, float(norm), total, {k: v / total for k, v in parts.items()}
 
     @property
