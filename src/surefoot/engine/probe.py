@@ -27,7 +27,10 @@ _BUDGET = 0.5  # seconds that all probes may take together, compilation of kerne
 _PASSES = 8  # of one example, that all probes may take where those are slower
 _PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
-_THREADS_MARGIN = 0.8  # more threads suffer more from other programs, so they must gain 20 %
+_THREADED = (
+    0.1  # seconds of a pass that may be repeated with all cores; less work gains less by them
+)
+_THREADS_MARGIN = 0.95  # more threads suffer more from other programs, so they must gain 5 %
 _SIZING, _SHARE = 0.3, 0.005  # seconds, or share of the run, that finding the micro-batch may take
 _LONG = 10**6  # steps of a run without an end
 
@@ -56,6 +59,7 @@ class Probe:
         pins = self._tune(pins, seconds)
         each = seconds / self.size
         micro, each = self._micro(pins, activations, each)
+        pins, each = self._thread(pins, micro, each)
         return self._answer(pins, micro, activations, each)
 
     def _on_card(self, pins: Pins) -> dict[str, Any]:
@@ -125,11 +129,17 @@ class Probe:
         )  # fmt: skip
 
     def _size_up(self, pins: Pins) -> float:
-        """Take as many examples as run in 30 ms; return the seconds that they take."""
-        one = self._seconds(pins)
-        self.deadline = max(self.deadline, self.clock() + _PASSES * one)
-        self.size = max(1, min(self.config.train.batch_size, round(_PASS / one)))
-        return self._seconds(pins) if self.size > 1 else one
+        """Take as many examples as run in 30 ms; return the seconds that they take.
+
+        Of a small model one example says little: its pass is mostly what a pass costs by itself.
+        """
+        seconds = self._seconds(pins)
+        self.deadline = max(self.deadline, self.clock() + _PASSES * seconds)
+        batch = self.config.train.batch_size
+        while self.size < batch and seconds < _PASS / 2:
+            self.size = min(batch, max(2, round(self.size * _PASS / seconds)))
+            seconds = self._seconds(pins)
+        return seconds
 
     def _race(self, pins: Pins, best: float) -> tuple[Pins, float]:
         """Try candidates one setting at a time, while the budget lasts."""
@@ -146,18 +156,33 @@ class Probe:
         if len(measured) > 1:
             times = ", ".join(f"{k} {v * 1e3:.1f}" for k, v in measured.items())
             self.why["speed"] = f"ms for {self.size} examples on 1 thread: {times}"
-        return self._thread(pins, best)
+        return pins, best
 
-    def _thread(self, pins: Pins, best: float) -> tuple[Pins, float]:
-        """Take more threads where they are much faster by the clock on the wall."""
+    def _thread(self, pins: Pins, micro: int, each: float) -> tuple[Pins, float]:
+        """Take more threads where they are faster by the clock on the wall, at the run's own size.
+
+        `each` is seconds of an example, and so is what comes back.
+        """
         cores = usable_cores()
         if self.config.machine.threads != "auto" or cores == 1:
-            return pins, best
+            return pins, each
         self.clock = time.perf_counter
-        more = replace(pins, threads=cores)
-        alone, together = self._seconds(pins), self._seconds(more)
-        self.why["threads"] = f"1: {alone * 1e3:.1f} ms, {cores}: {together * 1e3:.1f} ms"
-        return (more, together) if together < alone * _THREADS_MARGIN else (pins, best)
+        self.size = max(1, min(micro, int(_THREADED / each)))
+        trials = {"1": pins, str(cores): replace(pins, threads=cores)}
+        if pins.matmul == "default" and self._may_use_onednn(pins.precision):
+            # How well a library shares its work out is another question than its speed alone.
+            trials[f"{cores} by oneDNN"] = replace(pins, threads=cores, matmul="onednn")
+        taken = {label: self._seconds(trial) for label, trial in trials.items()}
+        times = ", ".join(f"{label}: {seconds * 1e3:.1f} ms" for label, seconds in taken.items())
+        self.why["threads"] = f"{times} for {self.size} examples"
+        best = min(taken, key=lambda label: taken[label])
+        if taken[best] >= taken["1"] * _THREADS_MARGIN:
+            return pins, each
+        return trials[best], taken[best] / self.size
+
+    def _may_use_onednn(self, precision: str) -> bool:
+        free = self.config.machine.matmul == "auto" and precision == "fp32"
+        return free and matmul_path("onednn").accurate()
 
     def _candidates(
         self, used: Mapping[str, str]
@@ -171,8 +196,7 @@ class Probe:
             bf16 = {"precision": "bf16"}
             yield "bf16 with plain attention", bf16, {"attention": "matmul"}
             yield "bf16 with fp32 attention", bf16, {"attention": "sdpa_fp32"}
-        wanted = machine.matmul == "auto" and machine.precision in ("auto", "fp32")
-        if wanted and matmul_path("onednn").accurate():
+        if machine.precision in ("auto", "fp32") and self._may_use_onednn("fp32"):
             onednn = {"precision": "fp32", "matmul": "onednn"}
             yield "fp32 by oneDNN", onednn, {"attention": "sdpa"} if free else {}
         if ops.cross_entropy == "auto" and "cross_entropy" in used:

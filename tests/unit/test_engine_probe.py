@@ -1,0 +1,67 @@
+"""How many threads a run gets: measured at its own size, and with another library where that helps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from surefoot.config.schema import Machine, RunConfig
+from surefoot.engine import probe
+from surefoot.engine.fit import Pins
+from surefoot.engine.probe import Probe
+
+PINS = Pins(device="cpu", precision="fp32", threads=1, matmul="default")
+
+
+def choose(
+    monkeypatch: pytest.MonkeyPatch,
+    together: float,
+    by_onednn: float = 9.9,
+    pins: Pins = PINS,
+    each: float = 0.001,
+    **machine: Any,
+) -> tuple[Pins, float, Probe]:
+    """Let a pass take 1 s on one thread, and what is given on both."""
+    monkeypatch.setattr(probe, "usable_cores", lambda: 2)
+    monkeypatch.setattr(Probe, "_may_use_onednn", lambda _, precision: precision == "fp32")
+    made = object.__new__(Probe)
+    made.config, made.why = RunConfig(machine=Machine(**machine)), {}
+
+    def seconds(trial: Pins) -> float:
+        both = by_onednn if trial.matmul == "onednn" else together
+        return both if trial.threads == 2 else 1.0
+
+    monkeypatch.setattr(made, "_seconds", seconds)
+    return *made._thread(pins, 12, each), made
+
+
+@pytest.mark.parametrize(("together", "threads"), [(0.94, 2), (0.96, 1)])
+def test_more_threads_must_gain_five_percent(
+    monkeypatch: pytest.MonkeyPatch, together: float, threads: int
+) -> None:
+    pins, each, made = choose(monkeypatch, together)
+    assert (pins.threads, pins.matmul) == (threads, "default")
+    assert each == (together / 12 if threads == 2 else 0.001)
+    assert made.why["threads"].endswith("for 12 examples")
+
+
+def test_another_library_may_share_its_work_out_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    pins, _, made = choose(monkeypatch, together=0.7, by_onednn=0.6)
+    assert (pins.threads, pins.matmul) == (2, "onednn")
+    assert "2 by oneDNN: 600.0 ms" in made.why["threads"]
+
+
+def test_a_library_is_tried_in_full_precision_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Pins(device="cpu", precision="bf16", threads=1, matmul="default")
+    assert choose(monkeypatch, together=0.7, by_onednn=0.1, pins=half)[0].matmul == "default"
+
+
+def test_a_slow_model_is_timed_with_fewer_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(monkeypatch, together=0.5, each=0.02)[2].size == 5
+    assert choose(monkeypatch, together=0.5, each=3.0)[2].size == 1
+
+
+def test_asked_for_threads_are_not_raced(monkeypatch: pytest.MonkeyPatch) -> None:
+    pins, _, made = choose(monkeypatch, together=0.1, threads=1)
+    assert pins == PINS and "threads" not in made.why
