@@ -113,7 +113,10 @@ def main() -> None:
             f"| {best} | {words(auto['pins'])} |"
         )
         print(page[-1], flush=True)
-    page += ["", machine.goal("auto over the best by hand, the worst recipe", worst, GOAL, least=False)]
+    page += [
+        "",
+        machine.goal("auto over the best by hand, the worst recipe", worst, GOAL, least=False),
+    ]
     machine.write("auto", page)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from surefoot.engine.heap import keep_freed_memory
 from surefoot.engine.learner import Learner
 from surefoot.engine.own import find
 from surefoot.errors import Unsupported
@@ -107,6 +108,8 @@ def apply(learner: Learner, pins: Decisions) -> None:
     file that it came from changed.
     """
     torch.set_num_threads(pins.threads)
+    if torch.device(pins.device).type == "cpu":
+        keep_freed_memory()
     repeatable(torch.device(pins.device))
     matmul_path(pins.matmul).use()
     learner.set_precision(pins.precision)

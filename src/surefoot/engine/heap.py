@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from functools import cache
 
 __all__ = ["keep_freed_memory"]
 
 # Parameters of mallopt in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LIMIT = 2**30  # bytes: larger blocks still come from the system and go back to it
+_LIMITS = (2**30, 2**25)  # bytes, larger blocks go back; glibc before 2.35 takes 32 MiB at most
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory in the process; return whether it will.
 
@@ -28,4 +30,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LIMIT) and mallopt(_TRIM_THRESHOLD, _LIMIT))
+    for limit in _LIMITS:
+        if mallopt(_MMAP_THRESHOLD, limit):
+            return bool(mallopt(_TRIM_THRESHOLD, limit))
+    return False

@@ -1,0 +1,73 @@
+"""Freed memory stays with the process where glibc allows it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from surefoot.engine import heap
+from surefoot.engine.heap import keep_freed_memory
+
+CODE = """
+import resource, sys, torch
+from surefoot.engine import Learner, Loss
+from surefoot.engine.fit import Pins
+from surefoot.engine.place import apply
+
+if sys.argv[1] == "kept":  # as every run does it
+    learner = Learner(torch.nn.Linear(1, 1), lambda model, batch: Loss(model(batch)), [])
+    apply(learner, Pins(device="cpu", precision="fp32", threads=1, matmul="default"))
+
+def faults(repeats):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(repeats):
+        taken = [torch.ones(200_000) for _ in range(40)]
+        taken.clear()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / repeats
+
+faults(20)
+print(faults(20))
+"""
+
+
+def page_faults(word: str) -> float:
+    # An allocator that gives everything back, whatever the pattern: the worst case for training.
+    eager = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, "-c", CODE, word]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | eager
+    )
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_memory_taken_again_costs_a_run_no_page_faults() -> None:
+    returned, kept = page_faults("returned"), page_faults("kept")
+    assert returned > 1000 and kept < returned / 20
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert keep_freed_memory.__wrapped__() is False
+
+
+@pytest.mark.parametrize(
+    ("largest", "told"), [(2**40, [2**30, 2**30]), (2**25, [2**30, 2**25, 2**25])]
+)
+def test_an_older_library_is_asked_for_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, largest: int, told: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def mallopt(_: int, value: int) -> int:
+        asked.append(value)
+        return int(value <= largest)
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory.__wrapped__() and asked == told
