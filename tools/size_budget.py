@@ -18,7 +18,7 @@ BUDGET = {
     "config": 2300,
     "data": 4500,
     "track": 4280,
-    "ops": 1300,
+    "ops": 1400,
     "nn": 1750,
     "engine": 9900,
     "recipes": 3000,

@@ -57,7 +57,7 @@ def test_a_gpt_of_any_size_trains(config, batch, vocab, data):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(["sdpa", "sdpa_fp32", "matmul"]),
+    st.sampled_from(["sdpa", "sdpa_fp32", "matmul", "tiles"]),
     st.integers(1, 3), st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]), st.integers(1, 40),
     st.sampled_from([1, 2, 5, 16]), st.integers(0, 99),
 )  # fmt: skip

@@ -28,6 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dropout": ("charlm", {**GPT, "dropout": 0.1}, {"micro": 3}),
     "average": ("charlm", {**GPT, "ema": 0.9}, {}),
     "plain attention": ("charlm", GPT, {"ops": {"attention": "matmul"}}),
+    "attention in tiles": ("charlm", {**GPT, "context": 160}, {"ops": {"attention": "tiles"}}),
     "loss in chunks": ("gpt", OWN, {"ops": {"cross_entropy": "chunked"}}),
     "gpt": ("gpt", OWN, {"precision": "bf16", "micro": 2}),
     "two learners": ("multiply", {}, {}),

@@ -16,7 +16,7 @@ from surefoot.ops import ATTENTION
 pytestmark = pytest.mark.slow  # compiling takes tens of seconds
 
 
-@pytest.mark.parametrize("way", ["sdpa", "matmul"])
+@pytest.mark.parametrize("way", ["sdpa", "matmul", "tiles"])
 @pytest.mark.parametrize("layout", ["modern", "gpt2"])
 def test_a_compiled_model_is_the_eager_one(layout, way):
     config = GPTConfig(

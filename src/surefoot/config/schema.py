@@ -198,7 +198,9 @@ class Machine(Section):
 class Ops(Section):
     """Which way an operation is computed, by name or from a file; see `surefoot ops`."""
 
-    attention: str = knob("auto", "Attention: auto, reference, sdpa, sdpa_fp32, matmul, compile.")
+    attention: str = knob(
+        "auto", "Attention: auto, reference, sdpa, sdpa_fp32, matmul, tiles, compile."
+    )
     cross_entropy: str = knob(
         "auto", "Head and loss at once: auto, reference, chunked, torch, compile, triton."
     )

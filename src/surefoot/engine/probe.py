@@ -194,7 +194,7 @@ class Probe:
             yield "bf16", {"precision": "bf16"}, {}
         if machine.precision in ("auto", "bf16") and free:
             bf16 = {"precision": "bf16"}
-            yield "bf16 with plain attention", bf16, {"attention": "matmul"}
+            yield "bf16 with attention in tiles", bf16, {"attention": "tiles"}
             yield "bf16 with fp32 attention", bf16, {"attention": "sdpa_fp32"}
         if machine.precision in ("auto", "fp32") and self._may_use_onednn("fp32"):
             onednn = {"precision": "fp32", "matmul": "onednn"}

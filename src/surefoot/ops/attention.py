@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from surefoot.ops.attention_tiles import tiles
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
 from surefoot.ops.kept import kept
@@ -107,7 +108,7 @@ _kept_mask = kept(_mask)
 
 def _draw(stream: torch.Generator, large: bool) -> Case:
     """q, k and v as a fused projection gives them: strided views of [B, T, heads, D]."""
-    b, k, group, t, d = (8, 4, 1, 128, 32) if large else sizes(stream, 3, 3, 3, 40, 17)
+    b, k, group, t, d = (8, 4, 1, 256, 32) if large else sizes(stream, 3, 3, 3, 300, 17)
     heads = (group * k, k, k)
     parts = numbers(stream, b, t, sum(heads), d).split(heads, 2)
     return [x.transpose(1, 2).requires_grad_() for x in parts]
@@ -122,6 +123,7 @@ ATTENTION = Op(
             _sdpa_fp32, tolerance=1e-5, dtypes=(torch.float32, torch.bfloat16, torch.float16)
         ),
         "matmul": Way(_matmul, tolerance=1e-5),
+        "tiles": Way(tiles, tolerance=1e-5),
         "compile": compiled(_reference, tolerance=1e-5),
     },
     standard="sdpa",
