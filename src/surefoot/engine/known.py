@@ -29,7 +29,7 @@ def question(
     own = [pinned(way) for way in config.ops.ways().values() if is_file(way)]
     facts = [
         torch.__version__, device_name(device), os.cpu_count(), cores,
-        fingerprint(config), source, sorted(learners), own, 8,
+        fingerprint(config), source, sorted(learners), own, 9,
     ]  # fmt: skip
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, default=str).encode())
 

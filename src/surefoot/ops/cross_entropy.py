@@ -19,8 +19,11 @@ from surefoot.ops.way import Case, Op, Way, wide
 
 __all__ = ["CROSS_ENTROPY"]
 
-_CHUNK = 256  # positions whose logits exist at the same time on a processor
-_CHUNK_GPU = 1024  # and elsewhere, where small products waste the device
+_CHUNK = (
+    2048  # positions whose logits exist at the same time on a processor, in the type of products
+)
+_ROWS = 64  # of them whose softmax is made at a time there: few enough for the cache of a core
+_CHUNK_GPU = 1024  # positions elsewhere, all at a time: small pieces waste the device
 _IGNORED = -100
 
 
@@ -64,18 +67,23 @@ class _Chunked(torch.autograd.Function):
         by_hidden = torch.empty_like(hidden) if wanted else None
         trained = ctx.needs_input_grad[1]  # a head that nobody trains needs none
         by_weight = torch.zeros_like(weight, dtype=exact) if trained else None
+        on_cpu = hidden.device.type == "cpu"
+        step = _CHUNK if on_cpu else _CHUNK_GPU
+        rows = _ROWS if on_cpu else step
         with torch.autocast(hidden.device.type, enabled=False):
-            step = _CHUNK if hidden.device.type == "cpu" else _CHUNK_GPU
             for start in range(0, hidden.size(0), step):
                 span = slice(start, start + step)
-                h, t = hidden[span], targets[span]
-                logs = wide(F.linear(h, weight)).log_softmax(-1)
-                total += F.nll_loss(logs, t, ignore_index=_IGNORED, reduction="sum")
+                h = hidden[span]
+                logits = F.linear(h, weight)
+                for some, t in zip(logits.split(rows), targets[span].split(rows), strict=True):
+                    loss, by_logits = _loss_of(wide(some), t)
+                    total += loss
+                    if by_hidden is not None:
+                        some.copy_(by_logits)  # where the logits were
                 if by_hidden is not None:
-                    by_logits = _by_logits(logs, t).to(weight.dtype)
-                    torch.mm(by_logits, weight, out=by_hidden[span])
-                    if by_weight is not None:
-                        by_weight += by_logits.T @ h
+                    torch.mm(logits, weight, out=by_hidden[span])
+                if by_weight is not None:
+                    by_weight += logits.T @ h
         ctx.save_for_backward(by_hidden, by_weight)
         ctx.kind = weight.dtype
         return total
@@ -89,12 +97,19 @@ class _Chunked(torch.autograd.Function):
         return by_hidden.mul_(grad.to(by_hidden.dtype)), for_weight, None
 
 
-def _by_logits(logs: Tensor, targets: Tensor) -> Tensor:
-    """softmax minus one at the target, zero where ignored; in the memory of `logs` [n, V]."""
-    counted = (targets != _IGNORED).unsqueeze(-1)
-    found = logs.exp_()
-    found.scatter_add_(-1, targets.clamp(min=0).unsqueeze(-1), -torch.ones_like(found[:, :1]))
-    return found.mul_(counted)
+def _loss_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed loss of logits [n, V], and its gradient: softmax minus one at the target.
+
+    One exponential of each logit does for both: the largest share p = exp(m - log sum exp) of a row
+    is at least 1 / V, so the logarithm of it gives back the sum without loss.
+    """
+    shares = logits.softmax(-1)
+    counted = targets != _IGNORED
+    at = targets.clamp(min=0).unsqueeze(-1)
+    log_sum = logits.amax(-1) - shares.amax(-1).log()
+    losses = (log_sum - logits.gather(-1, at).squeeze(-1)).where(counted, 0)
+    shares.scatter_add_(-1, at, -torch.ones_like(at, dtype=shares.dtype))
+    return losses.sum(), shares.mul_(counted.unsqueeze(-1))
 
 
 def _torch(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
