@@ -42,7 +42,7 @@ MEANING = {
     1: "something failed; the message says what to do",
     2: "wrong input: nothing was started or changed",
     3: "this machine or installation cannot do what was asked",
-    4: "memory or disk ran out, after saving what could be saved",
+    4: "memory or disk ran out, or a device does not answer; what could be saved is saved",
     5: "a check came out wrong: a damaged checkpoint, a resume whose proof differs",
     75: "stopped by a signal, saved, can go on",
 }

@@ -8,6 +8,7 @@
     ├── Diverged             1   losses or gradients stopped being finite and policy says stop
     ├── Unsupported          3   this machine or installation cannot do what was asked
     ├── OutOfResources       4   memory or disk ran out; what could be saved is saved
+    ├── DeviceLost           4   a device does not answer any more; what was saved is whole
     ├── CheckFailed          5   a proof, a verification or a comparison came out wrong
     └── Stopped             75   a signal asked us to stop; the run can go on
 
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DeviceLost",
     "Diverged",
     "OutOfResources",
     "Problem",
@@ -126,6 +128,12 @@ class Unsupported(SurefootError):
 
 class OutOfResources(SurefootError):
     """Memory or disk ran out, and nothing smaller would help."""
+
+    exit_code = 4
+
+
+class DeviceLost(SurefootError):
+    """A device that computed does not answer any more. A new process may find it sound again."""
 
     exit_code = 4
 

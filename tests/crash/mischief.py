@@ -1,4 +1,4 @@
-"""Things that go wrong inside a step: numbers that are none, and memory that runs out."""
+"""Things that go wrong inside a step: numbers that are none, memory that runs out, a device that goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from surefoot.data.batch import Batch
 from surefoot.engine import Learner, Loss
 from surefoot.engine.conduct import Conductor
 
-__all__ = ["ERRORS", "make"]
+__all__ = ["ERRORS", "LOST", "make"]
 
 ERRORS: list[Callable[[], Exception]] = [
     lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
@@ -22,6 +22,10 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"),
     lambda: MemoryError(),
 ]
+LOST: list[Callable[[], Exception]] = [
+    lambda: torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors ..."),
+    lambda: RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+]
 
 
 @dataclass
@@ -29,7 +33,8 @@ class Fault:
     """What goes wrong `where`, in the step after `step`, at most `times` times (-1: always).
 
     `over` makes memory run out from that step on, for pieces of more examples than that; `width`
-    singles out the learner whose first layer has that many rows.
+    singles out the learner whose first layer has that many rows. Where `lost`, no memory runs out:
+    the device does not answer any more.
     """
 
     where: str
@@ -38,6 +43,7 @@ class Fault:
     over: int | None = None
     error: int = 0
     width: int | None = None
+    lost: bool = False
 
     def strikes(self, learner: Learner, step: int, size: int = 1 << 30) -> bool:
         if self.width not in (None, learner.parameters[0].size(0)):
@@ -50,7 +56,7 @@ class Fault:
         return True
 
     def out_of_memory(self) -> Exception:
-        return ERRORS[self.error]()
+        return (LOST if self.lost else ERRORS)[self.error]()
 
 
 def make(spec: dict[str, Any]) -> None:

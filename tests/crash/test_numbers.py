@@ -1,14 +1,15 @@
-"""NaN and memory that runs out, at any step: nothing is spoiled, and everything is repeatable."""
+"""NaN, memory that runs out, a device that goes, at any step: nothing is spoiled, all is repeatable."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from harness import Outcome, Zygote, traces
-from mischief import ERRORS
+from mischief import ERRORS, LOST
 from trials import CONDITIONS, DONE, differences, go_on, undisturbed
 
 LAST = 12
@@ -218,3 +219,32 @@ def test_memory_that_never_suffices_ends_in_words(stage: Any, where: str) -> Non
         wrong = go_on(lambda runs: TOY.play(zygote, runs), runs)
         wrong = wrong or differences(expected, runs / "trial")
         assert where == "forward" or not wrong  # in forward it halved before it gave up
+
+
+def lost_trial(expected: dict[str, Any]) -> Any:
+    """A trial: the device goes in the middle of a step; a new process finds it again."""
+
+    def trial(zygote: Zygote, runs: Path, case: Any) -> tuple[Any, str | None]:
+        where, step, error = case
+        faults = [{"where": where, "step": step, "error": error, "lost": True}]
+        outcome = TOY.play(zygote, runs, faults=faults)
+        said = "does not answer any more: CUDA error: un"
+        if outcome.code != 4 or said not in outcome.error:
+            return case, f"exit code {outcome.code}\n{outcome.error[-1500:]}"
+        meta = json.loads((runs / "trial" / "run.json").read_text())
+        if meta["status"] != "failed" or said not in meta["errors"][-1]["error"]:
+            return case, f"run.json says {meta['status']}, {meta['errors']}"
+        back = f"surefoot resume trial goes on from the checkpoint of step {step // 2 * 2}"
+        if back not in outcome.error:
+            return case, outcome.error[-800:]
+        wrong = go_on(lambda runs: TOY.play(zygote, runs), runs)
+        return case, wrong or differences(expected, runs / "trial")
+
+    return trial
+
+
+def test_a_device_that_goes_costs_no_step(stage: Any, tally: Any) -> None:
+    _, expected = undisturbed(stage, "plain")
+    some = [(w, s, s % len(LOST)) for w in PLACES[:3] for s in FEW]
+    some += [("evaluation", s, 0) for s in (2, 5)]  # after the third and the sixth step
+    tally.check(stage.each(lost_trial(expected), some))

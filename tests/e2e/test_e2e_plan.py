@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from surefoot.cli import doctor, main
+from surefoot.engine.ability import why_no_card
 from surefoot.engine.cards import CARDS, find_place
 from surefoot.engine.meter import allowed
 from surefoot.errors import ConfigError
@@ -71,13 +74,50 @@ def test_cards_are_found_by_what_drivers_call_them() -> None:
     assert all(card.source and (card.half or 99) > card.fp32 for card in CARDS.values())
 
 
-def test_limits_of_a_control_group_count(tmp_path: Path) -> None:
-    assert allowed(tmp_path) is None
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    assert allowed(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert allowed(tmp_path) == 300
+def group(folder: Path, most: str, held: int, cached: int = 0, version: int = 2) -> None:
+    """Write what Linux shows of a control group."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    (folder / names[0]).write_text(f"{most}\n")
+    (folder / names[1]).write_text(f"{held}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cached}\n")
+
+
+def test_limits_of_control_groups_count(tmp_path: Path) -> None:
+    root, table = tmp_path / "cgroup", tmp_path / "table"
+    assert allowed(root, table) is None
+    group(root, "max", 700)
+    assert allowed(root, table) is None
+    group(root, "1000", 700, cached=50)
+    assert allowed(root, table) == 350, "a container sees its own group as the root"
+    table.write_text("0::/user/one\n")
+    group(root / "user", "900", 800)
+    group(root / "user" / "one", "5000", 10)
+    assert allowed(root, table) == 100, "the least of those around decides"
+    table.write_text("0::/../elsewhere\n")
+    assert allowed(root, table) == 350
+
+
+def test_limits_of_older_control_groups_count(tmp_path: Path) -> None:
+    root, table = tmp_path / "cgroup", tmp_path / "table"
+    table.write_text("8:pids:/\n4:cpu,memory:/user/one\n0::/\n")
+    group(root / "memory", str((1 << 63) - 4096), 9000, version=1)
+    assert allowed(root, table) is None
+    group(root / "memory" / "user" / "one", "2000", 500, cached=100, version=1)
+    assert allowed(root, table) == 1600
+
+
+def test_a_plan_for_a_control_group_says_what_would_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surefoot.engine.meter.allowed", lambda: 50_000_000)
+    sizes = ["--d-model", "512", "--num-heads", "4", "--num-layers", "8", "--context", "512"]
+    assert main([*TINY, *sizes]) == 4
+    told = capsys.readouterr()
+    assert "does not fit" in told.out and "fits with --" in told.out
+    assert "too much, even with one example at a time" in told.err
 
 
 def test_what_was_measured_here_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,10 +163,56 @@ def test_doctor_names_cards_of_two_sizes_and_what_others_hold(
     assert second[0] == "device 1" and "--device cuda:1" in second[2]
 
 
+def test_a_plan_is_for_the_card_asked_for_and_names_one_of_another_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def properties(index: Any) -> Any:
+        n = index if isinstance(index, int) else torch.device(index).index or 0
+        size = (8, 24, 24)[n] * 10**9
+        return SimpleNamespace(
+            name=f"card {n}", total_memory=size, multi_processor_count=80, major=8
+        )
+
+    ceilings = find_place("RTX 3060", None).ceilings
+    monkeypatch.setattr("surefoot.engine.cards.measured", lambda *_, **__: ceilings)
+    monkeypatch.setattr("surefoot.engine.cards.overhead", lambda *_: None)
+    monkeypatch.setattr("surefoot.engine.known.device_name", lambda _: "card")
+    for name, value in {
+        "is_available": lambda: True, "device_count": lambda: 3, "set_device": lambda _: None,
+        "mem_get_info": lambda device: (properties(device).total_memory - 10**9, 0),
+        "get_device_properties": properties, "is_bf16_supported": lambda _: True,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    assert main(TINY) == 0
+    out = capsys.readouterr().out
+    assert "on     card 0: 7.0 GB to use" in out
+    assert "cuda:1 has 24.0 GB, cuda:2 has 24.0 GB (--device plans for it)" in out
+    assert "has room for what fits cuda:0" in out
+    assert main([*TINY, "--device", "cuda:2"]) == 0
+    out = capsys.readouterr().out
+    assert "on     card 2: 23 GB to use" in out and "cuda:0 has 8.0 GB" in out
+    assert main([*TINY, "--device", "cuda:3"]) == 3
+    assert "there is no CUDA device 3" in capsys.readouterr().err
+    assert main([*TINY, "--device", "cpu"]) == 0, "a processor beside cards is planned for, too"
+    assert "on     this machine" in capsys.readouterr().out
+
+
 def test_doctor_says_why_a_card_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "finds no driver" in doctor._why_no_card()
+    assert "finds no driver" in why_no_card()
     monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
-    assert "nvidia-smi" in doctor._why_no_card()
+    assert "nvidia-smi" in why_no_card()
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "this torch is for processors" in doctor._why_no_card()
+    assert "this torch is for processors" in why_no_card()
+
+
+def test_a_card_without_a_driver_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a driver")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert main(["train", *TINY[1:], "--device", "cuda"]) == 3
+    told = capsys.readouterr().err
+    assert "there is no CUDA device 0" in told and "finds no driver" in told
+    assert "--device cpu" in told

@@ -65,6 +65,7 @@ def test_words_reach_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
         (errors.ConfigError("bad"), 2, "error: bad"),
         (errors.Unsupported("no GPU"), 3, "error: no GPU"),
         (errors.OutOfResources("full"), 4, "error: full"),
+        (errors.DeviceLost("gone"), 4, "error: gone"),
         (errors.CheckFailed("differs"), 5, "error: differs"),
         (errors.Stopped("saved at step 4"), 75, "saved at step 4"),
         (KeyboardInterrupt(), 130, "interrupted"),

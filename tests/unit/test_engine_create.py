@@ -15,7 +15,7 @@ from surefoot.engine import Job
 from surefoot.engine.mirror import Mirror, prepare
 from surefoot.engine.state import Payload
 from surefoot.engine.store import Store
-from surefoot.errors import CheckpointError, ConfigError, OutOfResources, RunError
+from surefoot.errors import CheckpointError, ConfigError, DeviceLost, OutOfResources, RunError
 
 
 def test_weights_that_do_not_fit_into_memory(tmp_path: Path) -> None:
@@ -38,6 +38,17 @@ def test_one_example_that_does_not_fit_into_memory(
     recipe = Recipe("toy", "a toy", RunConfig, lambda *_: Job(toy, {"main": toy.learner()}))
     with pytest.raises(OutOfResources, match="does not fit into memory") as failed:
         surefoot.train(recipe, runs=tmp_path / "runs", quiet=True, max_steps=1)
+    assert failed.value.exit_code == 4 and not (tmp_path / "runs").exists()
+
+
+def test_a_device_that_is_lost_before_the_first_step(tmp_path: Path) -> None:
+    def build(config: RunConfig, world: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors")
+
+    recipe = Recipe("lost", "on a device that goes", RunConfig, build)
+    with pytest.raises(DeviceLost, match=r"any more: CUDA error: unspecified launch failure$") as failed:
+        surefoot.train(recipe, runs=tmp_path / "runs", quiet=True, max_steps=1)
+    assert "nothing was created" in str(failed.value) and "dmesg" in str(failed.value)
     assert failed.value.exit_code == 4 and not (tmp_path / "runs").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from surefoot.engine.disk import refusals, room_for
-from surefoot.engine.faults import out_of_memory, release
+from surefoot.engine.faults import device_lost, out_of_memory, release
 from surefoot.engine.look import look_at
 from surefoot.errors import OutOfResources, RunError
 
@@ -30,6 +30,24 @@ OTHER = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory"),
     KeyError("memory"), RuntimeError("CUDA error: device-side assert triggered"),
 ]  # fmt: skip
+
+
+GONE = [
+    torch.AcceleratorError("CUDA error: unspecified launch failure"),
+    RuntimeError("CUDA error: uncorrectable ECC error encountered\nCompile with ..."),
+    RuntimeError("CUDA error: unknown error"), RuntimeError("GPU is lost (Xid 79)"),
+    RuntimeError("CUDA error: no CUDA-capable device is detected"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", GONE, ids=str)
+def test_every_way_to_say_that_a_device_is_gone(error: Exception) -> None:
+    assert device_lost(error) and not out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [*FULL, *OTHER], ids=str)
+def test_a_device_that_answers_is_not_lost(error: Exception) -> None:
+    assert not device_lost(error)
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)

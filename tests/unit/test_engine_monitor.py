@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -46,8 +48,9 @@ def train(machine: Machine, seconds: int = 50, data: float = 0.0, **after: float
     """Train so many seconds with a row every ten; `after` is what the machine shows from the start on."""
     told = Told()
     monitor = Monitor(
-        [machine], told.append, flops=1e9, ceiling=1e10, memory=8e9, clock=machine.clock
-    )
+        [machine], told.append, flops=1e9, ceiling=1e10, moved=4e9, bandwidth=1e10, memory=8e9,
+        clock=machine.clock,
+    )  # fmt: skip
     monitor._watch = lambda: None  # type: ignore[method-assign]  # the test is the thread
     monitor._thread._target = monitor._watch  # type: ignore[attr-defined]
     with monitor:
@@ -70,6 +73,7 @@ def test_a_sound_machine_is_described_and_not_complained_about() -> None:
     row: dict[str, float] = told.row  # type: ignore[attr-defined]
     assert row["busy"] == row["gpu_busy"] == 0.95
     assert row["flop_s"] == 2e9 and row["mfu"] == 0.2
+    assert row["bytes_s"] == 8e9 and row["mbu"] == 0.8
     assert row["gpu_joule"] == 500.0 and row["gpu_celsius"] == 70.0
     assert "own_cpu_s" not in row
 
@@ -137,6 +141,58 @@ def test_without_a_driver_it_says_so() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a driver")
     assert "not known" in Nvidia(torch.device("cuda")).why
+
+
+class Library:
+    """NVIDIA's library, of a driver that forgets its card after some questions."""
+
+    NVML_ERROR_GPU_IS_LOST, NVML_ERROR_UNKNOWN = 15, 999
+    NVML_TEMPERATURE_GPU = NVML_CLOCK_SM = 0
+
+    class NVMLError(Exception):
+        def __init__(self, value: int) -> None:
+            super().__init__("GPU is lost")
+            self.value = value
+
+    def __init__(self, readings: int) -> None:
+        self.readings = readings
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:
+        self.readings -= 1
+        if self.readings < 0:
+            raise self.NVMLError(15)
+        return SimpleNamespace(free=6e9, used=2e9)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any:
+        return SimpleNamespace(gpu=90, memory=40)
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer every other question like a card that does not know."""
+
+        def unknown(*_: Any) -> Any:
+            raise self.NVMLError(3)
+
+        return unknown
+
+
+def test_a_driver_that_forgets_its_card_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card: Any = object.__new__(Nvidia)
+    card._device, card.why, card._handle, card._library = None, "", None, Library(2)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10**9)
+    monkeypatch.setattr("surefoot.engine.monitor.EVERY", 0.001)
+    monkeypatch.setattr("surefoot.engine.monitor.sensors", lambda _: [Processor(), card])
+    text = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
+    result = package.train(
+        "charlm", preset="tiny", path=text, runs=tmp_path, quiet=True, max_steps=30, new=True,
+        **{"track.report": False, "track.tensorboard": False},
+    )  # fmt: skip
+    assert result.status == "done" and result.step == 30
+    said = (result.folder / "log.txt").read_text()
+    assert said.count("the GPU does not answer any more: GPU is lost") == 1
+    last = json.loads((result.folder / "system.jsonl").read_text().splitlines()[-1])
+    assert last["host_free_bytes"] > 0 and last["step"] == 30
 
 
 def test_watching_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

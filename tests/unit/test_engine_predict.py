@@ -1,6 +1,7 @@
 """Two steps played without contents need to the byte what two real ones need."""
 
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from surefoot import api, recipes
 from surefoot.config import flags
+from surefoot.config.fields import changed
+from surefoot.engine.cards import Place
 from surefoot.engine.fit import Pins
-from surefoot.engine.predict import Need, predict
+from surefoot.engine.outlook import _at, changes, look_ahead
+from surefoot.engine.predict import Known, Need, predict
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
 GPT = {"path": TEXT, "d_model": 48, "num_heads": 4, "num_layers": 2, "context": 24, "batch_size": 6}
 OWN = {"path": TEXT, "vocab_size": 300}
+EVERY = Known()  # what the tests of one configuration have played
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # name: recipe, settings, pins and micro
     "qwen3 layout": ("charlm", GPT, {}),
@@ -128,3 +133,36 @@ def test_large_models_take_no_memory_and_leave_nothing_behind() -> None:
     again = play("charlm", {**GPT, "dropout": 0.1}, {}, real=False)
     assert real.peak == again.peak
     assert type(torch.zeros(1)) is torch.Tensor
+
+
+def planned(**settings: Any) -> tuple[Any, Any]:
+    found = recipes.find("charlm")
+    given, problems = flags.arguments({**GPT, **settings}, found.config)
+    return found, api.settle(found, "tiny", [], given, problems).config
+
+
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.9])
+def test_pieces_are_the_largest_that_fit_and_few_are_played(share: float) -> None:
+    """What is guessed from a straight line is what playing all sizes finds."""
+    recipe, config = planned(batch_size=24, context=96)
+    whole = Place("a card", 1, {}, 0.0, 512, "bf16", None, processors=46)
+    every = {d: _at(recipe, config, whole, None, d, EVERY) for d in (24, 12, 8, 6, 4, 3, 2, 1)}
+    least, most = every[1].total, every[24].total
+    place = replace(whole, room=round(least + share * (most - least)))
+    known = Known()
+    found = look_ahead(recipe, config, place, None, known)
+    assert found.need.micro == max(d for d, each in every.items() if each.total <= place.room)
+    assert found.total == every[found.need.micro].total
+    assert len(known.plays) <= 5 < len(every)
+
+
+def test_what_was_played_is_not_played_again() -> None:
+    recipe, config = planned(num_layers=24)
+    place, known = Place("a card", 10**9, {}, 0.12, 512, "bf16", None, processors=46), Known()
+    now = look_ahead(recipe, config, place, None, known)
+    played = len(known.plays)
+    halved = next(c for c in changes(recipe, config, now) if "model.num_layers" in c.settings)
+    alone = look_ahead(recipe, changed(config, halved.settings), place, None)
+    assert halved.outlook.need.parts == alone.need.parts and halved.outlook.total == alone.total
+    asked = [key for key in known.plays if "'model.num_layers': 12" in key]
+    assert played == 3 and asked == [], "twelve layers are counted from the same few"

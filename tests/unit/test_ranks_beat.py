@@ -125,6 +125,12 @@ def test_the_rank_with_the_least_room_decides_how_weights_are_held(
     world = World(team.device, team)
     assert mode(RunConfig(), world, 1_600)[0] == "ddp"
     assert mode(RunConfig(), world, 1_601)[0] == "fsdp2", "rank 0 alone would take a replica"
+    sizes = [24_000_000_000, 8_000_000_000, 24_000_000_000]
+    monkeypatch.setattr(team, "gather", lambda _: [(str(n), size) for n, size in enumerate(sizes)])
+    how, why = mode(RunConfig(), world, 7_000_000_000)
+    assert how == "fsdp2" and "8.0 GB on rank 1, the least; others have up to 24.0 GB" in why
+    monkeypatch.setattr(team, "gather", lambda _: [(str(n), 8_000_000_000) for n in range(3)])
+    assert mode(RunConfig(), world, 7_000_000)[1] == "a replica takes 7 MB of 8.0 GB a device"
 
 
 def test_nothing_keeps_a_process_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:

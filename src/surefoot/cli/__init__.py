@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from surefoot.errors import ConfigError, Stopped, SurefootError
+from surefoot.errors import ConfigError, DeviceLost, Stopped, SurefootError
 
 __all__ = ["VERBS", "main"]
 
@@ -190,7 +190,8 @@ def _fail(error: SurefootError) -> int:
     text = str(error)
     if not isinstance(error, ConfigError | Stopped):
         text = f"error: {text}"
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+    # Of several processes one speaks, and that whose device is lost, for no other one knows it.
+    if os.environ.get("RANK", "0") == "0" or isinstance(error, DeviceLost):
         print(text, file=sys.stderr)
     return error.exit_code
 

@@ -69,6 +69,7 @@ def _torch_lines(fresh: bool) -> Iterator[Line]:
     import torch
 
     from surefoot.engine import open_world
+    from surefoot.engine.ability import why_no_card
 
     device = open_world("auto").device
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "for processors only"
@@ -78,7 +79,7 @@ def _torch_lines(fresh: bool) -> Iterator[Line]:
     elif device.type == "mps":
         yield "device", "Apple GPU (MPS)", ""
     else:
-        yield "device", "cpu (no CUDA device, no MPS)", _why_no_card()
+        yield "device", "cpu (no CUDA device, no MPS)", why_no_card()
     yield _numbers_line(device)
     yield _compile_line(str(device))
     yield from _ceilings(fresh, device)
@@ -109,20 +110,6 @@ def _driver() -> str:
         return f"driver {pynvml.nvmlSystemGetDriverVersion()}"
     except Exception:  # not installed, or it has nothing to say
         return 'driver not known (pip install "surefoot[gpu]")'
-
-
-def _why_no_card() -> str:
-    """Say why a card that seems to be here is not found."""
-    import torch
-
-    there = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/version").exists()
-    if there and not torch.version.cuda:
-        return "there is an NVIDIA card, and this torch is for processors: install one for CUDA"
-    if there:
-        return "there is an NVIDIA card that torch cannot use: nvidia-smi says whether its driver is alive"
-    if torch.version.cuda:
-        return f"torch is built for CUDA {torch.version.cuda} and finds no driver; a processor trains small models"
-    return ""
 
 
 def _numbers_line(device: Any) -> Line:

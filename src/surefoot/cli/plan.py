@@ -70,7 +70,7 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     if options.write is not None and options.write.exists():
         raise ConfigError(f"--write {options.write}: there is such a file", fix="another name")
     cache, config = cache_dir() / "fit.json", resolved.config
-    place = find_place(options.gpu, cache_dir() / "ceilings.json")
+    place = find_place(options.gpu, cache_dir() / "ceilings.json", config.machine.device)
     if options.probe:
         _probe(recipe, config, place.device, cache)
     steps = [] if recipe.tiers is None else list(recipe.tiers(recipe, config, place))
@@ -165,6 +165,8 @@ def _lines(
     label = f"{recipe.name}, {resolved.preset}" if resolved.preset else recipe.name
     yield f"plan   {label}: {sizes}, {found.pins.precision}, {config.optim.kind}"
     yield f"on     {place.name}: {bytes_text(place.room)} to use"
+    if place.note:
+        yield f"       {place.note}"
     pieces = -(-need.examples // need.micro)
     cut = "at once" if pieces == 1 else f"in {pieces} pieces of {need.micro}, same result"
     verdict = "fits" if found.fits else "does not fit"

@@ -16,6 +16,7 @@ from surefoot.config.units import parse_bytes
 from surefoot.engine.ceilings import Ceilings, measured, of_card
 from surefoot.engine.meter import available, resident
 from surefoot.engine.past import Overhead, overhead
+from surefoot.engine.world import open_world
 from surefoot.errors import ConfigError
 from surefoot.track.machine import describe_machine
 
@@ -25,6 +26,7 @@ _USUAL = 46  # multiprocessors of a card of which only the size is known
 _BLOCK = 512  # torch's CUDA allocator rounds to it
 _CONTEXT = 500_000_000  # CUDA itself: 148 MB on a T4, more on newer cards
 _WORKSPACE = 33_554_432  # cuBLAS with CUBLAS_WORKSPACE_CONFIG=:4096:8, which exact resume sets
+_ALIKE = 0.05  # share by which cards of one size may differ
 _FRAGMENTS = 0.12  # reserved beyond allocated: 4 to 12 % in published T4 measurements
 
 
@@ -91,15 +93,17 @@ class Place:
     device: str | None = None
     overhead: Overhead | None = None
     processors: int | None = None
+    note: str = ""
 
 
-def find_place(asked: str | None, cache: Path | None) -> Place:
+def find_place(asked: str | None, cache: Path | None, device: str = "auto") -> Place:
     """Return the place that `--gpu` names: `8GB`, a card, or `this` (also None).
 
-    Raises ConfigError for a name that no card has.
+    `device` is the one of this machine that is asked for. Raises ConfigError for a name that no card
+    has, Unsupported for a device that is not here.
     """
     if asked is None or asked.strip().lower() == "this":
-        return here(cache)
+        return here(cache, device)
     try:
         return _of_size(parse_bytes(asked), asked)
     except ValueError:
@@ -129,11 +133,13 @@ def _card(
     return Place(name, room, extra, _FRAGMENTS, _BLOCK, precision, ceilings, processors=processors)
 
 
-def here(cache: Path | None) -> Place:
-    """Return this machine: its first CUDA device, else its processor."""
+def here(cache: Path | None, asked: str = "auto") -> Place:
+    """Return this machine: the device asked for, else its first CUDA device, else its processor."""
     past = None if cache is None else cache.with_name("past.json")
-    if torch.cuda.is_available():
-        return _this_card(torch.device("cuda"), cache, past)
+    named = asked.startswith("cuda")
+    if named or (asked == "auto" and torch.cuda.is_available()):
+        device = open_world(asked).device if named else torch.device("cuda")
+        return _this_card(device, cache, past)
     program = resident()
     room = available() + program
     name = f"this machine, {describe_machine()['cpu']}"
@@ -151,7 +157,24 @@ def _this_card(device: torch.device, cache: Path | None, past: Path | None) -> P
     found = _card(about.name, free, precision, measured(cache, device=device), processors)
     known = overhead(past, str(device))
     share = _FRAGMENTS if known is None or known.fragments is None else known.fragments
-    return replace(found, device=str(device), overhead=known, fragments=share)
+    return replace(
+        found, device=str(device), overhead=known, fragments=share, note=_beside(device.index or 0)
+    )
+
+
+def _beside(index: int) -> str:
+    """Name the cards of another size than the one that is planned for."""
+    sizes = [
+        torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())
+    ]
+    others = [
+        f"cuda:{n} has {size / 1e9:.1f} GB"
+        for n, size in enumerate(sizes) if abs(size - sizes[index]) > _ALIKE * sizes[index]
+    ]  # fmt: skip
+    if not others:
+        return ""
+    least = min(range(len(sizes)), key=lambda n: sizes[n])
+    return f"{', '.join(others)} (--device plans for it); a run on all has room for what fits cuda:{least}"
 
 
 def _bare(name: str) -> str:

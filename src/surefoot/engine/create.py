@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +21,14 @@ from surefoot.engine import faults, fit
 from surefoot.engine.adopt import fill
 from surefoot.engine.disk import refusals, room_for
 from surefoot.engine.job import Job
+from surefoot.engine.lost import lost
 from surefoot.engine.meter import gpu
 from surefoot.engine.mirror import prepare as prepare_mirror
 from surefoot.engine.plan import describe, prepare
 from surefoot.engine.rebuild import Buildable
 from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Store
+from surefoot.engine.traffic import foreseen
 from surefoot.engine.world import World, open_world
 from surefoot.errors import OutOfResources
 from surefoot.track.folder import RunFolder
@@ -50,10 +52,16 @@ class New:
 
 
 def _fitting(make: Callable[[], T]) -> T:
-    """Return what is made. Raises OutOfResources where not even the weights, or one example, fit."""
+    """Return what is made.
+
+    Raises OutOfResources where not even the weights, or one example, fit; DeviceLost.
+    """
     try:
         return make()
     except Exception as error:
+        if faults.device_lost(error):
+            where = "before the first step, nothing was created"
+            raise lost(error, where, "the same command begins") from error
         if not faults.out_of_memory(error):
             raise
         raise OutOfResources(
@@ -87,6 +95,9 @@ def create(
     horizons = prepare(job, config, {})
     settled = changed(config, job.settings)
     pins, plan = _fitting(lambda: fit.choose(settled, job, world, limit, cache))
+    told = foreseen(recipe, settled, pins, job.source.fingerprint, world, cache)
+    if told is not None:
+        plan = replace(plan, moved=told[0], bandwidth=told[1])
     room_for(runs, plan.disk)
     pinned = {**pins.as_dict(), "horizon": horizon}
     resolved = {k: v for k, v in pinned.items() if k != "why"}

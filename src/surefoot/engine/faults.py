@@ -1,4 +1,4 @@
-"""Recognise a machine that ran out of memory, and let go of what the failed step still holds."""
+"""Recognise a machine that ran out of memory or lost a device, and let go of what a failed step holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import traceback
 
 import torch
 
-__all__ = ["UpdateFailed", "out_of_memory", "release"]
+__all__ = ["UpdateFailed", "device_lost", "out_of_memory", "release"]
 
 # What an allocation failure says besides being an OutOfMemoryError: allocator, driver, cuBLAS,
 # cuDNN and the CPU allocator each have their own words.
@@ -25,6 +25,26 @@ _SIGNS = (
     "mps backend out of memory",
     "alloc_cpu",
 )
+# What drivers say of a device that is gone, as far as this process can tell. Errors of a kernel (an
+# assertion, an address that is not there) are not among them: they would come again.
+_LOST = (
+    "unspecified launch failure",
+    "cuda error: unknown error",
+    "cuda unknown error",
+    "uncorrectable",  # of its memory (ECC), or of the link to another one
+    "ecc error",
+    "hardware stack error",
+    "or a hardware error",
+    "launch timed out",
+    "fallen off the bus",
+    "device lost",
+    "gpu is lost",
+    "xid",
+    "no cuda-capable device is detected",
+    "device(s) is/are busy or unavailable",
+    "driver shutting down",
+    "command buffer exited with error",  # MPS
+)
 
 
 class UpdateFailed(Exception):
@@ -41,6 +61,13 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether `error` means that a device does not answer any more; this process cannot use it again."""
+    text = str(error).lower()
+    found = isinstance(error, RuntimeError) and any(sign in text for sign in _LOST)
+    return found and not out_of_memory(error)
 
 
 def release(error: BaseException) -> None:

@@ -43,6 +43,8 @@ class Plan:
     disk: int
     step_seconds: float
     ceiling: float | None = None  # FLOP/s that matrix products reach at most, in its precision
+    moved: int | None = None  # that the operations of a step read and write, as foreseen
+    bandwidth: float | None = None  # bytes a second that the device moves at most
 
 
 @dataclass(frozen=True)

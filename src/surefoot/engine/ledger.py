@@ -85,21 +85,19 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is _SCALAR and isinstance(args[0], FakeTensor):
             return _pretended(args[0])
-        given = list(_tensors((args, kwargs)))
-        for tensor in given:
-            self._see(tensor, "given")
-        known = {id(t.untyped_storage()) for t in given}
+        given = _tensors(args, kwargs)
+        known = {self._see(tensor, "given") for tensor in given}
         found = func(*args, **kwargs)
-        outputs = list(_tensors(found))
-        for tensor in outputs:
-            self._see(tensor, str(func))
+        outputs, name = _tensors(found), str(func)
+        after = {self._see(tensor, name) for tensor in outputs}
         if func is _BACK and self.processors is not None:
             flash = not self.frugal and args[1].dtype != torch.float32  # which it does not take
             parts = self.processors if flash else 0
             self._work_in(_room_of_attention(args[1], args[2], parts), "room of attention")
         if self.processors is not None and func in (_COPY, _SOFTMAX, _SOFTMAX_BACK):
             self._softmax(func, args, found)
-        self._measure(func, args, kwargs, given, outputs, known, found)
+        if func._schema.is_mutable or not after <= known:  # else it only looks at memory otherwise
+            self._measure(func, args, kwargs, given, outputs, found)
         return found
 
     def see(self, tensors: Iterable[Tensor]) -> None:
@@ -196,16 +194,18 @@ class Ledger(TorchDispatchMode):
                 found.append(tuple(size.values()))
         return found
 
-    def _see(self, tensor: Tensor, source: str) -> None:
+    def _see(self, tensor: Tensor, source: str) -> int:
+        """Note a storage that is new, and return by which number it is known."""
         storage = tensor.untyped_storage()
         key = id(storage)
         if key in self._entries or not storage.nbytes():
-            return
+            return key
         rounded = -(-storage.nbytes() // self.block) * self.block
         entry = Entry(rounded, self.kind, source, tuple(tensor.shape))
         self._entries[key] = entry
         self._watched[key] = weakref.ref(storage, self._mourner(key))
         self.events.append((entry, 1))
+        return key
 
     def _mourner(self, key: int) -> Callable[[Any], None]:
         books = weakref.ref(self)
@@ -225,13 +225,9 @@ class Ledger(TorchDispatchMode):
         kwargs: Mapping[str, Any],
         given: list[Tensor],
         outputs: list[Tensor],
-        known: set[int],
         found: Any,
     ) -> None:
-        """Note the work of an operation, unless it only looks at memory in another way."""
-        fresh = [t for t in outputs if id(t.untyped_storage()) not in known]
-        if not (fresh or func._schema.is_mutable):
-            return
+        """Note the work of an operation."""
         flops = _flops(func, args, kwargs, found)
         moved = sum(t.numel() * t.element_size() for t in (*given, *outputs))
         half = any(t.dtype in (torch.bfloat16, torch.float16) for t in given)
@@ -285,12 +281,18 @@ def _pretended(tensor: Tensor) -> float | int | bool:
     return 1.0 if tensor.dtype.is_floating_point else 1
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
+def _tensors(*values: Any) -> list[Tensor]:
+    """Return the tensors in values, however they are packed."""
+    found: list[Tensor] = []
+    _collect(values, found)
+    return found
+
+
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            _collect(value, found)
+        elif isinstance(value, dict):
+            _collect(value.values(), found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,12 @@ from surefoot.engine.pauses import Pauses
 
 __all__ = ["Meter", "Span", "Timed", "allowed", "available", "gpu", "resident", "sparse"]
 
+# Of a control group: its limit, what it holds, and which row of memory.stat tells files to let go.
+_GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+_NO_LIMIT = 1 << 60  # bytes
 _FIELDS = ("data", "evaluate", "save", "record")  # what is left of the time is computing
 
 
@@ -142,14 +148,45 @@ def available() -> int:
     return there if limit is None else min(there, limit)
 
 
-def allowed(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes that the control group of this process may still take, None without limit."""
+def allowed(
+    root: Path = Path("/sys/fs/cgroup"), table: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Return the bytes that the control groups of this process may still take, None without limit.
+
+    Its own group counts and all around it, whose least decides. What a group holds of files that it
+    could let go is not taken.
+    """
+    lefts = (_left(group) for group in _groups(root, table))
+    return min((left for left in lefts if left is not None), default=None)
+
+
+def _groups(root: Path, table: Path) -> Iterator[Path]:
+    """Yield the folders of the groups that hold this process, of both versions of Linux's groups."""
+    yield root
     try:
-        most = (group / "memory.max").read_text().strip()
-        taken = int((group / "memory.current").read_text())
-        return None if most == "max" else max(0, int(most) - taken)
-    except (OSError, ValueError):
-        return None
+        rows = [line.split(":", 2) for line in table.read_text().splitlines()]
+    except OSError:
+        return
+    for _, kinds, path in (row for row in rows if len(row) == 3):
+        if kinds == "" or "memory" in kinds.split(","):
+            group = root / "memory" if kinds else root
+            yield group
+            for part in path.strip("/").split("/"):
+                group /= part
+                yield group
+
+
+def _left(group: Path) -> int | None:
+    for limit, taken, cached in _GROUP_FILES:
+        try:
+            most, held = (group / limit).read_text().strip(), int((group / taken).read_text())
+            if most == "max" or int(most) > _NO_LIMIT:
+                return None
+            rows = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return max(0, int(most) - held + int(rows.get(cached, 0)))
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 @cache

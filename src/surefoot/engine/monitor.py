@@ -38,7 +38,8 @@ class Monitor:
     """Reads sensors in the background, from the start of the block until its end.
 
     `threads` compute, `flops` is the work of a step and `ceiling` the FLOP/s that the device reaches at
-    most, where they are known. `memory` is the size of the device's memory in bytes. Warnings go to `tell`.
+    most, where they are known; `moved` are the bytes of a step and `bandwidth` those a second. `memory` is
+    the size of the device's memory in bytes. Warnings go to `tell`.
     """
 
     def __init__(
@@ -49,12 +50,17 @@ class Monitor:
         threads: int = 1,
         flops: float | None = None,
         ceiling: float | None = None,
+        moved: float | None = None,
+        bandwidth: float | None = None,
         memory: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._sensors, self._tell = list(those), tell
         self.threads, self.cores = threads, os.cpu_count() or 1
-        self._flops, self._ceiling, self._memory = flops, ceiling, memory
+        self._memory = memory
+        self._works = {  # what a step does, and how much of it the device does a second at most
+            ("flop_s", "mfu"): (flops, ceiling), ("bytes_s", "mbu"): (moved, bandwidth)
+        }  # fmt: skip
         self._clock, self._end, self._lock = clock, threading.Event(), threading.Lock()
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -135,12 +141,14 @@ class Monitor:
         return {key: float(f"{value:.6g}") for key, value in found.items()}
 
     def _speed(self, spent: Mapping[str, Any]) -> dict[str, float]:
-        """Return FLOP/s while computing, and their share of what the device can at most."""
+        """Return operations and bytes a second while computing, and their shares of what the device can."""
         seconds = spent.get("compute_s", 0.0) + spent.get("data_s", 0.0)
-        if not self._flops or not seconds or not spent.get("steps"):
-            return {}
-        rate = self._flops * spent["steps"] / seconds
-        return {"flop_s": rate} | ({"mfu": rate / self._ceiling} if self._ceiling else {})
+        found: dict[str, float] = {}
+        for (name, share), (each, most) in self._works.items():
+            if each and seconds and spent.get("steps"):
+                found[name] = each * spent["steps"] / seconds
+                found |= {share: found[name] / most} if most else {}
+        return found
 
     def _judge(self, spent: Mapping[str, Any], found: Mapping[str, float], seconds: float) -> None:
         """Add up a window long enough to be judged, and say what is wrong in it."""
@@ -226,6 +234,7 @@ def monitoring(
     memory = gpu(world.device).get("gpu_memory")
     with Monitor(
         sensors(world.device), tell, threads=meta["pinned"]["threads"], flops=flops or None,
-        ceiling=plan.get("ceiling"), memory=memory,
+        ceiling=plan.get("ceiling"), moved=plan.get("moved"), bandwidth=plan.get("bandwidth"),
+        memory=memory,
     ) as found:  # fmt: skip
         yield found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from surefoot.engine.cards import Place
 from surefoot.engine.ceilings import seconds
 from surefoot.engine.fit import Pins
 from surefoot.engine.own import pinned
-from surefoot.engine.predict import Need, predict
+from surefoot.engine.predict import Known, Need, predict
 from surefoot.engine.rebuild import Buildable
 from surefoot.errors import SurefootError
 
 __all__ = ["Change", "Outlook", "asked_ways", "changes", "cut", "look_ahead", "playable", "rescue"]
 
+_SURE = 1.03  # of the room: what is guessed to take more is not played
 _HALVED = ("model.context", "model.num_layers", "model.d_model", "train.batch_size")
 
 
@@ -37,6 +38,7 @@ class Outlook:
     pins: Pins
     disk: int
     timed: bool = False  # whether `step` was measured
+    known: Known = field(default_factory=Known, repr=False, compare=False)
 
     @property
     def total(self) -> int:
@@ -63,14 +65,17 @@ class Change:
     outlook: Outlook
 
 
-def look_ahead(recipe: Buildable, config: RunConfig, place: Place, cache: Path | None) -> Outlook:
+def look_ahead(
+    recipe: Buildable, config: RunConfig, place: Place, cache: Path | None, known: Known | None = None
+) -> Outlook:
     """Return the outlook of `config`, in the largest pieces of its batch that fit.
 
     The batch, and so the result, stays the same however it is cut; where not even one example at
     a time fits, that is returned. Where `cache` knows what this machine takes for this very run,
-    its choices and its time are taken instead.
+    its choices and its time are taken instead. `known` are steps of `recipe` that were played before.
     """
-    found = _search(recipe, config, place)
+    known = Known() if known is None else known
+    found = _search(recipe, config, place, known)
     if place.device is None or cache is None:
         return found
     need, device = found.need, torch.device(place.device)
@@ -78,7 +83,7 @@ def look_ahead(recipe: Buildable, config: RunConfig, place: Place, cache: Path |
     if told is None:
         return found
     pins, step = playable(told[0]), told[1]
-    found = _at(recipe, config, place, pins, pins.micro_batch_size)
+    found = _at(recipe, config, place, pins, pins.micro_batch_size, known)
     past = place.overhead
     return replace(found, step=step * (past.time if past else 1.0), timed=True)
 
@@ -89,44 +94,63 @@ def playable(pins: Pins) -> Pins:
     return replace(pins, device="cpu", ops=ways)
 
 
-def _search(recipe: Buildable, config: RunConfig, place: Place) -> Outlook:
+def _search(recipe: Buildable, config: RunConfig, place: Place, known: Known) -> Outlook:
+    """Return the outlook with the largest pieces that fit, else with the smallest."""
     asked, batch = config.machine.micro_batch_size, config.train.batch_size
     sizes = [d for d in range(batch, 0, -1) if batch % d == 0]
     if asked != "auto":
         sizes = [int(asked)]
     low, high = 0, len(sizes) - 1  # sizes fall, so what fits lies at the end
-    found = _at(recipe, config, place, None, sizes[0])
-    if found.fits or len(sizes) == 1:
-        return found
-    best = _at(recipe, config, place, None, sizes[-1])
+    over = _at(recipe, config, place, None, sizes[0], known)
+    if over.fits or len(sizes) == 1:
+        return over
+    best = _at(recipe, config, place, None, sizes[-1], known)
     if not best.fits:
         return best
     while high - low > 1:  # sizes[low] does not fit, sizes[high] does
-        middle = (low + high) // 2
-        found = _at(recipe, config, place, None, sizes[middle])
+        guessed = [_between(best, over, size) for size in sizes[low + 1 : high]]
+        likely = [n for n, total in enumerate(guessed) if total <= place.room]
+        if not likely and guessed[-1] > _SURE * place.room:
+            break
+        middle = low + 1 + likely[0] if likely else high - 1
+        found = _at(recipe, config, place, None, sizes[middle], known)
         if found.fits:
             high, best = middle, found
         else:
-            low = middle
+            low, over = middle, found
     return best
 
 
+def _between(small: Outlook, large: Outlook, micro: int) -> float:
+    """Return about how many bytes pieces of `micro` need, from smaller and larger ones that were played.
+
+    Each phase of a step is nearly a straight line in the size of the pieces; the highest counts.
+    """
+    a, b = small.need, large.need
+    share = (micro - a.micro) / (b.micro - a.micro)
+    pairs = [(x[0], y[0]) for x, y in zip(a.phases, b.phases)]
+    if len(a.phases) != len(b.phases):
+        pairs = [(a.peak, b.peak)]
+    peak = max(x + share * (y - x) for x, y in pairs)
+    return peak * (1 + small.place.fragments) + sum(small.place.extra.values())
+
+
 def _at(
-    recipe: Buildable, config: RunConfig, place: Place, pins: Pins | None, micro: int
+    recipe: Buildable, config: RunConfig, place: Place, pins: Pins | None, micro: int, known: Known
 ) -> Outlook:
     asked = config.machine.precision
     if pins is None:
         precision = place.precision if asked == "auto" else asked
         pins = Pins("cpu", precision=precision, ops=asked_ways(config))
     need = predict(
-        recipe, config, pins, micro=micro, block=place.block, processors=place.processors
-    )
+        recipe, config, pins, micro=micro, block=place.block, processors=place.processors, known=known
+    )  # fmt: skip
     parts = dict(need.parts)
     parts["fragments"] = round(need.peak * place.fragments)
     parts |= place.extra
     step = seconds(need, place.ceilings) if place.ceilings else None
     disk = need.state * (config.keep.last + 1) + need.weights * config.keep.best
-    return Outlook(need, place, parts, step, pins, disk)
+    return Outlook(need, place, parts, step, pins, disk, known=known)
 
 
 def changes(recipe: Buildable, config: RunConfig, now: Outlook) -> Iterator[Change]:
@@ -190,7 +214,7 @@ def _try(
             if "machine.precision" in settings
             else replace(now.pins, ops={**now.pins.ops, **asked_ways(other)})
         )
-        return _at(recipe, other, now.place, pins, micro)
+        return _at(recipe, other, now.place, pins, micro, now.known)
     except (ValidationError, SurefootError):
         return None
 

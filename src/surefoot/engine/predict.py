@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from surefoot.config.fields import changed
+from surefoot.config.fields import changed, flatten
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Batch, Data
 from surefoot.engine.fit import Pins
@@ -30,14 +30,14 @@ from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.rebuild import Buildable
-from surefoot.engine.stretch import PLAYED, WORTH, depth_of, shallow, stretch
+from surefoot.engine.stretch import PLAYED, WORTH, depth_of, shallow, straight, stretch
 from surefoot.engine.world import World
 from surefoot.nn import lean
 from surefoot.nn.dropout import set_keys
 from surefoot.ops import slots
 from surefoot.ops.kept import forget
 
-__all__ = ["KINDS", "Need", "predict"]
+__all__ = ["KINDS", "Known", "Need", "predict"]
 
 KINDS = ("weights", "gradients", "optimiser", "activations", "loss", "backward", "batch")
 _MOMENTS = 400  # of the history
@@ -104,6 +104,7 @@ def predict(
     block: int = 1,
     processors: int | None = None,
     real: bool = False,
+    known: Known | None = None,
 ) -> Need:
     """Return what a step of `config` needs in pieces of `micro` examples (None: all at once).
 
@@ -112,18 +113,46 @@ def predict(
     `block` is what an allocator rounds to. With `real`,
     tensors have contents and the step is computed. Raises what building the recipe raises.
 
-    Of many equal layers a few are played, and the rest is counted (`stretch`).
+    Of many equal layers a few are played, and the rest is counted (`stretch`). `known` keeps what
+    was played, for questions that lead to the same steps; they must be of one recipe.
     """
     config = changed(config, {"machine.precision": pins.precision})
-    play = partial(
-        _replay, recipe, config, pins, micro=micro or config.train.batch_size,
-        ledger=partial(Ledger, block=block, processors=processors),
-    )  # fmt: skip
+    known = Known() if known is None else known
+    micro = micro or config.train.batch_size
+    books = partial(Ledger, block=block, processors=processors)
+
+    def play(layers: int | None = None) -> Need:
+        asked = shallow(config, layers)
+        key = repr((flatten(asked), pins.ops, micro, block, processors, layers, real))
+        if key not in known.plays:
+            known.plays[key] = _replay(
+                recipe, asked, pins, micro=micro, ledger=books, real=real, layers=layers
+            )
+        return known.plays[key]
+
     depth = None if real else depth_of(recipe, config)
     if depth is None or depth < WORTH:
-        return play(real=real)
-    few = [play(layers=count) for count in PLAYED]
+        return play()
+    kind = _kind(config, pins)
+    few = [play(count) for count in (PLAYED[:2] if kind in known.straight else PLAYED)]
+    if straight(few):
+        known.straight.add(kind)
     return stretch(few, depth) or play()
+
+
+@dataclass
+class Known:
+    """What was played of a recipe, and of which kinds the layers have turned out to be all alike."""
+
+    plays: dict[str, Need] = field(default_factory=dict)
+    straight: set[str] = field(default_factory=set)
+
+
+def _kind(config: RunConfig, pins: Pins) -> str:
+    """Return what a model and its step are like, whatever their sizes."""
+    flat = flatten(config)
+    sizes = {path for path, v in flat.items() if isinstance(v, int) and not isinstance(v, bool)}
+    return repr(({path: v for path, v in flat.items() if path not in sizes}, pins.ops))
 
 
 def _replay(
@@ -133,9 +162,10 @@ def _replay(
     *,
     micro: int,
     ledger: Callable[[], Ledger],
-    real: bool = False,
-    layers: int | None = None,
+    real: bool,
+    layers: int | None,
 ) -> Need:
+    """Play the steps of `config`; `layers` tells recipes that say the depth otherwise."""
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
     books = ledger()
     threads = torch.get_num_threads()
@@ -152,7 +182,7 @@ def _replay(
         stack.enter_context(mock.patch.object(lean, "frugal_kernels", partial(_frugal, books)))
         stack.enter_context(books)
         stage = _Stage(fake, layers)
-        job = recipe.build(shallow(config, layers), stage)
+        job = recipe.build(config, stage)
         prepare(job, config, {})
         for learner in job.learners.values():
             apply(learner, pins)

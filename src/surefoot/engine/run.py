@@ -21,6 +21,7 @@ from surefoot.engine.create import New, create, versions
 from surefoot.engine.disk import synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
+from surefoot.engine.lost import answering
 from surefoot.engine.meter import Meter, resident
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.monitor import monitoring
@@ -246,7 +247,8 @@ def _train(
             Meter(pauses), monitor,
         )  # fmt: skip
         try:
-            ended = conductor.run()
+            with answering(world.device, state, saver, store):
+                ended = conductor.run()
         except BaseException as error:
             _fail(folder, world, state, saver, error)
             raise

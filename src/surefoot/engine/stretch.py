@@ -2,7 +2,8 @@
 
 A step is cut into phases (forward, two halves of backward, update), for within each the same layer
 decides the peak however many there are; so each phase is a straight line in the number of layers,
-and the peak is that of the highest. That it is straight is looked at and not assumed.
+and the peak is that of the highest. That it is straight is looked at and not assumed: at every
+model, or where many are asked for in a row, at the first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from surefoot.engine.ledger import Work
     from surefoot.engine.predict import Need
 
-__all__ = ["PLAYED", "WORTH", "depth_of", "shallow", "stretch"]
+__all__ = ["PLAYED", "WORTH", "depth_of", "shallow", "straight", "stretch"]
 
 _LAYERS = "model.num_layers"
 PLAYED = (2, 3, 4)  # layers that are played
@@ -49,31 +50,48 @@ def shallow(config: RunConfig, layers: int | None) -> RunConfig:
     return changed(config, {_LAYERS: layers})
 
 
+def straight(few: Sequence[Need]) -> bool:
+    """Whether the peak of every phase is a straight line in the layers of PLAYED."""
+    return all(
+        len(sizes) == len(PLAYED) and sizes[2] - sizes[1] == sizes[1] - sizes[0]
+        for sizes in _sizes(few)
+    )
+
+
+def _sizes(few: Sequence[Need]) -> list[list[int]]:
+    """Return the peaks of each phase, one by number of layers."""
+    count = max(len(need.phases) for need in few)
+    return [[n.phases[i][0] for n in few if i < len(n.phases)] for i in range(count)]
+
+
 def stretch(few: Sequence[Need], depth: int) -> Need | None:
-    """Return what `depth` layers need, from plays of PLAYED layers; None where it is no straight line."""
-    first, second, third = few
-    if not len(first.phases) == len(second.phases) == len(third.phases):
+    """Return what `depth` layers need, from plays of PLAYED layers; None where it is no straight line.
+
+    Of a kind of model that is known to be `straight`, two plays are enough.
+    """
+    before, last = few[-2:]
+    if len({len(need.phases) for need in few}) > 1:
         return None
-    more = depth - PLAYED[-1]
-    lines = list(zip(second.phases, third.phases))
+    more = depth - PLAYED[len(few) - 1]
+    lines = list(zip(before.phases, last.phases))
     highest, index = max((b[0] + more * (b[0] - a[0]), i) for i, (a, b) in enumerate(lines))
-    sizes = [need.phases[index][0] for need in few]
-    if sizes[2] - sizes[1] != sizes[1] - sizes[0]:
+    sizes = _sizes(few)[index]
+    if len(sizes) > 2 and sizes[2] - sizes[1] != sizes[1] - sizes[0]:
         return None
     ahead = _Ahead(more)
     parts = ahead.parts(*(pair[1] for pair in lines[index]))
     if sum(parts.values()) != highest:
         return None
     return replace(
-        third,
+        last,
         peak=highest,
         parts=parts,
-        state=ahead.number(second.state, third.state),
-        weights=ahead.number(second.weights, third.weights),
-        parameters=ahead.parts(second.parameters, third.parameters),
-        passes=ahead.works(second.passes, third.passes),
-        updates=ahead.works(second.updates, third.updates),
-        host=ahead.number(second.host, third.host),
+        state=ahead.number(before.state, last.state),
+        weights=ahead.number(before.weights, last.weights),
+        parameters=ahead.parts(before.parameters, last.parameters),
+        passes=ahead.works(before.passes, last.passes),
+        updates=ahead.works(before.updates, last.updates),
+        host=ahead.number(before.host, last.host),
         phases=[(ahead.number(a[0], b[0]), ahead.parts(a[1], b[1])) for a, b in lines],
     )
 

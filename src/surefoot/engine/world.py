@@ -129,5 +129,9 @@ def _require_cuda(device: str) -> None:
     count = torch.cuda.device_count()
     index = int(device.partition(":")[2] or 0)
     if index >= count:
+        from surefoot.engine.ability import why_no_card
+
         what = f"there is no CUDA device {index} (torch {torch.__version__} sees {count})"
-        raise Unsupported(what, where="machine.device", fix="--device cpu, or surefoot doctor")
+        why = "" if count else why_no_card()
+        fix = "--device cpu, or surefoot doctor"
+        raise Unsupported(": ".join(filter(None, (what, why))), where="machine.device", fix=fix)

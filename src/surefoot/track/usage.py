@@ -30,6 +30,7 @@ _MEMORY = {
 _BUSY = {
     "busy": "busy",
     "mfu": "operations, of the most",
+    "mbu": "bytes moved, of the most",
     "gpu_memory_busy": "GPU memory busy",
     "gpu_hot": "slowed by heat",
 }

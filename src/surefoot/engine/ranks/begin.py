@@ -21,6 +21,7 @@ __all__ = ["alike", "mode", "spread", "visible"]
 
 TOKEN = ".ranks"  # a file of the run's folder, for as long as it takes all ranks to read it
 _ROOM = 0.8  # share of what is free that a replica may take
+_ALIKE = 0.95  # share of the largest room that the least has, where devices are of one size
 
 
 def alike(team: Team, facts: Mapping[str, Any]) -> None:
@@ -72,20 +73,23 @@ def mode(config: RunConfig, world: World, memory: int) -> tuple[str, str]:
         return asked, "asked for"
     if world.team is None or size == 1:
         return "none", "one process"
-    room = _least_room(world.team)
-    need, have = f"{memory / 1e6:.0f} MB", f"{room / 1e9:.1f} GB"
+    rooms = _rooms(world.team)
+    room, most = min(rooms), max(rooms)
+    need, have = f"{memory / 1e6:.0f} MB", f"{room / 1e9:.1f} GB a device"
+    if room < _ALIKE * most:
+        have = f"{room / 1e9:.1f} GB on rank {rooms.index(room)}, the least; others have up to {most / 1e9:.1f} GB"
     if memory <= _ROOM * room:
-        return "ddp", f"a replica takes {need} of {have} a device"
-    return "fsdp2", f"a replica would take {need} of {have} a device"
+        return "ddp", f"a replica takes {need} of {have}"
+    return "fsdp2", f"a replica would take {need} of {have}"
 
 
-def _least_room(team: Team) -> int:
-    """Return the bytes that a replica may take on every rank: its device, or a share of its host."""
+def _rooms(team: Team) -> list[int]:
+    """Return the bytes that a replica may take on each rank: its device, or a share of its host."""
     if team.device.type == "cuda":
-        return min(team.gather(torch.cuda.get_device_properties(team.device).total_memory))
+        return list(team.gather(torch.cuda.get_device_properties(team.device).total_memory))
     found = team.gather((socket.gethostname(), available()))
     hosts = [host for host, _ in found]
-    return min(free // hosts.count(host) for host, free in found)
+    return [free // hosts.count(host) for host, free in found]
 
 
 def spread(job: Job, world: World, how: str, reduce: str) -> None:

@@ -14,7 +14,7 @@ from surefoot.engine.cards import Place
 from surefoot.engine.ceilings import seconds
 from surefoot.engine.fit import Pins
 from surefoot.engine.outlook import asked_ways
-from surefoot.engine.predict import predict
+from surefoot.engine.predict import Known, predict
 from surefoot.engine.tier import Tier
 from surefoot.recipes import Recipe
 from surefoot.recipes.code.base import public_config
@@ -60,12 +60,12 @@ def measures(config: CodeConfig, context: int) -> list[dict[str, Any]]:
 
 def tiers(recipe: Recipe, config: CodeConfig, place: Place) -> Iterator[Tier]:
     """Yield each tier with the least that makes it fit; the last one is the first that does not."""
-    known = trained_for(public_config(config.model.base))
+    trained, known = trained_for(public_config(config.model.base)), Known()
     first = 0
     for context in TIERS:
         ways = measures(config, context)
         for at in range(first, len(ways)):
-            found = _tier(recipe, config, place, context, ways[at], known)
+            found = _tier(recipe, config, place, context, ways[at], trained, known)
             if found.fits:
                 break
             first = min(at + 1, len(ways) - 1)  # what is too little here is so for longer rows
@@ -79,11 +79,11 @@ def chosen_context(recipe: Recipe, config: CodeConfig, place: Place, most: int) 
 
     Where not even the smallest fits, that one is returned.
     """
-    known = trained_for(public_config(config.model.base))
-    most = min(most, known or most)
+    trained, known = trained_for(public_config(config.model.base)), Known()
+    most = min(most, trained or most)
     ladder = [c for c in (*reversed(TIERS), *_SHORTER) if c <= most]
     for context in ladder or _SHORTER[-1:]:
-        found = _tier(recipe, config, place, context, {}, known)
+        found = _tier(recipe, config, place, context, {}, trained, known)
         if found.fits:
             break
     return found
@@ -91,19 +91,23 @@ def chosen_context(recipe: Recipe, config: CodeConfig, place: Place, most: int) 
 
 def _tier(
     recipe: Recipe, config: CodeConfig, place: Place, context: int, way: Mapping[str, Any],
-    known: int | None,
+    trained: int | None, known: Known,
 ) -> Tier:  # fmt: skip
     asked = {"model.context": context, "train.batch_size": 1, "machine.micro_batch_size": 1}
-    peak, host, time = _played(recipe, changed(config, {**asked, **way}), place)
+    peak, host, time = _played(recipe, changed(config, {**asked, **way}), place, known)
     total = round(peak * (1 + place.fragments)) + sum(place.extra.values())
-    return Tier(context, total, host, place.room, time, way, known)
+    return Tier(context, total, host, place.room, time, way, trained)
 
 
-def _played(recipe: Recipe, config: CodeConfig, place: Place) -> tuple[int, int, float | None]:
+def _played(
+    recipe: Recipe, config: CodeConfig, place: Place, known: Known
+) -> tuple[int, int, float | None]:
     """Return bytes at the peak and beside the card, and seconds a row."""
     asked = config.machine.precision
     pins = Pins(
         "cpu", precision=place.precision if asked == "auto" else asked, ops=asked_ways(config)
     )
-    need = predict(recipe, config, pins, micro=1, block=place.block, processors=place.processors)
+    need = predict(
+        recipe, config, pins, micro=1, block=place.block, processors=place.processors, known=known
+    )  # fmt: skip
     return need.peak, need.host, seconds(need, place.ceilings) if place.ceilings else None
