@@ -46,8 +46,9 @@ def test_a_device_that_is_lost_before_the_first_step(tmp_path: Path) -> None:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors")
 
     recipe = Recipe("lost", "on a device that goes", RunConfig, build)
-    with pytest.raises(DeviceLost, match=r"any more: CUDA error: unspecified launch failure$") as failed:
+    with pytest.raises(DeviceLost, match="any more: CUDA error: unspec") as failed:
         surefoot.train(recipe, runs=tmp_path / "runs", quiet=True, max_steps=1)
+    assert "kernel errors" not in str(failed.value), "what torch says to everybody"
     assert "nothing was created" in str(failed.value) and "dmesg" in str(failed.value)
     assert failed.value.exit_code == 4 and not (tmp_path / "runs").exists()
 

@@ -16,6 +16,7 @@ from surefoot.engine.cards import Place
 from surefoot.engine.fit import Pins
 from surefoot.engine.outlook import _at, changes, look_ahead
 from surefoot.engine.predict import Known, Need, predict
+from surefoot.engine.stretch import stretch
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
 GPT = {"path": TEXT, "d_model": 48, "num_heads": 4, "num_layers": 2, "context": 24, "batch_size": 6}
@@ -87,10 +88,26 @@ def test_deep_models_are_counted_from_a_few_layers(
 
 def test_what_is_no_straight_line_is_played_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: Any = ("charlm", {**GPT, "num_layers": 12}, {})
-    monkeypatch.setattr("surefoot.engine.predict.PLAYED", (2, 3, 5))
-    bent = play(*asked, real=False)
-    monkeypatch.setattr("surefoot.engine.predict.WORTH", 99)
-    assert bent == play(*asked, real=False)
+    counted = play(*asked, real=False)
+    monkeypatch.setattr("surefoot.engine.predict.stretch", lambda *_: None)
+    played = play(*asked, real=False)
+    assert (counted.peak, counted.parts) == (played.peak, played.parts)
+    assert len(played.passes) == len(counted.passes) and played.phases[0] == counted.phases[0]
+
+
+def test_where_the_shallowest_are_no_straight_line_more_layers_are_played(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: Any = ("charlm", {**GPT, "num_layers": 12}, {})
+    counted, seen = play(*asked, real=False), []
+
+    def bent(few: Any, played: int, depth: int) -> Any:
+        seen.append(played)
+        return None if played < 6 else stretch(few, played, depth)
+
+    monkeypatch.setattr("surefoot.engine.predict.stretch", bent)
+    assert play(*asked, real=False).parts == counted.parts
+    assert seen == [4, 5, 6]
 
 
 def test_colours_differ_by_the_number_that_torch_takes_too_many() -> None:

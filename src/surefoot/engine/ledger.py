@@ -22,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 __all__ = ["HOST", "Entry", "Ledger", "Mark", "Work"]
 
 HOST = "host"  # the kind of what waits beside the card
+_WHERE = torch.ops.prim.device.default
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 _BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 # Attention on a processor, which nobody counts: how many products of matrices it takes.
@@ -83,6 +84,8 @@ class Ledger(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is _WHERE:  # a question, and half of all calls
+            return func(*args, **kwargs)
         if func is _SCALAR and isinstance(args[0], FakeTensor):
             return _pretended(args[0])
         given = _tensors(args, kwargs)

@@ -7,6 +7,7 @@ same play on real tensors is what `--probe` does.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.rebuild import Buildable
-from surefoot.engine.stretch import PLAYED, WORTH, depth_of, shallow, straight, stretch
+from surefoot.engine.stretch import PLAYED, TRIED, WORTH, depth_of, highest, shallow, stretch
 from surefoot.engine.world import World
 from surefoot.nn import lean
 from surefoot.nn.dropout import set_keys
@@ -133,19 +134,36 @@ def predict(
     depth = None if real else depth_of(recipe, config)
     if depth is None or depth < WORTH:
         return play()
-    kind = _kind(config, pins)
-    few = [play(count) for count in (PLAYED[:2] if kind in known.straight else PLAYED)]
-    if straight(few):
-        known.straight.add(kind)
-    return stretch(few, depth) or play()
+    return _stretched(play, depth, known, _kind(config, pins)) or play()
+
+
+def _stretched(
+    play: Callable[[int], Need], depth: int, known: Known, kind: str
+) -> Need | None:
+    """Return what `depth` layers need from plays of a few, None where that is no straight line.
+
+    Where a model of this kind was one, two plays are enough if the same phase decides.
+    """
+    first, phase = known.straight.get(kind, (PLAYED[0], -1))
+    if phase >= 0:
+        pair = [play(first), play(first + 1)]
+        if highest(pair, first + 1, depth)[1] == phase:
+            return stretch(pair, first + 1, depth)
+    for first in range(PLAYED[0], PLAYED[0] + TRIED):
+        few = [play(first + more) for more in range(len(PLAYED))]
+        found = stretch(few, first + len(few) - 1, depth)
+        if found is not None:
+            known.straight[kind] = first, highest(few, first + len(few) - 1, depth)[1]
+            return found
+    return None
 
 
 @dataclass
 class Known:
-    """What was played of a recipe, and of which kinds the layers have turned out to be all alike."""
+    """What was played of a recipe; of each kind of model, from which layer on which phase is a straight line."""
 
     plays: dict[str, Need] = field(default_factory=dict)
-    straight: set[str] = field(default_factory=set)
+    straight: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def _kind(config: RunConfig, pins: Pins) -> str:
@@ -171,6 +189,8 @@ def _replay(
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
+        gc.freeze()  # the collector need not look through all that was there before, again and again
+        stack.callback(gc.unfreeze)
         forget()
         stack.callback(forget)
         if fake is not None:

@@ -3,7 +3,8 @@
 A step is cut into phases (forward, two halves of backward, update), for within each the same layer
 decides the peak however many there are; so each phase is a straight line in the number of layers,
 and the peak is that of the highest. That it is straight is looked at and not assumed: at every
-model, or where many are asked for in a row, at the first.
+model, or where many are asked for in a row, at the first. Where it is not, one layer more is played:
+in the shallowest models, a phase may end before its usual peak.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from surefoot.engine.ledger import Work
     from surefoot.engine.predict import Need
 
-__all__ = ["PLAYED", "WORTH", "depth_of", "shallow", "straight", "stretch"]
+__all__ = ["PLAYED", "TRIED", "WORTH", "depth_of", "highest", "shallow", "stretch"]
 
 _LAYERS = "model.num_layers"
-PLAYED = (2, 3, 4)  # layers that are played
+PLAYED = (2, 3, 4)  # layers that are played first
+TRIED = 3  # times that more are played, one after the other, until the line is straight
 WORTH = 12  # layers from which on that is less work than to play all
 
 
@@ -50,41 +52,33 @@ def shallow(config: RunConfig, layers: int | None) -> RunConfig:
     return changed(config, {_LAYERS: layers})
 
 
-def straight(few: Sequence[Need]) -> bool:
-    """Whether the peak of every phase is a straight line in the layers of PLAYED."""
-    return all(
-        len(sizes) == len(PLAYED) and sizes[2] - sizes[1] == sizes[1] - sizes[0]
-        for sizes in _sizes(few)
-    )
+def highest(few: Sequence[Need], played: int, depth: int) -> tuple[int, int]:
+    """Return the peak of `depth` layers and its phase, by the last two of `few`, of up to `played` layers."""
+    more = depth - played
+    pairs = zip(few[-2].phases, few[-1].phases)
+    return max((b[0] + more * (b[0] - a[0]), i) for i, (a, b) in enumerate(pairs))
 
 
-def _sizes(few: Sequence[Need]) -> list[list[int]]:
-    """Return the peaks of each phase, one by number of layers."""
-    count = max(len(need.phases) for need in few)
-    return [[n.phases[i][0] for n in few if i < len(n.phases)] for i in range(count)]
+def stretch(few: Sequence[Need], played: int, depth: int) -> Need | None:
+    """Return what `depth` layers need, from plays of ever one more, the last of `played` layers.
 
-
-def stretch(few: Sequence[Need], depth: int) -> Need | None:
-    """Return what `depth` layers need, from plays of PLAYED layers; None where it is no straight line.
-
-    Of a kind of model that is known to be `straight`, two plays are enough.
+    None where it is no straight line. Two plays are enough where it is known to be one.
     """
     before, last = few[-2:]
     if len({len(need.phases) for need in few}) > 1:
         return None
-    more = depth - PLAYED[len(few) - 1]
+    more, (peak, index) = depth - played, highest(few, played, depth)
     lines = list(zip(before.phases, last.phases))
-    highest, index = max((b[0] + more * (b[0] - a[0]), i) for i, (a, b) in enumerate(lines))
-    sizes = _sizes(few)[index]
+    sizes = [need.phases[index][0] for need in few]
     if len(sizes) > 2 and sizes[2] - sizes[1] != sizes[1] - sizes[0]:
         return None
     ahead = _Ahead(more)
     parts = ahead.parts(*(pair[1] for pair in lines[index]))
-    if sum(parts.values()) != highest:
+    if sum(parts.values()) != peak:
         return None
     return replace(
         last,
-        peak=highest,
+        peak=peak,
         parts=parts,
         state=ahead.number(before.state, last.state),
         weights=ahead.number(before.weights, last.weights),
