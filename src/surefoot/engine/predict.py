@@ -31,7 +31,7 @@ from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.rebuild import Buildable
-from surefoot.engine.stretch import PLAYED, TRIED, WORTH, depth_of, highest, shallow, stretch
+from surefoot.engine.stretch import PLAYED, TRIED, WORTH, depth_of, highest, shallow, straight, stretch
 from surefoot.engine.world import World
 from surefoot.nn import lean
 from surefoot.nn.dropout import set_keys
@@ -142,28 +142,28 @@ def _stretched(
 ) -> Need | None:
     """Return what `depth` layers need from plays of a few, None where that is no straight line.
 
-    Where a model of this kind was one, two plays are enough if the same phase decides.
+    Where the phase that decides was one in a model of this kind, two plays are enough.
     """
-    first, phase = known.straight.get(kind, (PLAYED[0], -1))
-    if phase >= 0:
+    first, phases = known.straight.get(kind, (PLAYED[0], set()))
+    if phases:
         pair = [play(first), play(first + 1)]
-        if highest(pair, first + 1, depth)[1] == phase:
+        if highest(pair, first + 1, depth)[1] in phases:
             return stretch(pair, first + 1, depth)
     for first in range(PLAYED[0], PLAYED[0] + TRIED):
         few = [play(first + more) for more in range(len(PLAYED))]
         found = stretch(few, first + len(few) - 1, depth)
         if found is not None:
-            known.straight[kind] = first, highest(few, first + len(few) - 1, depth)[1]
+            known.straight[kind] = first, straight(few)
             return found
     return None
 
 
 @dataclass
 class Known:
-    """What was played of a recipe; of each kind of model, from which layer on which phase is a straight line."""
+    """What was played of a recipe; and of kinds of models, from which layer on which phases are straight lines."""
 
     plays: dict[str, Need] = field(default_factory=dict)
-    straight: dict[str, tuple[int, int]] = field(default_factory=dict)
+    straight: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
 
 
 def _kind(config: RunConfig, pins: Pins) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from surefoot.engine.ledger import Work
     from surefoot.engine.predict import Need
 
-__all__ = ["PLAYED", "TRIED", "WORTH", "depth_of", "highest", "shallow", "stretch"]
+__all__ = ["PLAYED", "TRIED", "WORTH", "depth_of", "highest", "shallow", "straight", "stretch"]
 
 _LAYERS = "model.num_layers"
 PLAYED = (2, 3, 4)  # layers that are played first
@@ -57,6 +57,12 @@ def highest(few: Sequence[Need], played: int, depth: int) -> tuple[int, int]:
     more = depth - played
     pairs = zip(few[-2].phases, few[-1].phases)
     return max((b[0] + more * (b[0] - a[0]), i) for i, (a, b) in enumerate(pairs))
+
+
+def straight(few: Sequence[Need]) -> set[int]:
+    """Return the phases whose peak is a straight line in the layers of three plays, each of one more."""
+    sizes = zip(*([peak for peak, _ in need.phases] for need in few))
+    return {index for index, (a, b, c) in enumerate(sizes) if c - b == b - a}
 
 
 def stretch(few: Sequence[Need], played: int, depth: int) -> Need | None:
