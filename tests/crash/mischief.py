@@ -23,7 +23,9 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: MemoryError(),
 ]
 LOST: list[Callable[[], Exception]] = [
-    lambda: torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors ..."),
+    lambda: torch.AcceleratorError(
+        "CUDA error: unspecified launch failure\nCUDA kernel errors ..."
+    ),
     lambda: RuntimeError("CUDA error: uncorrectable ECC error encountered"),
 ]
 

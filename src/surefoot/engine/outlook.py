@@ -66,7 +66,11 @@ class Change:
 
 
 def look_ahead(
-    recipe: Buildable, config: RunConfig, place: Place, cache: Path | None, known: Known | None = None
+    recipe: Buildable,
+    config: RunConfig,
+    place: Place,
+    cache: Path | None,
+    known: Known | None = None,
 ) -> Outlook:
     """Return the outlook of `config`, in the largest pieces of its batch that fit.
 

@@ -31,7 +31,16 @@ from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.rebuild import Buildable
-from surefoot.engine.stretch import PLAYED, TRIED, WORTH, depth_of, highest, shallow, straight, stretch
+from surefoot.engine.stretch import (
+    PLAYED,
+    TRIED,
+    WORTH,
+    depth_of,
+    highest,
+    shallow,
+    straight,
+    stretch,
+)
 from surefoot.engine.world import World
 from surefoot.nn import lean
 from surefoot.nn.dropout import set_keys
@@ -137,9 +146,7 @@ def predict(
     return _stretched(play, depth, known, _kind(config, pins)) or play()
 
 
-def _stretched(
-    play: Callable[[int], Need], depth: int, known: Known, kind: str
-) -> Need | None:
+def _stretched(play: Callable[[int], Need], depth: int, known: Known, kind: str) -> Need | None:
     """Return what `depth` layers need from plays of a few, None where that is no straight line.
 
     Where the phase that decides was one in a model of this kind, two plays are enough.
