@@ -192,7 +192,8 @@ def test_a_plan_is_for_the_card_asked_for_and_names_one_of_another_size(
     out = capsys.readouterr().out
     assert "on     card 2: 23 GB to use" in out and "cuda:0 has 8.0 GB" in out
     assert main([*TINY, "--device", "cuda:3"]) == 3
-    assert "there is no CUDA device 3" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "there is no CUDA device 3" in told and "--gpu 8GB" in told
     assert main([*TINY, "--device", "cpu"]) == 0, "a processor beside cards is planned for, too"
     assert "on     this machine" in capsys.readouterr().out
 

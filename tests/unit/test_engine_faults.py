@@ -29,6 +29,7 @@ FULL = [
 OTHER = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory"),
     KeyError("memory"), RuntimeError("CUDA error: device-side assert triggered"),
+    RuntimeError("maxid of the index is out of range"), ValueError("GPU is lost"),
 ]  # fmt: skip
 
 

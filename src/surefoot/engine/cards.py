@@ -17,7 +17,7 @@ from surefoot.engine.ceilings import Ceilings, measured, of_card
 from surefoot.engine.meter import available, resident
 from surefoot.engine.past import Overhead, overhead
 from surefoot.engine.world import open_world
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, Unsupported
 from surefoot.track.machine import describe_machine
 
 __all__ = ["CARDS", "Card", "Place", "find_place", "here"]
@@ -138,8 +138,7 @@ def here(cache: Path | None, asked: str = "auto") -> Place:
     past = None if cache is None else cache.with_name("past.json")
     named = asked.startswith("cuda")
     if named or (asked == "auto" and torch.cuda.is_available()):
-        device = open_world(asked).device if named else torch.device("cuda")
-        return _this_card(device, cache, past)
+        return _this_card(_named(asked) if named else torch.device("cuda"), cache, past)
     program = resident()
     room = available() + program
     name = f"this machine, {describe_machine()['cpu']}"
@@ -147,6 +146,15 @@ def here(cache: Path | None, asked: str = "auto") -> Place:
         name, room, {"program": program}, _FRAGMENTS, 1, "fp32", measured(cache), "cpu",
         overhead=overhead(past, "cpu"),
     )  # fmt: skip
+
+
+def _named(asked: str) -> torch.device:
+    """Return the device. Raises Unsupported where it is not here."""
+    try:
+        return open_world(asked).device
+    except Unsupported as error:
+        error.fix = f"--gpu 8GB, or a card's name, plans for one that is not here; {error.fix}"
+        raise
 
 
 def _this_card(device: torch.device, cache: Path | None, past: Path | None) -> Place:

@@ -39,7 +39,8 @@ _LOST = (
     "fallen off the bus",
     "device lost",
     "gpu is lost",
-    "xid",
+    "(xid",
+    " xid",  # a number of NVIDIA's driver; part of other words
     "no cuda-capable device is detected",
     "device(s) is/are busy or unavailable",
     "driver shutting down",
