@@ -19,7 +19,7 @@ BUDGET = {
     "data": 4500,
     "track": 4280,
     "ops": 1400,
-    "nn": 1750,
+    "nn": 1900,
     "engine": 9900,
     "recipes": 3000,
     "sweep": 1500,

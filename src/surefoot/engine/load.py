@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from surefoot.engine.named import restore_weights
+from surefoot.engine.place import reads_past_mkl
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError, RunError, Unsupported
 from surefoot.nn.gpt import GPT
+from surefoot.nn.one_text import side_by_side
 from surefoot.nn.packed import pack_
 from surefoot.track.folder import RunFolder, reference
 
@@ -62,6 +64,8 @@ def narrow(models: Mapping[str, nn.Module], dtype: str) -> None:
             for parameter in model.parameters():
                 if parameter.is_floating_point() and parameter.itemsize > kind[dtype].itemsize:
                     parameter.data = parameter.data.to(kind[dtype])
+            if isinstance(model, GPT) and dtype == "fp32" and reads_past_mkl():
+                side_by_side(model)
         elif isinstance(model, GPT):
             pack_(model, int(dtype.removeprefix("int")))
         else:

@@ -25,7 +25,7 @@ __all__ = [
     "apply",
     "compile_in_place",
     "matmul_path",
-    "reads_by_onednn",
+    "reads_past_mkl",
     "repeatable",
 ]
 
@@ -87,8 +87,8 @@ class MatmulPath:
 
 
 @cache
-def reads_by_onednn() -> bool:
-    """Whether writing with fp32 weights should read them through oneDNN: on AMD's processors.
+def reads_past_mkl() -> bool:
+    """Whether writing should read fp32 weights without Intel's library: on AMD's processors.
 
     A rule and no race, so that the same weights and seed write the same text on one machine.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from surefoot.engine.place import reads_by_onednn
+from surefoot.engine.place import reads_past_mkl
 from surefoot.errors import ConfigError
 from surefoot.nn.decode import Decoder
 from surefoot.seeds import derive
@@ -62,7 +62,7 @@ def generate(
     way, from the left. Arithmetic is that of the weights; autocast is ignored.
     """
     _check(tokens, count, temperature, top_k, top_p, min_p, repetition_penalty)
-    decode = Decoder(model, reads_by_onednn()) if isinstance(model, nn.Module) else model
+    decode = Decoder(model, reads_past_mkl()) if isinstance(model, nn.Module) else model
     batch, context = tokens.size(0), decode.context
     draws = _draws(seed, batch, count).to(tokens.device)
     known = torch.empty(batch, tokens.size(1) + count, dtype=torch.int64, device=tokens.device)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from surefoot.data.tokenizer import Tokenizer
-from surefoot.engine.place import reads_by_onednn
+from surefoot.engine.place import reads_past_mkl
 from surefoot.engine.sample import Decodes, generate
 from surefoot.nn.decode import Decoder
 
@@ -143,7 +143,7 @@ class TextSpeaker:
         self, learner: str, known: torch.Tensor, request: Request, seed: int | list[int]
     ) -> Iterator[torch.Tensor]:
         model: Any = self.models[learner].eval()
-        decode = self.engines.get(learner) or Decoder(model, reads_by_onednn())
+        decode = self.engines.get(learner) or Decoder(model, reads_past_mkl())
         tokens = known.to(decode.device)
         return generate(decode, tokens, request.tokens, seed=seed, **request.settings)
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from surefoot.nn.gpt import GPT, Block, Past, capped
 from surefoot.nn.norm import RMSNorm
+from surefoot.nn.one_text import OneText
 
 __all__ = ["Decoder"]
 
@@ -27,15 +28,16 @@ Product = Callable[[Tensor], Tensor]
 class Decoder:
     """Reads tokens after tokens that it has read, and says what comes next.
 
-    Refers to the weights of `model`: make another one after they changed their place. With `onednn`
-    fp32 products of a processor go through oneDNN: the same numbers but for rounding, and half as
-    many seconds on AMD's, where torch's default reads weights slowly.
+    Refers to the weights of `model`: make another one after they changed their place. With
+    `past_mkl` fp32 products of a processor do without Intel's library, which is slow on AMD's: one
+    row goes through numpy (`nn.one_text`), several through oneDNN; the same numbers but for rounding.
     """
 
-    def __init__(self, model: GPT, onednn: bool = False) -> None:
+    def __init__(self, model: GPT, past_mkl: bool = False) -> None:
         self.model = model
-        self.layers = [_Layer(cast(Block, block), onednn) for block in model.blocks]
-        self.norm, self.head = _norm(model.norm), _product(model.head, onednn)
+        self.layers = [_Layer(cast(Block, block), past_mkl) for block in model.blocks]
+        self.norm, self.head = _norm(model.norm), _product(model.head, past_mkl)
+        self.one = OneText(model) if past_mkl and OneText.fits(model) else None
 
     @property
     def context(self) -> int:
@@ -57,6 +59,8 @@ class Decoder:
 
         T is anything at the very beginning, and 1 afterwards. The context limits the sum.
         """
+        if self.one is not None and tokens.numel() == 1 and pasts[0].k is not None:
+            return self.one(int(tokens), pasts)
         x = self._read(tokens, pasts[0].length, pasts)
         return capped(_wide(self.head(self.norm(x[:, -1]))), self.model.config.softcap)
 
@@ -81,13 +85,13 @@ class Decoder:
 class _Layer:
     """One block, as the functions that it applies."""
 
-    def __init__(self, block: Block, onednn: bool) -> None:
+    def __init__(self, block: Block, past_mkl: bool) -> None:
         attn, mlp = block.attn, block.mlp
         self.heads, self.kv_heads, self.width = attn.heads, attn.kv_heads, attn.width
         self.norm1, self.norm2 = _norm(block.norm1), _norm(block.norm2)
-        self.qkv, self.out = _product(attn.qkv, onednn), _product(attn.out, onednn)
-        self.up, self.down = _product(mlp.up, onednn), _product(mlp.down, onednn)
-        self.gate = None if mlp.gate is None else _product(mlp.gate, onednn)
+        self.qkv, self.out = _product(attn.qkv, past_mkl), _product(attn.out, past_mkl)
+        self.up, self.down = _product(mlp.up, past_mkl), _product(mlp.down, past_mkl)
+        self.gate = None if mlp.gate is None else _product(mlp.gate, past_mkl)
         self.bend, self.value_scale = mlp.bend, attn.value_scale
         self.head_norm: Product | None = None
         if attn.q_norm is not None and attn.k_norm is not None:
@@ -152,12 +156,12 @@ def _turned(x: Tensor, turn: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
 
 
-def _product(module: nn.Module, onednn: bool) -> Product:
+def _product(module: nn.Module, past_mkl: bool) -> Product:
     """Return what a linear layer does, in the precision of its weights."""
     if not isinstance(module, nn.Linear):
         return module  # its weights are packed, and it knows how
     weight, bias = module.weight, module.bias
-    if onednn and weight.dtype == torch.float32 and weight.device.type == "cpu":
+    if past_mkl and weight.dtype == torch.float32 and weight.device.type == "cpu":
         product = torch.ops.mkldnn._linear_pointwise  # what torch's compiler calls, too
         return lambda x: product(x, weight, bias, "none", [], "")
     if weight.dtype in (torch.float32, torch.float64):

@@ -1,0 +1,213 @@
+"""One text, one token at a time, with fp32 weights on a processor: `nn.decode` by numpy.
+
+A product with one row reads its matrix once and hardly computes, so the best library is the one that
+reads at the speed of memory. On AMD's processors that is numpy's OpenBLAS, and numpy's calls also
+cost less than torch's, of which a token needs some hundred.
+
+C width, H query heads, K key and value heads, D numbers a head, F inner width, V words.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surefoot.nn.gpt import GPT, Attention, Block, Past
+from surefoot.nn.norm import RMSNorm
+
+__all__ = ["OneText", "side_by_side"]
+
+Numbers = NDArray[np.float32]
+
+
+def side_by_side(model: nn.Module) -> None:
+    """Move the parameters of `model`, fp32 on a processor, into one block of memory, in order.
+
+    numpy asks the kernel for large pages where a block is large, and through them memory is read
+    a fifth faster. The model holds the same numbers; what referred to the old memory does not see
+    it any more.
+    """
+    found = [p for p in model.parameters() if p.dtype == torch.float32 and p.device.type == "cpu"]
+    block = torch.from_numpy(np.empty(sum(p.numel() for p in found), np.float32))
+    for parameter, place in zip(found, block.split([p.numel() for p in found])):
+        parameter.data = place.view(parameter.shape).copy_(parameter.detach())
+
+
+class OneText:
+    """Reads one token after those in `pasts`, of which there is at least one.
+
+    Refers to the weights of `model`, like `nn.decode.Decoder`.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        config, blocks = model.config, [cast(Block, block) for block in model.blocks]
+        first = blocks[0].attn
+        self.model, self.room = model, _Room(config.d_model, config.ff_width, first)
+        self.layers = [_Layer(block, self.room) for block in blocks]
+        self.embed, self.head = _array(model.embed.weight), _array(model.head.weight)
+        self.values = None if model.values is None else _array(model.values.weight)
+        self.norm = _Norm(model.norm)
+        self.turn = _array(cast(Tensor, model.turn)).reshape(2, config.context, 2, -1)
+        # [L, H + K, 2, D / 2]: by what heads are multiplied, and the same with halves exchanged
+        self.factors = np.stack([_factors(block.attn) for block in blocks])
+        self.exchanged = self.factors[:, :, ::-1].copy()
+        self.pasts: list[Past] = []
+        self.held: list[tuple[Numbers, Numbers]] = []
+
+    @staticmethod
+    def fits(model: GPT) -> bool:
+        """Whether the model's layout and weights are such as can be read here."""
+        plain = all(
+            type(p.data) is Tensor
+            and (p.dtype, p.device.type) == (torch.float32, "cpu")
+            and p.is_contiguous()
+            for p in model.parameters()
+        )
+        return plain and model.config.layout == "modern" and _openblas()
+
+    def __call__(self, token: int, pasts: list[Past]) -> Tensor:
+        """Return the logits f32[1, V] of what comes after `token`."""
+        if pasts is not self.pasts:
+            self.pasts = pasts
+            self.held = [(_array(p.k)[0], _array(p.v)[0]) for p in pasts]  # type: ignore[arg-type]
+        at, x = pasts[0].length, self.room.x
+        np.copyto(x, self.embed[token])
+        cos, sin = self.factors * self.turn[0, at], self.exchanged * self.turn[1, at]
+        extra = None if self.values is None else self.values[token]
+        for i, layer in enumerate(self.layers):
+            layer.attend(cos[i], sin[i], *self.held[i], at, extra)
+            layer.think()
+            pasts[i].length = at + 1
+        logits = np.empty((1, len(self.head)), np.float32)
+        np.dot(self.head, self.norm(x, self.room.h), logits[0])
+        if (cap := self.model.config.softcap) is not None:
+            logits = cap * np.tanh(logits / np.float32(cap))
+        return torch.from_numpy(logits)
+
+
+class _Room:
+    """Arrays that every layer works in, one after another."""
+
+    def __init__(self, width: int, inner: int, attn: Attention) -> None:
+        heads, kv_heads, size = attn.heads, attn.kv_heads, attn.width
+        self.x, self.h, self.y = (np.empty(width, np.float32) for _ in range(3))
+        self.qkv = np.empty((heads + 2 * kv_heads) * size, np.float32)
+        both, self.v = np.split(self.qkv.reshape(-1, size), [heads + kv_heads])
+        self.q, self.k = both[:heads].reshape(kv_heads, -1, size), both[heads:]
+        self.row, self.column = both[:, None], both[:, :, None]
+        self.halves = both.reshape(len(both), 2, -1)
+        self.exchanged, self.turned = self.halves[:, ::-1], np.empty_like(self.halves)
+        self.sizes = np.empty((len(both), 1, 1), np.float32)
+        self.found = np.empty_like(self.q)
+        self.flat = self.found.reshape(-1)
+        self.inner = np.empty(2 * inner, np.float32)
+        self.gate, self.up = np.split(self.inner, 2)
+        self.gate_tensor = torch.from_numpy(self.gate)
+
+
+class _Norm:
+    """x / root mean square, times a weight."""
+
+    def __init__(self, module: nn.Module) -> None:
+        assert isinstance(module, RMSNorm)
+        self.weight, self.eps = _array(module.weight), module.eps
+        self.share = 1 / len(self.weight)
+
+    def __call__(self, x: Numbers, out: Numbers) -> Numbers:
+        np.multiply(x, self.weight, out)
+        out *= 1 / math.sqrt(float(np.dot(x, x)) * self.share + self.eps)
+        return out
+
+
+class _Layer:
+    def __init__(self, block: Block, room: _Room) -> None:
+        attn, mlp, self.room = block.attn, block.mlp, room
+        self.norm1, self.norm2 = _Norm(block.norm1), _Norm(block.norm2)
+        self.qkv, self.out = _array(attn.qkv.weight), _array(attn.out.weight)
+        self.up, self.down = _array(mlp.up.weight), _array(mlp.down.weight)
+        self.gate = None if mlp.gate is None else _array(mlp.gate.weight)
+        self.both = None if self.gate is None else _joined(self.gate, self.up)
+        self.least = None if attn.q_norm is None else attn.width * attn.q_norm.eps
+        self.scale = None if attn.value_scale is None else _array(attn.value_scale)
+
+    def attend(
+        self, cos: Numbers, sin: Numbers, k: Numbers, v: Numbers, at: int, extra: Numbers | None
+    ) -> None:
+        """Add what attention finds to x; `k` and `v` [K, limit, D] get their row number `at`."""
+        room, end = self.room, at + 1
+        np.dot(self.qkv, self.norm1(room.x, room.h), room.qkv)
+        if self.least is not None:
+            np.matmul(room.row, room.column, room.sizes)
+            room.sizes += self.least
+            room.halves /= np.sqrt(room.sizes, room.sizes)
+        np.multiply(room.exchanged, sin, room.turned)
+        room.halves *= cos
+        room.halves += room.turned
+        if self.scale is not None and extra is not None:
+            room.v += self.scale * extra.reshape(room.v.shape)
+        k[:, at], v[:, at] = room.k, room.v
+        scores = np.matmul(room.q, k[:, :end].swapaxes(1, 2))  # [K, H / K, end]
+        scores -= np.maximum.reduce(scores, -1, keepdims=True)
+        np.exp(scores, scores)
+        np.matmul(scores, v[:, :end], room.found)
+        room.found /= np.add.reduce(scores, -1, keepdims=True)
+        np.dot(self.out, room.flat, room.y)
+        room.x += room.y
+
+    def think(self) -> None:
+        """Add what the feed-forward part finds to x."""
+        room = self.room
+        h, act = self.norm2(room.x, room.h), room.gate
+        if self.gate is None:
+            act = room.up
+            np.dot(self.up, h, act)
+            np.square(np.maximum(act, 0, out=act), act)
+        else:
+            if self.both is not None:
+                np.dot(self.both, h, room.inner)
+            else:
+                np.dot(self.gate, h, act)
+                np.dot(self.up, h, room.up)
+            F.silu(room.gate_tensor, inplace=True)
+            act *= room.up
+        np.dot(self.down, act, room.y)
+        room.x += room.y
+
+
+def _factors(attn: Attention) -> Numbers:
+    """Return f32[H + K, 2, D / 2]: weights of the heads' norms, and what scores are scaled by."""
+    found = np.ones((attn.heads + attn.kv_heads, attn.width), np.float32)
+    if attn.q_norm is not None and attn.k_norm is not None:
+        found[: attn.heads] = _array(attn.q_norm.weight)
+        found[attn.heads :] = _array(attn.k_norm.weight)
+        found *= math.sqrt(attn.width)  # because sizes are of sums, not of means
+    found[: attn.heads] /= math.sqrt(attn.width)
+    return found.reshape(len(found), 2, -1)
+
+
+def _joined(upper: Numbers, lower: Numbers) -> Numbers | None:
+    """Return both matrices as one, where the second begins in memory where the first ends."""
+    if upper.ctypes.data + upper.nbytes != lower.ctypes.data:
+        return None
+    shape = (len(upper) + len(lower), upper.shape[1])
+    return np.lib.stride_tricks.as_strided(upper, shape, upper.strides)
+
+
+def _array(tensor: Tensor) -> Numbers:
+    """Return the numbers of a tensor, in the same memory."""
+    found: Numbers = tensor.detach().numpy()
+    return found
+
+
+@cache
+def _openblas() -> bool:
+    """Whether numpy's products are OpenBLAS's."""
+    how: Any = np.show_config(mode="dicts")
+    return "openblas" in str(how["Build Dependencies"]["blas"]["name"])

@@ -1,0 +1,111 @@
+"""One text by numpy: the numbers of torch's decoder, wherever the weights lie."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from surefoot.config.model import GPTConfig
+from surefoot.engine.load import narrow
+from surefoot.engine.place import reads_past_mkl
+from surefoot.engine.sample import generate
+from surefoot.nn import one_text
+from surefoot.nn.decode import Decoder
+from surefoot.nn.gpt import GPT
+from surefoot.nn.one_text import OneText, side_by_side
+
+WORDS, CONTEXT = 29, 12
+LAYOUTS = [
+    {},
+    {"num_kv_heads": 2},
+    {"qk_norm": False},
+    {"tie_embeddings": True, "num_kv_heads": 1},
+    {"feed_forward": "relu2", "softcap": 5.0, "value_embeddings": True},
+]
+
+
+@pytest.fixture(autouse=True)
+def any_library(monkeypatch):
+    """The arithmetic is the same whatever numpy was built with."""
+    monkeypatch.setattr(one_text, "_openblas", lambda: True)
+
+
+def model(**changes):
+    sizes = {"d_model": 32, "num_layers": 2, "num_heads": 4, "context": CONTEXT}
+    gpt = GPT(GPTConfig(**{**sizes, "tie_embeddings": False, **changes}), WORDS, seed=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in gpt.parameters():  # zeros and ones would hide a weight that is not read
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 8)
+    return gpt.eval()
+
+
+def logits(decode, tokens):
+    """Return [T - 1, V]: what comes after each token but the first, one token at a time."""
+    pasts = decode.empty(1)
+    decode(tokens[:, :2], pasts)
+    return torch.cat([decode(tokens[:, i : i + 1], pasts) for i in range(2, tokens.size(1))])
+
+
+def text(length=CONTEXT):
+    return torch.randint(0, WORDS, (1, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("changes", LAYOUTS, ids=str)
+def test_logits_are_those_of_the_whole_pass(changes):
+    gpt = model(**changes)
+    decode = Decoder(gpt, past_mkl=True)
+    assert decode.one is not None
+    with torch.no_grad():
+        whole = gpt(text())[0, 2:]
+    assert whole.std() > 0.1
+    assert torch.allclose(logits(decode, text()), whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("changes", LAYOUTS, ids=str)
+def test_greedy_tokens_are_the_same_also_past_the_context(changes):
+    gpt = model(**changes)
+    how = {"temperature": 0.0, "repetition_penalty": 1.5}
+    found, plain = (
+        torch.cat(list(generate(Decoder(gpt, own), text(3), 3 * CONTEXT, **how)))
+        for own in (True, False)
+    )
+    assert torch.equal(found, plain)
+    assert len(found.unique()) > 3, "a constant text would prove little"
+
+
+def test_texts_in_turn_do_not_disturb_each_other():
+    decode, tokens = Decoder(model(), past_mkl=True), text()
+    alone, pasts = logits(decode, tokens), [decode.empty(1) for _ in range(2)]
+    for one in pasts:
+        decode(tokens[:, :2], one)
+    found = [[decode(tokens[:, i : i + 1], one) for one in pasts] for i in range(2, tokens.size(1))]
+    for row, pair in zip(alone, found):
+        assert torch.equal(pair[0][0], row) and torch.equal(pair[1][0], row)
+
+
+def test_weights_side_by_side_are_the_same_weights():
+    gpt = model(tie_embeddings=True)
+    before = {n: t.clone() for n, t in gpt.state_dict().items()}
+    apart = logits(Decoder(gpt, past_mkl=True), text())
+    side_by_side(gpt)
+    decode = Decoder(gpt, past_mkl=True)
+    assert all(torch.equal(t, before[n]) for n, t in gpt.state_dict().items())
+    assert gpt.head.weight is gpt.embed.weight
+    assert decode.one.layers[0].both is not None, "gate and up are read as one matrix"
+    assert torch.equal(logits(decode, text()), apart)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_other_weights_are_left_to_torch(dtype):
+    gpt = model()
+    assert OneText.fits(gpt) and not OneText.fits(model(layout="gpt2"))
+    narrow({"main": gpt}, dtype)
+    assert Decoder(gpt, past_mkl=True).one is None
+
+
+def test_a_model_that_was_read_is_arranged_for_this_processor():
+    gpt = model()
+    narrow({"main": gpt}, "fp32")
+    one = Decoder(gpt, past_mkl=True).one
+    assert (one.layers[0].both is not None) == reads_past_mkl()
