@@ -7,9 +7,12 @@ import json
 import re
 import sys
 import time
+from itertools import chain
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
+from surefoot.cli.folded import folded
 from surefoot.cli.options import Parser, parser
 from surefoot.errors import ConfigError, DataError, RunError
 from surefoot.track.text import bytes_text, clean
@@ -220,9 +223,9 @@ def _write(options: argparse.Namespace, speaker: Speaker, learner: str, request:
     if not stream:
         print(_shown((request.prompt or "") + "".join(pieces)))
         return
-    print(_shown(request.prompt or ""), end="", flush=True)
-    for piece in pieces:
-        print(_shown(piece), end="", flush=True)
+    text = map(_shown, chain([request.prompt or ""], pieces))
+    for piece in folded(text, get_terminal_size().columns) if sys.stdout.isatty() else text:
+        print(piece, end="", flush=True)
     print()
 
 
@@ -240,21 +243,27 @@ def _shown(text: str) -> str:
 
 
 def _repl(options: argparse.Namespace, speaker: Speaker, learner: str) -> int:
-    """Continue line after line; each with the next seed."""
+    """Continue line after line, each with the next seed; an empty one begins by itself."""
     asking = sys.stdin.isatty()
     if asking:
-        print("type a beginning and Enter; Ctrl-D ends", file=sys.stderr)
+        print("type a beginning and Enter; Ctrl-C ends a text, Ctrl-D the program", file=sys.stderr)
     seed = options.seed
     while True:
         try:
-            prompt = input("> " if asking else "")
+            prompt = input("> " if asking else "") or None
         except EOFError:
+            print(end="\n" if asking else "")
             return 0
         _remark(speaker, learner, prompt)
         try:
             _write(options, speaker, learner, _request(options, prompt, seed))
         except DataError as error:  # such as a character that the vocabulary lacks
             print(error, file=sys.stderr)
+        except KeyboardInterrupt:
+            if not asking:
+                raise
+            print()
+        print(end="\n" if asking else "")
         seed += 1
 
 
