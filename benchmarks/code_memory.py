@@ -1,11 +1,11 @@
 """Memory and time of LoRA steps: Surefoot against transformers + peft + Trainer, the same job.
 
-    python benchmarks/code_memory.py [--context 2048] [--steps 3] [--base smollm2]
+    python benchmarks/code_memory.py [--context 2048] [--steps 5] [--base smollm2]
 
 Each side runs in a process of its own, on one thread: the same base in bf16, rank 16 in every
-linear layer, one row a step, layers computed again for the gradient. Printed are the peak of
-resident memory, what of it came after the model was loaded, and processor seconds of a step (the
-median without the first).
+linear layer, one row a step, layers computed again for the gradient. Printed and written are the
+peak of resident memory, what of it came after the model was loaded, and processor seconds of a
+step (the median without the first).
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ import torch
 
 from surefoot.data.packed import Packed
 from surefoot.recipes.code.base import find_base, load_base, quiet
+from surefoot.track.machine import describe_machine
+
+OUT = Path(__file__).parent / "results" / "code_memory.md"
 
 
 def peak() -> float:
@@ -101,20 +104,28 @@ def load(folder: Path) -> Any:
     return base.requires_grad_(False)
 
 
-def main() -> None:
-    """Measure both sides, or with --side one of them."""
-    own = argparse.ArgumentParser(description=__doc__)
-    own.add_argument("--context", type=int, default=2048)
-    own.add_argument("--steps", type=int, default=3)
-    own.add_argument("--base", default="smollm2")
-    own.add_argument("--side", choices=("ours", "theirs"))
-    options = own.parse_args()
-    if options.side is None:
-        for side in ("ours", "theirs"):
-            command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-            told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-            print(f"{side:7}" + "".join(f"  {name} {value:.1f}" for name, value in told.items()))
-        return
+def page(told: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
+    """Return what was measured as a page."""
+    rows = [
+        f"| {name} | {found['peak']:,.0f} MB | {found['after']:,.0f} MB | {found['seconds']:.1f} |"
+        for name, found in told.items()
+    ]
+    mine, other = told.values()
+    flags = f"--context {options.context} --steps {options.steps} --base {options.base}"
+    lines = [
+        "# LoRA steps: memory and time", "",
+        f"`python benchmarks/code_memory.py {flags}`, {time.strftime('%Y-%m-%d')}, "
+        f"{describe_machine()['cpu']}, torch {torch.__version__}, one thread.", "",
+        "| | peak of resident memory | of it after loading | processor seconds a step |",
+        "|---|---:|---:|---:|", *rows, "",
+        f"That is {mine['peak'] / other['peak']:.2f} of the memory, and "
+        f"{other['seconds'] / mine['seconds']:.2f} times as fast.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def measure(side: str, options: argparse.Namespace) -> dict[str, float]:
+    """Return peak and what of it came after loading, in MB, and seconds a step of one side."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     base = find_base(options.base)
@@ -125,9 +136,30 @@ def main() -> None:
         source.tokens[i * options.context :][: options.context + 1] for i in range(options.steps)
     ]
     rows = torch.stack([torch.tensor(row.astype("int64")) for row in found])
-    loaded, seconds = (ours if options.side == "ours" else theirs)(base.folder, rows)
-    told = {"peak MB": peak(), "of it after loading": peak() - loaded}
-    print(json.dumps({**told, "CPU s a step": statistics.median(seconds[1:])}))
+    loaded, seconds = (ours if side == "ours" else theirs)(base.folder, rows)
+    return {"peak": peak(), "after": peak() - loaded, "seconds": statistics.median(seconds[1:])}
+
+
+def main() -> None:
+    """Measure both sides, or with --side one of them."""
+    own = argparse.ArgumentParser(description=__doc__)
+    own.add_argument("--context", type=int, default=2048)
+    own.add_argument("--steps", type=int, default=5)
+    own.add_argument("--base", default="smollm2")
+    own.add_argument("--side", choices=("ours", "theirs"))
+    own.add_argument("--out", type=Path, default=OUT)
+    options = own.parse_args()
+    if options.steps < 2:
+        own.error("--steps: at least 2, the first of which does not count")
+    if options.side is not None:
+        print(json.dumps(measure(options.side, options)))
+        return
+    told = {}
+    for side, name in (("ours", "Surefoot"), ("theirs", "transformers + peft + Trainer")):
+        command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+        told[name] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    options.out.write_text(page(told, options), "utf-8")
+    print(page(told, options))
 
 
 if __name__ == "__main__":

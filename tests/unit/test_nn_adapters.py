@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from surefoot.engine import Learner, Loss
 from surefoot.errors import ConfigError
 from surefoot.nn.adapters import (
     Lora,
@@ -21,7 +22,9 @@ from surefoot.nn.adapters import (
 )
 from surefoot.nn.dropout import keyed_layers, set_keys
 from surefoot.nn.lean import FewHeads, narrow_norms, offload_inputs, tile_feed_forward
+from surefoot.nn.optimiser import AdamW
 from surefoot.ops import CROSS_ENTROPY
+from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
 
 pytest.importorskip("peft")
 
@@ -111,6 +114,27 @@ def test_groups_hold_every_trained_number_once_and_the_ratio() -> None:
     told = [id(p) for g in groups for p in g["params"]]
     assert sorted(told) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert len(groups[1]["params"]) == 14  # the lengths that DoRA learns are not sped up
+
+
+SCHEDULES = (
+    OneCycle(1), OneCycle(3), OneCycle(40), Cosine(5, 30, 0.1), WarmupStableDecay(5, 10, 30),
+    Constant(7),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("ratio", [1.0, 5.0, 16.0])
+def test_the_ratio_holds_at_every_step_of_every_schedule(schedule: Schedule, ratio: float) -> None:
+    model = adapted(Lora(rank=2, dora=True))
+    groups = AdamW(adapter_groups(model, 3e-4, ratio, 0.0))
+    learner = Learner(model, lambda m, b: Loss(m(b)), [groups], schedule)
+    by_name = {group["name"]: group for group in learner.groups}
+    for step in range(45):  # also beyond the end, and after the rate was lowered
+        learner.step, learner.lr_factor = step, 0.5 if step % 7 == 3 else 1.0
+        learner.update()
+        a, b, vectors = (by_name[name]["lr"] for name in ("A", "B", "vectors"))
+        assert a == vectors == 3e-4 * schedule(step) * learner.lr_factor
+        assert b == pytest.approx(ratio * a, rel=1e-14, abs=0.0)
 
 
 def test_unknown_targets_are_refused_with_those_that_exist() -> None:

@@ -49,6 +49,19 @@ def test_accuracies_are_percent_and_bits_are_left_out() -> None:
     assert not any("bits" in name for name in found)
 
 
+def test_an_interval_and_the_base_are_drawn_with_their_metric() -> None:
+    made = history()
+    for row in made.eval["main"]:
+        row |= {"val_ppl": 9.0, "val_ppl_low": 8.0, "val_ppl_high": 10.0, "base_val_ppl": 12.0}
+        row |= {"base_val_ppl_low": 11.0, "base_val_loss": 2.5, "odd_low": 1.0}
+    found = {f.id: f for f in figures(made)}
+    assert found.keys() == {"loss", "accuracy", "lr", "val-val_ppl", "val-odd_low"}
+    curves = found["val-val_ppl"].curves
+    assert [(c.name, c.role, c.values[0]) for c in curves] == [
+        ("ppl", "val", 9.0), ("low", "plan", 8.0), ("high", "plan", 10.0), ("base", "plan", 12.0),
+    ]  # fmt: skip
+
+
 def test_best_skips_what_is_not_finite() -> None:
     made = history()
     made.eval["main"][1]["val_loss"] = "nan"

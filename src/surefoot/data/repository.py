@@ -146,7 +146,7 @@ def _root(path: Path) -> Path:
 def _names(root: Path) -> tuple[list[str], str]:
     """Return names relative to `root`, in order, and how they were found."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others"]
-    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # no locks; English
     try:
         done = subprocess.run(
             [*command, "--exclude-standard"], capture_output=True, env=quiet,
@@ -157,7 +157,9 @@ def _names(root: Path) -> tuple[list[str], str]:
     except subprocess.TimeoutExpired:
         raise DataError(f"data.repo: git did not answer in {_GIT_SECONDS} s: {root}") from None
     if done.returncode:
-        return _walked(root), "no git repository: every folder that is not hidden is read"
+        said = os.fsdecode(done.stderr).strip().partition("\n")[0]
+        why = "no git repository" if "not a git repository" in said else f"git refuses ({said})"
+        return _walked(root), f"{why}: every folder that is not hidden is read"
     names = sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
     if not names:
         return _walked(

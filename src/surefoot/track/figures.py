@@ -194,18 +194,31 @@ def _title(key: str) -> str:
 
 
 def _evaluations(history: History) -> list[Figure]:
-    """Return a figure for each metric of an evaluation that has no place elsewhere."""
+    """Return a figure for each metric of an evaluation that has no place elsewhere.
+
+    An interval, KEY_low and KEY_high, and what a model was before, base_KEY, are drawn with KEY.
+    """
     rows = [row for rows in history.eval.values() for row in rows]
-    keys = sorted(key for key in _keys(rows) if key != "val_loss" and key not in _ACCURACY)
+    known = _keys(rows) - _ACCURACY.keys()
+    keys = sorted(key for key in known if key != "val_loss" and not _beside(key, known))
     keys = [key for key in keys if not key.startswith("val_bits_per_")]  # the loss in other units
     found = []
     for key in keys:
         curves = [_curve(rows, key, who, "val", 500) for who, rows in history.eval.items()]
+        for name, more in (("low", f"{key}_low"), ("high", f"{key}_high"), ("base", f"base_{key}")):
+            for who, mine in history.eval.items():
+                curves.append(replace(_curve(mine, more, who, "plan", 500), name=name))
         title = _title(key.removeprefix("val_"))
         if _has(history, key):
             title += ", held out"
         found.append(Figure(f"val-{key}", title, [c for c in curves if c.steps]))
     return found
+
+
+def _beside(key: str, known: set[str]) -> bool:
+    """Whether `key` is an end of the interval of another metric, or its value before training."""
+    told = (key.removeprefix("base_"), key.removesuffix("_low"), key.removesuffix("_high"))
+    return any(name != key and name in known for name in told)
 
 
 def _curve(rows: list[Row], key: str, learner: str, role: Role, points: int) -> Curve:

