@@ -3,9 +3,9 @@
     python benchmarks/code_memory.py [--context 2048] [--steps 5] [--base smollm2]
 
 Each side runs in a process of its own, on one thread: the same base in bf16, rank 16 in every
-linear layer, one row a step, layers computed again for the gradient. Printed and written are the
-peak of resident memory, what of it came after the model was loaded, and processor seconds of a
-step (the median without the first).
+linear layer, one row a step, layers computed again for the gradient. Told are the peak of resident
+memory, what of it came after the model was loaded, and processor seconds of a step (the median
+without the first). Writes benchmarks/results/code_memory.md at the usual context.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 
 from surefoot.data.packed import Packed
 from surefoot.recipes.code.base import find_base, load_base, quiet
-from surefoot.track.machine import describe_machine
 
-OUT = Path(__file__).parent / "results" / "code_memory.md"
+CONTEXT = 2048  # tokens
 
 
 def peak() -> float:
@@ -104,24 +104,20 @@ def load(folder: Path) -> Any:
     return base.requires_grad_(False)
 
 
-def page(told: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
+def page(told: dict[str, dict[str, float]]) -> list[str]:
     """Return what was measured as a page."""
     rows = [
         f"| {name} | {found['peak']:,.0f} MB | {found['after']:,.0f} MB | {found['seconds']:.1f} |"
         for name, found in told.items()
     ]
     mine, other = told.values()
-    flags = f"--context {options.context} --steps {options.steps} --base {options.base}"
-    lines = [
-        "# LoRA steps: memory and time", "",
-        f"`python benchmarks/code_memory.py {flags}`, {time.strftime('%Y-%m-%d')}, "
-        f"{describe_machine()['cpu']}, torch {torch.__version__}, one thread.", "",
+    return [
+        *machine.heading("LoRA steps: memory and time", "benchmarks/code_memory.py", __doc__ or ""),
         "| | peak of resident memory | of it after loading | processor seconds a step |",
         "|---|---:|---:|---:|", *rows, "",
-        f"That is {mine['peak'] / other['peak']:.2f} of the memory, and "
-        f"{other['seconds'] / mine['seconds']:.2f} times as fast.",
+        machine.goal("memory of a LoRA step", mine["peak"] / other["peak"], 0.7, least=False),
+        machine.goal("speed of a LoRA step", other["seconds"] / mine["seconds"], 1.0),
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
 
 
 def measure(side: str, options: argparse.Namespace) -> dict[str, float]:
@@ -143,11 +139,10 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     """Measure both sides, or with --side one of them."""
     own = argparse.ArgumentParser(description=__doc__)
-    own.add_argument("--context", type=int, default=2048)
+    own.add_argument("--context", type=int, default=CONTEXT)
     own.add_argument("--steps", type=int, default=5)
     own.add_argument("--base", default="smollm2")
     own.add_argument("--side", choices=("ours", "theirs"))
-    own.add_argument("--out", type=Path, default=OUT)
     options = own.parse_args()
     if options.steps < 2:
         own.error("--steps: at least 2, the first of which does not count")
@@ -158,8 +153,10 @@ def main() -> None:
     for side, name in (("ours", "Surefoot"), ("theirs", "transformers + peft + Trainer")):
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
         told[name] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    options.out.write_text(page(told, options), "utf-8")
-    print(page(told, options))
+    if options.context == CONTEXT:
+        machine.write("code_memory", page(told))
+    else:
+        print("\n".join(page(told)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ a card of the clock). How many steps that is, is measured once, the methods taki
 is tuned on seed 1 by the files that validate: two guesses, and further by factors of three until
 the best one has a worse one on either side. Other seeds then train with it and are judged by the
 test files, which nothing was chosen by. Looking at the models is not counted.
-What was done stays in FILE.jsonl, and the same command goes on. FILE.md has what came out:
+What was done stays in the file of `--out`, and the same command goes on. Writes a page beside it:
 perplexity, that of an outside text, and the compile rate, beside the base's.
 """
 
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 
 from surefoot import recipes
@@ -39,7 +40,6 @@ from surefoot.recipes.code import base_of, gather, loss, packed
 from surefoot.recipes.code.looks import looks
 from surefoot.recipes.code.model import make, optimiser_of, precision_of
 from surefoot.schedule import OneCycle
-from surefoot.track.machine import describe_machine
 
 CODE = recipes.find("code")
 RATES = {  # the first guesses; that of lora+ is of the slower factor, the other learns 16 times as fast
@@ -170,31 +170,26 @@ def spread(values: list[float], form: str) -> str:
     )
 
 
-def table(rows: list[dict[str, Any]], options: argparse.Namespace, device: str) -> str:
+def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
     """Return the page of results."""
-    cuda = device.startswith("cuda")
-    machine = torch.cuda.get_device_name() if cuda else describe_machine()["cpu"]
-    unit = "seconds" if cuda else "processor seconds"
     judged = [r for r in rows if r["seed"] != TUNING]
-    lines = [
-        "# LoRA, LoRA+ and QLoRA at equal time", "",
-        f"`python benchmarks/code_methods.py --seconds {options.seconds:g} --context {options.context} --batch "
-        f"{options.batch} --micro {options.micro} --val-tokens {options.val_tokens} --prompts {options.prompts}`, "
-        f"{time.strftime('%Y-%m-%d')}, {machine}, torch {torch.__version__}; base {options.base}, rank "
-        f"{options.rank}. Each trial trains for {options.seconds:g} {unit}. Rates are those at the peak of one-cycle, "
-        f"tuned on seed {TUNING} by the files that validate; the figures are those of the test files, means over the "
-        "other seeds with their lowest and highest. Lower perplexities are better.", "",
+    title = "LoRA, LoRA+ and QLoRA at equal time"
+    device = torch.cuda.get_device_name() if options.device.startswith("cuda") else "the processor"
+    return [
+        *machine.heading(title, "benchmarks/code_methods.py", __doc__ or ""),
+        f"Trained on {device}; base {options.base}, rank {options.rank}. Rates are those at the peak of one-cycle, of "
+        "LoRA+ that of the slower factor. Means over the seeds, with the lowest and the highest; the smaller a "
+        "perplexity, the better.", "",
         "| method | rate | seeds | steps | perplexity | base's | change | outside text | compiles | base's | change |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(_line(method, [r for r in judged if r["method"] == method]) for method in RATES), "",
         *(_duel(a, b, judged) for a, b in itertools.combinations(RATES, 2)), "",
         "The outside text is Python's help texts: the change of its perplexity is what was forgotten. Compiles: the "
-        f"share of {options.prompts} functions, cut as in `surefoot train code`; with that few, a change of less than "
-        "about twenty points is none.", "", "All trials:", "",
+        f"share of at most {options.prompts} functions, cut as in `surefoot train code`, and its change seed by seed.",
+        "", "All trials:", "",
         "| method | rate | seed | steps | seconds | perplexity | of |", "|---|---:|---:|---:|---:|---:|---|",
         *map(_trial, rows),
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
 
 
 def _line(method: str, mine: list[dict[str, Any]]) -> str:
@@ -285,7 +280,7 @@ def main() -> None:
     for seed in range(TUNING + 1, TUNING + 1 + options.seeds):
         for method in RATES:
             ledger.do(trials, method, best_rate(ledger.rows, method), seed)
-    page = table(ledger.rows, options, str(trials.world.device))
+    page = "\n".join(table(ledger.rows, options)) + "\n"
     options.out.with_suffix(".md").write_text(page, "utf-8")
     print(page)
 
