@@ -26,7 +26,8 @@ import machine
 import torch
 
 from surefoot.data.packed import Packed
-from surefoot.recipes.code.base import find_base, load_base, quiet
+from surefoot.recipes.code.base import find_base, quiet
+from surefoot.recipes.code.loading import load_base
 
 CONTEXT = 2048  # tokens
 

@@ -32,9 +32,8 @@ from surefoot.engine import Learner  # noqa: E402
 from surefoot.engine.fit import Pins  # noqa: E402
 from surefoot.engine.place import apply  # noqa: E402
 from surefoot.engine.predict import predict  # noqa: E402
-from surefoot.nn.adapters import guard_four_bit  # noqa: E402
 from surefoot.recipes.code import loss  # noqa: E402
-from surefoot.recipes.code.base import load_base  # noqa: E402
+from surefoot.recipes.code.loading import load_base  # noqa: E402
 from surefoot.recipes.code.model import arranged, optimiser_of  # noqa: E402
 
 __all__ = ["repo"]
@@ -88,7 +87,6 @@ def taken(config: Any, base: str) -> int:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     model: Any = load_base(Path(base), dtype, device, four_bit=four, double_quant=True)
-    guard_four_bit(model)
     found = arranged(config, model)
     learner = Learner(found.to(device) if not four else found, loss, optimiser_of(config, found))
     ways = WAYS | {k: v for k, v in config.ops.ways().items() if v != "auto"}

@@ -92,5 +92,5 @@ def test_the_base_is_looked_at_once_and_under_the_same_rule() -> None:
         1,
         1,
     )
-    assert first["base_compile_cut_high"] < first["compile_cut_low"]
+    assert {"base_ended", "base_empty"} <= first.keys() and "base_compile_cut_low" not in first
     assert first["compile_cut_change_low"] > 0

@@ -71,6 +71,8 @@ def read_problems(path: Path, most: int, seed: int = 0) -> list[Problem]:
 
 
 def _problem(told: Mapping[str, Any], line: int) -> Problem:
+    if not isinstance(told, Mapping):
+        raise TypeError("it is no object")
     name = str(told.get("task_id", line))
     if "canonical_solution" in told:
         text = str(told["prompt"])

@@ -122,10 +122,13 @@ class Pretrained(nn.Module):
 
 
 class Writer:
-    """A pretrained model that reads token by token and says what comes next (engine/sample.py)."""
+    """A pretrained model that reads token by token and says what comes next (engine/sample.py).
 
-    def __init__(self, model: Pretrained) -> None:
-        self.model = model
+    Many models have more rows than their tokenizer has `words`; the others are never written.
+    """
+
+    def __init__(self, model: Pretrained, words: int | None = None) -> None:
+        self.model, self.words = model, words
 
     @property
     def context(self) -> int:
@@ -145,9 +148,9 @@ class Writer:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, pasts: Any) -> Tensor:
-        """Read tokens i64[B, T] after those in `pasts`; return logits f32[B, V] of what is next."""
+        """Read tokens i64[B, T] after those in `pasts`; return logits f32[B, words] of what is next."""
         hidden = self.model.hidden(tokens, past_key_values=pasts, use_cache=True)[0][:, -1]
-        return self.model.logits(hidden)
+        return self.model.logits(hidden)[:, : self.words]
 
 
 @dataclass(frozen=True)

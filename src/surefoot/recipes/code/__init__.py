@@ -237,7 +237,7 @@ def speak(config: CodeConfig, files: Mapping[str, str], world: World) -> CodeSpe
 
     base = base_of(config, None, files.get(KEPT))
     model, _ = make(config, base, world, precision_of(config, world))
-    border, engines = base.tokenizer.boundary, {"main": Writer(model)}
+    border, engines = base.tokenizer.boundary, {"main": Writer(model, base.tokenizer.vocab_size)}
     lora = None if config.adapter.method == "full" else lora_of(config)
     return CodeSpeaker(
         {"main": model}, base.tokenizer, "", border, engines, folder=base.folder, lora=lora,

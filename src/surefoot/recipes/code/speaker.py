@@ -18,10 +18,11 @@ from surefoot.engine import TextSpeaker
 from surefoot.engine.adopt import read_folder
 from surefoot.engine.export import Exported, compared, refuse_other, staged, write
 from surefoot.errors import RunError, Unsupported
-from surefoot.nn.adapters import Lora, Pretrained, guard_four_bit, in_full
+from surefoot.nn.adapters import Lora, Pretrained, in_full
 from surefoot.nn.foreign import gpt_sizes, gpt_weights
 from surefoot.nn.gpt import GPT
-from surefoot.recipes.code.base import load_base, quiet
+from surefoot.recipes.code.base import quiet
+from surefoot.recipes.code.loading import load_base
 
 __all__ = ["CodeSpeaker"]
 
@@ -76,7 +77,6 @@ class CodeSpeaker(TextSpeaker):
         from peft import PeftModel
 
         base: Any = _load(self.folder, self.double_quant)
-        guard_four_bit(base)
         found: nn.Module = PeftModel.from_pretrained(base, place)
         return found
 
