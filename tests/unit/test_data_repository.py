@@ -50,6 +50,16 @@ def test_without_git_hidden_folders_and_environments_are_left_out(tmp_path: Path
     assert "no git repository" in found.notes[0]
 
 
+def test_what_git_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text("#!/bin/sh\necho 'fatal: detected dubious ownership' >&2\nexit 128\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(git.parent))
+    found = read_repository(write(tmp_path / "code"))
+    assert found.notes[0].startswith("git refuses (fatal: detected dubious ownership): every")
+
+
 def test_copies_generated_binary_and_large_files_are_left_out_and_named(tmp_path: Path) -> None:
     root = write(
         tmp_path, copy_dot_py=body(3), near_dot_py=body(4) + "z = 1\n",

@@ -169,6 +169,14 @@ def test_writing_token_by_token_is_reading_at_once(rows: Any) -> None:
     assert torch.allclose(write(x[:, 10:11], past), model(x)[:, 10], atol=1e-5)
 
 
+def test_tokens_that_a_tokenizer_does_not_have_are_never_written(rows: Any) -> None:
+    model = adapted(Lora(rank=4)).eval()
+    x, _ = rows
+    every, few = (Writer(model, words) for words in (None, 60))
+    found = few(x, few.empty(2))
+    assert found.shape == (2, 60) and torch.equal(found, every(x, every.empty(2))[:, :60])
+
+
 def test_the_digest_names_every_bit() -> None:
     one, two = llama(), llama()
     assert frozen_digest(one) == frozen_digest(two)

@@ -1,0 +1,99 @@
+"""Bases that are refused: not whole, of other sizes, no numbers, no model that writes, no tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from surefoot.data.bpe import train_bpe
+from surefoot.errors import DataError
+from surefoot.recipes.code.base import find_base
+from surefoot.recipes.code.loading import load_base
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+Weights = dict[str, torch.Tensor]
+
+
+def saved(folder: Path, change: Callable[[Weights, dict[str, Any]], object]) -> Path:
+    """A tiny base, its weights and its configuration changed."""
+    from safetensors.torch import load_file, save_file
+
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=300, tie_word_embeddings=True,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    told = json.loads((folder / "config.json").read_text())
+    change(tensors, told)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "tokenizer.json").write_text(train_bpe(["a text"], 300).to_json())
+    return folder
+
+
+def load(folder: Path, four_bit: bool = False) -> Any:
+    cpu = torch.device("cpu")
+    return load_base(folder, torch.float32, cpu, four_bit=four_bit, double_quant=True)
+
+
+WRONG: dict[str, tuple[Callable[[Weights, dict[str, Any]], object], str]] = {
+    "gone": (lambda w, _: w.pop("model.norm.weight"), "1 weights .* are not there: model.norm"),
+    "other": (lambda _, c: c.update(intermediate_size=32), "3 weights .* of other sizes than"),
+    "nan": (lambda w, _: w["model.norm.weight"].fill_(float("nan")), "weights that are no numbers"),
+    "alien": (lambda _, c: c.update(model_type="martian"), "cannot load .* `martian`"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_base_that_is_not_what_it_says_is_refused(tmp_path: Path, kind: str) -> None:
+    change, said = WRONG[kind]
+    with pytest.raises(DataError, match=said) as caught:
+        load(saved(tmp_path, change))
+    assert len(str(caught.value)) < 600  # and not all that a library knows
+
+
+def test_a_base_that_reads_ahead_is_refused(tmp_path: Path) -> None:
+    config = transformers.BertConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=64,
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="reads ahead"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_a_whole_base_is_loaded(tmp_path: Path, four_bit: bool) -> None:
+    if four_bit:
+        pytest.importorskip("bitsandbytes")
+    model = load(saved(tmp_path, lambda *_: None), four_bit)
+    found = [m.support_avx512bf16_for_cpu for m in model.modules() if hasattr(m, "quant_state")]
+    assert len(found) == 7 * four_bit and not any(found)  # no layer repacks itself
+
+
+def test_what_is_no_base_says_what_it_is(tmp_path: Path) -> None:
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    (adapters / "adapter_config.json").write_text("{}")
+    with pytest.raises(DataError, match="holds adapters") as caught:
+        find_base(str(adapters))
+    assert "--merge" in str(caught.value)
+    other = saved(tmp_path / "other", lambda *_: None)
+    pieces = {"type": "WordPiece", "unk_token": "?", "vocab": {"?": 0}}
+    pieces |= {"continuing_subword_prefix": "#", "max_input_chars_per_word": 9}
+    (other / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": pieces}))
+    with pytest.raises(DataError, match=r"model\.base: this tokenizer is no BPE") as caught:
+        find_base(str(other))
+    assert "byte-level BPE" in str(caught.value) and "data.tokenizer" not in str(caught.value)
