@@ -29,6 +29,7 @@ __all__ = ["PlainConsole", "Progress", "in_notebook", "open_console"]
 PAUSE = 10.0  # seconds between plain lines about training steps
 MEMORY = 60.0  # seconds of steps that the remaining time is estimated from
 GRAIN = 0.25  # seconds between remembered steps
+WIDTH = 120  # columns of a plain line, from which on an evaluation takes another
 
 
 class Progress:
@@ -156,7 +157,13 @@ class PlainConsole(Sink):
     def _line(self, row: Row, parts: list[str]) -> None:
         who = [] if row["learner"] == "main" else [row["learner"]]
         place = f"step {self._progress.place_of(row['step'])}"
-        self._print("  ".join([place, *who, *parts]))
+        lines = [place]
+        for part in (*who, *parts):
+            full = len(lines[-1]) + len(part) >= WIDTH
+            lines += [" " * len(place)] if full and len(lines[-1]) > len(place) else []
+            lines[-1] += f"  {part}"
+        for line in lines:
+            self._print(line)
 
     def _print(self, text: str) -> None:
         print(clean(text, self._stream.encoding), file=self._stream, flush=True)

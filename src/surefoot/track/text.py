@@ -184,7 +184,11 @@ def train_parts(row: Mapping[str, Any]) -> list[str]:
 def eval_parts(row: Mapping[str, Any]) -> list[str]:
     """Return what an eval row says as short texts, the well-known ones first and in plain words.
 
-    An interval, KEY_low and KEY_high, and what a model was before, base_KEY, stand beside KEY.
+    An interval, KEY_low and KEY_high, what a model was before, base_KEY, and how the two differ,
+    KEY_change, stand beside KEY.
+
+    >>> eval_parts({"cut": 0.5, "cut_low": 0.4, "cut_high": 0.6, "base_cut": 0.25, "cut_change": 0.25})
+    ['cut 0.500 (0.4 to 0.6, base 0.25, change 0.25)']
     """
     amounts = {
         key: amount
@@ -192,16 +196,24 @@ def eval_parts(row: Mapping[str, Any]) -> list[str]:
         if key not in _PLACE and not isinstance(value, bool) and (amount := real(value)) is not None
     }
     beside = {f"{key}_{end}" for key in amounts for end in ("low", "high")}
-    beside |= {f"base_{key}" for key in amounts}
+    beside |= {f"base_{key}" for key in amounts} | {f"{key}_change" for key in amounts}
     return [_metric(k, v) + _beside(k, amounts) for k, v in amounts.items() if k not in beside]
 
 
 def _beside(key: str, amounts: Mapping[str, float]) -> str:
-    low, high = amounts.get(f"{key}_low"), amounts.get(f"{key}_high")
-    said = [] if low is None or high is None else [f"{_rough(low)} to {_rough(high)}"]
-    base = amounts.get(f"base_{key}")
-    said += [] if base is None else [f"base {_rough(base)}"]
+    said = [_interval(key, amounts)]
+    if (base := amounts.get(f"base_{key}")) is not None:
+        said.append(f"base {_rough(base)}")
+    if (change := amounts.get(f"{key}_change")) is not None:
+        interval = _interval(f"{key}_change", amounts)
+        said.append(f"change {_rough(change)}{interval and ': '}{interval}")
+    said = [part for part in said if part]
     return f" ({', '.join(said)})" if said else ""
+
+
+def _interval(key: str, amounts: Mapping[str, float]) -> str:
+    low, high = amounts.get(f"{key}_low"), amounts.get(f"{key}_high")
+    return "" if low is None or high is None else f"{_rough(low)} to {_rough(high)}"
 
 
 def _rough(value: float) -> str:
