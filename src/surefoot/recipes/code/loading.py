@@ -38,14 +38,14 @@ def load_base(
         options |= {"quantization_config": _bits(dtype, double_quant), "device_map": str(device)}
     with quiet():
         try:
-            model: Any
-            model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, trust_remote_code=False,
                 output_loading_info=True, ignore_mismatched_sizes=True, **options,
             )  # fmt: skip
         except Exception as error:
             what = f"model.base: cannot load {folder}: {in_a_line(error)}"
             raise DataError(what, fix="a whole model for text that transformers knows") from None
+    model, told = loaded
     _whole(folder, told)
     guard_four_bit(model)
     model.generation_config = transformers.GenerationConfig()
