@@ -49,6 +49,16 @@ def test_what_it_remembers_is_bounded(bpe, monkeypatch):
     assert len(bpe._known) < 8
 
 
+def test_a_token_that_others_put_first_is_not_put_before_every_word(bpe):
+    library = tokenizers.Tokenizer.from_str(bpe.to_json())
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{BOUNDARY} $A", special_tokens=[(BOUNDARY, bpe.boundary)]
+    )
+    other = BPE(library.to_str())
+    assert other.by_words and library.encode("a b").ids[0] == bpe.boundary
+    assert other.encode(TEXT).tolist() == bpe.encode(TEXT).tolist()
+
+
 def test_a_text_with_little_in_it_gives_fewer_tokens():
     assert train_bpe(["ab ab ab"], 5000).vocab_size < 265
 

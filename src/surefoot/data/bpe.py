@@ -106,7 +106,8 @@ class BPE:
     def _learn(self, words: list[str]) -> None:
         if not words:
             return
-        for word, found in zip(words, self._library.encode_batch_fast(words, False)):
+        ids = self._library.encode_batch_fast(words, add_special_tokens=False)
+        for word, found in zip(words, ids):
             self._known[word] = np.array(found.ids, dtype=self.dtype).tobytes()
 
 
