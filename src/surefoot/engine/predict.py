@@ -8,7 +8,7 @@ same play on real tensors is what `--probe` does.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -237,7 +237,7 @@ class _Play:
         for learner in learners.values():
             if self.short:
                 self._grant(learner)
-                self._update(learner)
+                self._remember(learner)
             else:
                 self._turn(learner, 0)
         self.passes, self.updates = [], []
@@ -286,6 +286,15 @@ class _Play:
         with self.ledger.during("gradients"):
             for parameter in learner.parameters:
                 parameter.grad = torch.zeros_like(parameter)
+
+    def _remember(self, learner: Learner) -> None:
+        """Let the optimisers make what they remember, in an update without the products of Muon's."""
+        with ExitStack() as stack:
+            for slot in slots(learner.optimisers):
+                if slot.op.name == "orthogonalise":
+                    stack.callback(slot.put, slot.call)
+                    slot.put(_stacked)
+            self._update(learner)
 
     def _update(self, learner: Learner) -> None:
         ledger = self.ledger
@@ -339,6 +348,10 @@ def _phases(ledger: Ledger, learner: Learner) -> Iterator[list[Mark]]:
     finally:
         for slot, call in changed:
             slot.put(call)
+
+
+def _stacked(matrices: Sequence[Tensor], *_: Any) -> Tensor:
+    return torch.stack(list(matrices))
 
 
 def _frugal(ledger: Ledger) -> AbstractContextManager[None]:
