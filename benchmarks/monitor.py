@@ -15,7 +15,7 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -70,7 +70,7 @@ def watching(device: torch.device, seconds: float, rounds: int) -> list[str]:
         told = f"{statistics.median(ratios):.4f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
         times = [f"{1e3 * statistics.median(side):.2f}" for side in (alone, beside)]
         lines.append(f"| {name} | {times[0]} | {times[1]} | {told} |")
-    read, row = itself(device)
+    read, row = itself(device, time.process_time if device.type == "cpu" else time.perf_counter)
     step = statistics.median(pair[0] for pair in sides[False])
     share = read / EVERY + row / (_ROWS * step)
     return [
@@ -81,18 +81,18 @@ def watching(device: torch.device, seconds: float, rounds: int) -> list[str]:
     ]  # fmt: skip
 
 
-def itself(device: torch.device) -> tuple[float, float]:
+def itself(device: torch.device, clock: Callable[[], float]) -> tuple[float, float]:
     """Return the seconds of a reading, and of the monitor's part of a row."""
     monitor = watcher(device)
-    begun = time.perf_counter()
+    begun = clock()
     for _ in range(_READINGS):
         monitor.read()
-    read = (time.perf_counter() - begun) / _READINGS
-    begun = time.perf_counter()
+    read = (clock() - begun) / _READINGS
+    begun = clock()
     for _ in range(_READINGS):
         monitor._count = 1  # as if there had been a reading
         monitor.row({"steps": 10, "compute_s": 0.3, "data_s": 0.01})
-    return read, (time.perf_counter() - begun) / _READINGS
+    return read, (clock() - begun) / _READINGS
 
 
 class Beside:
