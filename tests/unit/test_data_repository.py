@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def test_without_git_hidden_folders_and_environments_are_left_out(tmp_path: Path
     found = read_repository(root)
     assert not any(n.startswith((".hidden", "node_modules")) for n in names(found))
     assert "no git repository" in found.notes[0]
+
+
+def test_names_in_other_encodings_are_told_in_a_way_that_can_be_written(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    try:
+        (root / os.fsdecode(b"caf\xe9.py")).write_text(body(77))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    found = read_repository(root)
+    assert "caf\\xe9.py" in names(found)
+    assert all(name.encode() for name in names(found)) and found.digest
+    found.store(tmp_path / "cache")
+    assert stored_repository(tmp_path / "cache", found.digest) == found
 
 
 def test_what_git_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

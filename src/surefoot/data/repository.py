@@ -182,11 +182,12 @@ def _texts(
 ) -> Iterator[CodeFile]:
     """Yield the files that count; names of the others go to `left` by reason."""
     seen: dict[str, str] = {}
-    for name in names:
-        language = language_of(name)
+    for path in names:
+        language = language_of(path)
         if language is None or (wanted and language not in wanted):
             continue
-        read = _read(root / name, root)
+        read = _read(root / path, root)
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")  # it may be in any encoding
         if isinstance(read, str):
             left.setdefault(read, []).append(name)
             continue
