@@ -33,6 +33,7 @@ from surefoot.track.text import (
 __all__ = ["run"]
 
 EVENTS = 5  # newest shown
+_METRICS = 4  # of the best evaluation that are told
 COLOURS = {"running": "36", "done": "32", "stopped": "33", "failed": "31", "lost": "31"}
 
 
@@ -206,7 +207,11 @@ def _facts(run: RunFolder, history: History, story: Story, size: int) -> Iterabl
     if best is not None:
         row = next(row for row in history.eval[best.learner] if row.get("step") == best.step)
         who = "" if best.learner == "main" else f" ({clean(best.learner)})"
-        yield "best", f"{', '.join(eval_parts(row))}, at step {best.step}{who}"
+        parts = eval_parts(row)
+        rest = len(parts) - _METRICS
+        more = f", {rest} more in metrics.jsonl" if rest > 1 else ""
+        told = parts[:_METRICS] if more else parts
+        yield "best", f"{', '.join(told)}, at step {best.step}{who}{more}"
     if story.speed:
         yield "speed", story.speed
     data = dict(dict(facts(run)).get("Data", []))
