@@ -47,6 +47,7 @@ class SurefootError(Exception):
     """
 
     exit_code = 1
+    final = False  # whether another try would meet the same, though the code does not say so
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what)
@@ -118,6 +119,8 @@ class CheckpointError(SurefootError):
 
 class Diverged(SurefootError):
     """Non-finite losses or gradients, and the policy is to stop."""
+
+    final = True  # a run is a function of its settings and data
 
 
 class Unsupported(SurefootError):

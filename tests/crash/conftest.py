@@ -21,12 +21,24 @@ _TALLY: dict[str, Counter[str]] = {}
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Any]:
     """Zygotes with the preloaded library; skips where there is no Linux or no C compiler."""
+    yield from _staged(tmp_path_factory, pytestconfig, "alone")
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Any]:
+    """Zygotes that play several processes together."""
+    yield from _staged(tmp_path_factory, pytestconfig, "together")
+
+
+def _staged(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config, ready: str
+) -> Iterator[Any]:
     from harness import Stage, compiled
 
     library = compiled(tmp_path_factory.mktemp("crashpoint"))
     if library is None:
         pytest.skip("needs Linux and a C compiler (cc)")
-    stage = Stage(library, CORES, pytestconfig.getoption("every"))
+    stage = Stage(library, CORES, pytestconfig.getoption("every"), ready)
     yield stage
     stage.close()
 

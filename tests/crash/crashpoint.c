@@ -4,7 +4,8 @@
  * crash_arm(folder, k, fault), it acts just before the k-th of them: fault 0 only counts,
  * -1 kills the process (SIGKILL, as the machine would), a positive number makes that one call
  * fail with this errno, and below -1 every call from the k-th on fails with errno -fault.
- * crash_log(path) also writes what each call did, for replaying a power loss.
+ * crash_log(path) also writes what each call did, for replaying a power loss. After
+ * crash_victim(pid) it is that process which is killed, and this one goes on.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -25,6 +26,7 @@ static char folder[PATH_MAX];
 static size_t folder_length;
 static long target, fault;
 static long count;
+static int victim;
 static int log_handle = -1, data_handle = -1;
 
 void crash_arm(const char *path, long k, long what) {
@@ -35,6 +37,8 @@ void crash_arm(const char *path, long k, long what) {
   strncpy(folder, path, sizeof folder - 1);
   folder_length = strlen(folder);
 }
+
+void crash_victim(int pid) { victim = pid; }
 
 long crash_count(void) { return __atomic_load_n(&count, __ATOMIC_SEQ_CST); }
 
@@ -73,7 +77,8 @@ static int strike(void) {
   long mine = __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST);
   if (fault == 0 || mine < target || (mine > target && fault >= -1)) return 0;
   if (fault == -1) {
-    syscall(SYS_kill, getpid(), SIGKILL);
+    syscall(SYS_kill, victim ? victim : getpid(), SIGKILL);
+    if (victim) return 0;
     for (;;) pause();
   }
   errno = (int)(fault > 0 ? fault : -fault);

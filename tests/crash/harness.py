@@ -21,12 +21,23 @@ from surefoot.engine.codec import read_tensors
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError
 
-__all__ = ["KILL", "Outcome", "Stage", "Zygote", "compiled", "leftovers", "traces", "unsound"]
+__all__ = [
+    "KILL",
+    "Outcome",
+    "Stage",
+    "Zygote",
+    "checkpoints",
+    "compiled",
+    "leftovers",
+    "save_in_step",
+    "traces",
+    "unsound",
+]
 
 HERE = Path(__file__).parent
 KILL = -1
 # What is allowed to differ between two records of the same run.
-CIRCUMSTANCE = {"time", "segment", "tokens_per_s"}
+CIRCUMSTANCE = {"time", "segment", "tokens_per_s", "tokens_per_s_each"}
 
 
 def compiled(folder: Path) -> Path | None:
@@ -60,7 +71,7 @@ class Outcome:
 class Zygote:
     """One process that forks a child for each trial, one at a time."""
 
-    def __init__(self, library: Path, home: Path) -> None:
+    def __init__(self, library: Path, home: Path, ready: str = "alone") -> None:
         self._home = home
         environment = os.environ | {
             "LD_PRELOAD": str(library), "SUREFOOT_CRASHPOINT": str(library),
@@ -68,7 +79,7 @@ class Zygote:
             "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "zygote.py"), tempfile.mkdtemp(dir=home)],
+            [sys.executable, str(HERE / "zygote.py"), tempfile.mkdtemp(dir=home), ready],
             env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._read() == "ready"
@@ -115,15 +126,18 @@ class Zygote:
 
 
 class Stage:
-    """Several zygotes, and a folder in memory where fsync costs nothing."""
+    """Several zygotes, and a folder in memory where fsync costs nothing.
 
-    def __init__(self, library: Path, count: int, every: int = 1) -> None:
+    They are `ready` to play runs of one process, or of several together.
+    """
+
+    def __init__(self, library: Path, count: int, every: int = 1, ready: str = "alone") -> None:
         shm = Path("/dev/shm")
         place = shm if os.access(shm, os.W_OK) else None
         self.home = Path(tempfile.mkdtemp(prefix="surefoot-crash-", dir=place))
         self._idle: queue.Queue[Zygote] = queue.Queue()
         with ThreadPoolExecutor(count) as pool:
-            made = [pool.submit(Zygote, library, self.home) for _ in range(count)]
+            made = [pool.submit(Zygote, library, self.home, ready) for _ in range(count)]
             self._zygotes = [future.result() for future in made]
         for zygote in self._zygotes:
             self._idle.put(zygote)
@@ -179,10 +193,10 @@ def traces(run: Path) -> dict[str, Any]:
     The bits of the newest checkpoint, its small state, which checkpoints are kept, and the rows
     of the record without times and throughput.
     """
-    checkpoints = _checkpoints(run)
-    newest = checkpoints[-1]
+    kept = checkpoints(run)
+    newest = kept[-1]
     newest.verify()
-    found: dict[str, Any] = {"steps kept": [c.step for c in checkpoints]}
+    found: dict[str, Any] = {"steps kept": [c.step for c in kept]}
     for path in sorted(newest.path.glob("*.safetensors")):
         for name, tensor in read_tensors(path).items():
             found[f"{path.name}: {name}"] = (str(tensor.dtype), tensor.numpy().tobytes())
@@ -196,13 +210,26 @@ def traces(run: Path) -> dict[str, Any]:
     return found
 
 
-def _checkpoints(run: Path) -> list[Checkpoint]:
+def checkpoints(run: Path) -> list[Checkpoint]:
     identity = json.loads((run / "run.json").read_text())["id"]
     return Store(run / "checkpoints", identity).checkpoints()
 
 
 def _bare(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in CIRCUMSTANCE}
+
+
+def save_in_step() -> None:
+    """Write checkpoints in step with training, so that the order of calls is the same each time."""
+    from surefoot.engine.saver import Saver  # brings torch, which only the zygotes need
+
+    save = Saver.save
+
+    def save_and_wait(self: Saver, *arguments: Any, **facts: Any) -> None:
+        save(self, *arguments, **facts)
+        self.wait()
+
+    Saver.save = save_and_wait  # type: ignore[method-assign]
 
 
 def unsound(run: Path) -> str | None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import mischief
 import torch
-from harness import leftovers, traces, unsound
+from harness import leftovers, save_in_step, traces, unsound
 from shelves import read_shelf
+from together import settle_together, together
 from trials import CONDITIONS, RECIPES
 
 import surefoot.engine
@@ -27,7 +28,16 @@ from surefoot.engine.saver import Saver
 from surefoot.engine.store import Store, seal
 from surefoot.errors import CheckpointError, SurefootError
 
-__all__ = ["fill_disk", "mutant", "read_mutants", "read_shelf", "settle_down", "train"]
+__all__ = [
+    "fill_disk",
+    "mutant",
+    "read_mutants",
+    "read_shelf",
+    "settle_down",
+    "settle_together",
+    "together",
+    "train",
+]
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -66,7 +76,7 @@ def train(
     `faults` go wrong inside it (see `mischief`).
     """
     if wait_for_saves:
-        _in_step()
+        save_in_step()
     for fault in faults:
         mischief.make(fault)
     if kill_at is not None:
@@ -162,16 +172,6 @@ def _mount(folder: str, size: int) -> bool:
         and libc.mount(b"none", b"/", None, private, None) == 0
         and libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, f"size={size}".encode()) == 0
     )
-
-
-def _in_step() -> None:
-    save = Saver.save
-
-    def save_and_wait(self: Saver, *arguments: Any, **facts: Any) -> None:
-        save(self, *arguments, **facts)
-        self.wait()
-
-    Saver.save = save_and_wait  # type: ignore[method-assign]
 
 
 def _die_in_step(step: int) -> None:

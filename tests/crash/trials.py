@@ -129,9 +129,14 @@ def go_on(play: Callable[..., Outcome], runs: Path, **more: Any) -> str | None:
     return f"did not go on, exit code {outcome.code}\n{outcome.error[-1500:]}"
 
 
-def differences(expected: dict[str, Any], run: Path, *except_for: str) -> str | None:
-    """Return what differs from the undisturbed run, or is left over; None when nothing."""
-    found = traces(run)
+def differences(
+    expected: dict[str, Any], run: Path, *except_for: str, found: dict[str, Any] | None = None
+) -> str | None:
+    """Return what differs from the undisturbed run, or is left over; None when nothing.
+
+    `found` are the traces of `run`, where they are read in another way.
+    """
+    found = traces(run) if found is None else found
     wrong = [k for k in expected if found.get(k) != expected[k] and k not in except_for]
     wrong += [f"unexpected {key}" for key in found if key not in expected]
     wrong += [f"twice: {row}" for row in doubled(found["metrics"])]

@@ -28,7 +28,8 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     import plays  # imports torch and surefoot
 
-    plays.settle_down(Path(sys.argv[1]))
+    settle = plays.settle_down if sys.argv[2] == "alone" else plays.settle_together
+    settle(Path(sys.argv[1]))
     gc.freeze()  # or each collection in a child would copy all of the parent's memory
     print("ready", flush=True)
     for line in sys.stdin:

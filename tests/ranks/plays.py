@@ -21,8 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conftest import Toy
 from surefoot.config.devices import enough
 from surefoot.config.schema import Keep, Optim, RunConfig
-from surefoot.engine import Job, Learner, Store, TrainState, World, steps
+from surefoot.data.batch import Batch
+from surefoot.engine import Job, Learner, NextTokens, Store, TrainState, World, steps
 from surefoot.engine.codec import read_tensors, write_tensors
+from surefoot.engine.look import measure
 from surefoot.engine.ranks.begin import alike, spread, visible
 from surefoot.engine.ranks.follow import TeamSaver, TeamStore
 from surefoot.engine.ranks.sums import Order
@@ -271,6 +273,44 @@ def gathered(world: World, folder: Path) -> Any:
     return [str(play), seen if world.leads else 0.0]
 
 
+class Letters(nn.Module):
+    """The smallest language model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.linspace(-1, 1, 7 * 7).view(7, 7).sin())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table[x]
+
+
+def shared(world: World, folder: Path) -> Any:
+    """An evaluation that all share, one that rank 0 makes, and one that fails on the last rank."""
+    team = world.team
+    assert team is not None
+    model, looks = Letters(), [0]
+    mine = Learner(model, Toy.loss, [], limit=1)
+
+    def batches() -> Any:
+        for number in range(7):
+            x = (torch.arange(4 * (number + 1)).view(-1, 4) * 5 + number) % 7
+            yield Batch({"x": x, "y": (x * 3 + 1) % 7}, x.numel())
+
+    def to(batch: Batch) -> Batch:
+        looks[0] += 1
+        if looks[0] == 1 and world.rank == 0 and team.size > 1:
+            raise MemoryError("out of memory")  # passes, and it is tried again
+        return batch
+
+    exam = NextTokens(batches, to, vars)
+    found = dict(measure(world, mine, 1, exam))
+    seen, alone = looks[0], dict(exam(model))
+    by_one = measure(world, mine, 1, lambda _: {"rank": team.rank})
+    broken = partial(_broken if world.rank == world.size - 1 else list)
+    said = _said(lambda: team.dealt(broken, "evaluating")) if team.size > 1 else ""
+    return [found == alone, sorted(found.items()), seen, by_one, said]
+
+
 def apart(world: World, folder: Path) -> Any:
     """Every rank writes its own part of a checkpoint; it reads like one that rank 0 wrote."""
     team = world.team
@@ -343,6 +383,7 @@ def quick(size: int) -> dict[str, Check]:
         for reduce in ("ordered", "tree")
         for how in modes
     }
+    found["shared"] = shared
     if size > 1:
         found |= {"refused": refused, "wishes": wishes}
     if size == 2:

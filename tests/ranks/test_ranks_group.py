@@ -98,6 +98,19 @@ def test_looking_at_a_split_model_changes_nothing(found: Any) -> None:
     assert weights == found[2]["ordered fsdp2"][0][0] and seen != 0.0
 
 
+def test_an_evaluation_is_shared_and_its_numbers_are_those_of_one_process(found: Any) -> None:
+    told = {size: found[size]["shared"] for size in (1, *SIZES)}
+    assert len({str(metrics) for ranks in told.values() for _, metrics, *_ in ranks}) == 1, told
+    assert all(same for ranks in told.values() for same, *_ in ranks)
+    for size in SIZES:
+        passes = [seen for _, _, seen, *_ in told[size]]
+        assert sum(passes) == 7 + 1, "each batch once, and one again after memory ran out"
+        assert max(passes) <= -(-7 // size) + 1
+        assert [by_one for *_, by_one, _ in told[size]] == [{"rank": 0}] * size
+        where = f"where: rank {size - 1} of {size}, here"
+        assert all(where in said for *_, said in told[size])
+
+
 def test_a_checkpoint_of_a_split_model_needs_one_copy_of_host_memory(found: Any) -> None:
     (first, held), (other, nothing) = found[2]["host"]
     assert held == 1.0 and nothing == 0.0

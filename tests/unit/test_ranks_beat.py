@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from surefoot.engine import Job, World
 from surefoot.engine.ranks import beat
 from surefoot.engine.ranks.beat import behind, slow
 from surefoot.engine.ranks.begin import mode
-from surefoot.engine.ranks.play import learned, teach
+from surefoot.engine.ranks.play import LESSONS, learned, teach
 from surefoot.engine.ranks.tail import Tail
 from surefoot.engine.ranks.team import Team
-from surefoot.errors import OutOfResources
+from surefoot.errors import CheckFailed, Diverged, OutOfResources, Stopped, SurefootError
 from surefoot.track.folder import RunFolder
 from surefoot.track.ranks import BOARD, lines, read
 from surefoot.track.watch import Watch, frame
@@ -101,6 +102,11 @@ def test_memory_that_runs_out_twice_at_the_same_step_makes_pieces_smaller(
         said = list(learned(run, job))
         assert job.learners["main"].micro == micro and len(said) == (times > 1)
     assert said == ["main: out of memory twice at 8 examples a pass, so 4 from here"]
+    with (run.path / LESSONS).open("a") as file:
+        file.write('{"step": 5, "mi')  # killed while it was written
+    teach(run, error)
+    job.learners["main"].micro = 8
+    assert list(learned(run, job)) == said
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"ranks": {}}', '{"ranks": {"0": 1}}'])
@@ -110,7 +116,7 @@ def test_a_board_that_is_broken_shows_nothing(tmp_path: Path, text: str) -> None
 
 
 def test_rank_0_may_take_its_time_alone_as_long_as_it_beats() -> None:
-    watch = beat.Watch(Team(1, 2, 1, torch.device("cpu")), 60.0, lambda _: None)
+    watch = beat.Watch(Team(1, 2, 1, torch.device("cpu")), 60.0)
     told = {0: {"alone": "evaluating"}}
     watch._seen = {0: (1.0, 100.0)}  # heard at 100
     assert watch._alone(told, 150.0) and not watch._alone(told, 161.0)
@@ -137,21 +143,78 @@ def test_nothing_keeps_a_process_from_ending(monkeypatch: pytest.MonkeyPatch) ->
     closed, codes = io.StringIO(), list[int]()
     closed.close()  # as when the terminal is gone
     team = Team(0, 2, 0, torch.device("cpu"))
-    watch = beat.Watch(team, 1.0, lambda _: None, end=codes.append)
+    watch = beat.Watch(team, 1.0, end=codes.append)
     monkeypatch.setattr(sys, "stderr", closed)
     watch._give_up({})
     monkeypatch.undo()
     assert codes == [1]
 
 
-def test_another_rank_is_told_a_code_whatever_this_one_ended_with() -> None:
-    told: dict[str, str] = {}
-    for error, code in ((SystemExit("in words"), 1), (SystemExit(3), 3), (OutOfResources("x"), 4)):
-        watch = beat.Watch(Team(1, 2, 1, torch.device("cpu")), 1.0, lambda _: None)
-        watch._store = type("Store", (), {"set": lambda _, key, value: told.update({key: value})})()
-        watch._thread.start()  # it has no store to beat in, and ends with the block
-        watch.__exit__(type(error), error, None)
-        assert told == {"failed": f"1 {code}"}
+class Store(dict[str, Any]):
+    """What the store at torchrun's address does, in memory."""
+
+    def compare_set(self, key: str, expected: str, wanted: str) -> bytes:
+        return bytes(self.setdefault(key, wanted.encode()))
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+
+def watch_of(rank: int, store: Any, codes: list[int] | None = None) -> Any:
+    end = (lambda _: None) if codes is None else codes.append
+    watch = beat.Watch(Team(rank, 3, rank, torch.device("cpu")), 1.0, end=end)
+    watch._store = store
+    return watch
+
+
+def test_a_code_and_words_are_told_whatever_a_rank_ended_with() -> None:
+    errors = (
+        (SystemExit("in words"), 1, ""), (SystemExit(3), 3, ""), (KeyboardInterrupt(), 130, ""),
+        (OutOfResources("x"), 4, "x"), (ValueError("y"), 1, "ValueError: y"), (75, 75, ""),
+    )  # fmt: skip
+    for error, code, text in errors:
+        told = watch_of(1, Store()).fail(error)
+        assert (told.rank, told.code, told.text) == (1, code, text)
+
+
+def test_who_fails_first_decides_how_all_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, codes = Store(), list[int]()
+    first = CheckFailed("the journal differs", where="step 7")
+    watch_of(1, store).fail(first)
+    assert watch_of(2, store).fail(SurefootError("another rank is gone")).code == 5
+    follower = watch_of(0, store, codes)
+    said = follower.gone("Connection closed by peer")
+    assert said.exit_code == 5 and str(said).startswith("rank 1 of 3 (")
+    assert "failed: the journal differs\n  where: step 7" in str(said)
+    monkeypatch.setattr(beat, "GRACE", 0.0)
+    monkeypatch.setattr(beat, "LEAVE", 0.0)
+    follower._follow()
+    watch_of(1, store, codes)._follow()
+    assert codes == [5], "those that do not end by themselves, and not the one that failed"
+
+
+def test_what_would_come_again_is_marked_so() -> None:
+    store = Store()
+    watch_of(2, store).fail(Diverged("10 non-finite steps in a row"))
+    said = watch_of(1, store).gone("Broken pipe")
+    assert said.exit_code == 1 and said.final
+    watch_of(0, other := Store()).fail(75)
+    assert isinstance(watch_of(1, other).gone("Broken pipe"), Stopped)
+
+
+def test_who_is_gone_is_named_by_those_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beat, "SILENT", 0.05)
+    monkeypatch.setattr(beat, "BEAT", 0.01)
+    for rank, dead, speaks in ((0, 2, False), (1, 0, True), (2, 0, False)):
+        watch = watch_of(rank, Store())
+        watch._beats = beats(9, 9, 9)
+        now = time.monotonic()
+        watch._seen = {r: (1.0, now + 60.0 * (r != dead)) for r in range(3)}
+        said = watch.gone("Connection reset by peer")
+        name = f"rank {dead} (node, process {100 + dead}) is gone: Connection reset by peer"
+        assert said.what == name
+        assert getattr(said, "speaks", False) is speaks, "the lowest speaks where rank 0 cannot"
+    assert "its store cannot be reached" in str(watch_of(1, None).gone("Timed out"))
 
 
 def test_numbers_of_a_step_travel_without_fp64_on_the_device() -> None:

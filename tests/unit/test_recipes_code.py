@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from surefoot import recipes
 from surefoot.cli import main
 from surefoot.config.fields import changed
+from surefoot.data.batch import Batch
 from surefoot.engine.cards import Place, find_place
 from surefoot.engine.fit import Pins
 from surefoot.engine.predict import predict
 from surefoot.nn.pretend import hollow
 from surefoot.recipes.code import tiers as reckoning
 from surefoot.recipes.code.base import _staged
+from surefoot.recipes.code.judge import TextJudge
 from surefoot.recipes.code.settings import CodeConfig
 from surefoot.recipes.code.tiers import TIERS, chosen_context, measures, tiers, trained_for
 
@@ -168,3 +171,35 @@ def test_two_processes_may_make_the_same_base_at_the_same_time(tmp_path: Path) -
             (staged / "config.json").write_text("{}", "utf-8")
     assert [path.name for path in wanted.parent.iterdir()] == ["mine"]
     assert (wanted / "config.json").is_file()
+
+
+class Doubled:
+    """A model of which each row costs what is in it, and twice as much without its adapters."""
+
+    factor = 1.0
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.factor * x.double().sin().square().sum()
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        self.factor = 2.0
+        yield
+        self.factor = 1.0
+
+
+def test_a_judge_that_ranks_share_says_what_one_alone_says() -> None:
+    def batches() -> Iterator[Batch]:
+        for number in range(5):
+            x = torch.arange(12 * (number + 1)).view(-1, 6)
+            yield Batch({"x": x, "y": torch.where(x % 5 == 0, -100, x)}, x.numel())
+
+    alone, shared = (TextJudge(batches, "val", 0.25) for _ in range(2))
+    model = Doubled()
+    said = alone(model)
+    assert said["base_val_ppl"] > said["val_ppl"] > 1 and said["val_bits_per_byte"] > 0
+    for _ in range(2):  # the base is judged the first time only
+        parts = [shared.rows(model, rank, 3) for rank in range(3)]
+        rows = [part[i] for i in range(2) for part in parts if i < len(part)]
+        assert len(rows) == 5 and shared.result(rows) == said
+    assert all(base is None for _, base in rows)

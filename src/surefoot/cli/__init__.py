@@ -68,20 +68,21 @@ _PIPE = 141  # the reader of our output went away
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` is `sys.argv[1:]` where it is not given."""
-    if "RANK" in os.environ:
-        from surefoot.cli.launch import afresh
+    if "RANK" in os.environ:  # one of several processes: the launcher wants to know, and the others
+        return _together(argv)
+    return _main(argv)
 
-        afresh()
+
+def _together(argv: list[str] | None) -> int:
+    from surefoot.track.exits import afresh, note
+
+    afresh()
     code = _main(argv)
-    if "RANK" in os.environ:  # one of several processes: the launcher wants to know
-        from surefoot.cli.launch import note
+    if "surefoot.engine" in sys.modules:
+        from surefoot.engine.ranks.team import leave
 
-        if "surefoot.engine" in sys.modules:
-            from surefoot.engine.ranks.team import leave
-
-            leave()
-        return note(code)
-    return code
+        code = leave(code)
+    return note(code)
 
 
 def _main(argv: list[str] | None) -> int:
@@ -190,15 +191,33 @@ def _fail(error: SurefootError) -> int:
     text = str(error)
     if not isinstance(error, ConfigError | Stopped):
         text = f"error: {text}"
-    # Of several processes one speaks, and that whose device is lost, for no other one knows it.
-    if os.environ.get("RANK", "0") == "0" or isinstance(error, DeviceLost):
+    if "RANK" in os.environ:
+        _tell_others(error, error.final)
+    # Of several processes one speaks, or another where rank 0 is gone, or that whose device is lost,
+    # for no other one knows it.
+    speaks = getattr(error, "speaks", False) or isinstance(error, DeviceLost)
+    if os.environ.get("RANK", "0") == "0" or speaks:
         print(text, file=sys.stderr)
     return error.exit_code
+
+
+def _tell_others(error: Exception, final: bool = False) -> None:
+    """Let the other processes of a group, and their launcher, know what ended this one."""
+    if final:
+        from surefoot.track.exits import note
+
+        note(getattr(error, "exit_code", _BUG), final)
+    if "surefoot.engine" in sys.modules:
+        from surefoot.engine.ranks.team import tell
+
+        tell(error)
 
 
 def _bug(error: Exception) -> int:
     import traceback
 
+    if "RANK" in os.environ:
+        _tell_others(error)
     traceback.print_exc()
     text = "This is a bug in surefoot. Please report it with the lines above."
     for frame, line in traceback.walk_tb(error.__traceback__):  # the innermost is the last

@@ -1,8 +1,8 @@
 """`--devices N`: start the same words in N processes, by torchrun's own launcher.
 
 torchrun sees to it that all begin again when one dies. What ends a run for good (done, wrong input,
-stopped by a signal) must not begin again, so a process notes its exit code in a file and tells the
-launcher that all is well; the code is passed on here.
+stopped by a signal) must not begin again, so processes leave notes of it (`track/exits.py`); the
+code in them is passed on here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from surefoot.config.fields import Given
 from surefoot.config.schema import Machine, RunConfig
 from surefoot.config.units import parse_seconds
 from surefoot.errors import ConfigError, RunError
+from surefoot.track import exits
 
-__all__ = ["afresh", "asked", "every_rank", "flags", "follows", "launch", "note", "wanted"]
+__all__ = ["asked", "every_rank", "flags", "follows", "launch", "wanted"]
 
-NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
-_FINAL = {2, 3, 5, 75, 130}  # codes that another try would not mend
 _STOPPED = 75
 T = TypeVar("T")
 _STORE = 30  # seconds to reach the one who keeps the rendezvous
@@ -79,31 +78,6 @@ def wanted(machine: Machine, options: argparse.Namespace) -> bool:
     return (machine.devices or 1) > 1 or options.nnodes is not None
 
 
-def note(code: int) -> int:
-    """Leave a final exit code for the launcher, where there is one; return the one to end with."""
-    place = _note()
-    if place is None or code not in _FINAL:
-        return code
-    with suppress(OSError):
-        place.write_text(str(code))
-        return 0
-    return code
-
-
-def afresh() -> None:
-    """Take back what was noted in this place before all began again: it did not end the run."""
-    place = _note()
-    if place is not None:
-        with suppress(OSError):
-            place.unlink(missing_ok=True)
-
-
-def _note() -> Path | None:
-    """Return where this process notes its exit code: its place on the machine outlives its rank."""
-    folder = os.environ.get(NOTES)
-    return None if folder is None else Path(folder) / os.environ.get("LOCAL_RANK", "0")
-
-
 def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace) -> int:
     """Run `surefoot WORDS` in `machine.devices` processes on each node; return their exit code."""
     least, most = _nodes(options.nnodes or "1")
@@ -130,12 +104,22 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
     known = {f.name for f in dataclasses.fields(LaunchConfig)}
     group = LaunchConfig(**{k: v for k, v in values.items() if k in known})
     with tempfile.TemporaryDirectory(prefix="surefoot-") as notes:
-        os.environ[NOTES] = notes
+        os.environ[exits.NOTES] = notes
         with _passed_on() as received:
             code = _run(elastic_launch(group, sys.executable), words, options.rdzv_endpoint)
-        left = [int(p.read_text()) for p in sorted(Path(notes).iterdir(), key=_rank)]
-    code = next(iter(left), code)
-    return _STOPPED if code not in _FINAL and code and received else code
+        return _ended(code, exits.left(Path(notes)), bool(received))
+
+
+def _ended(code: int, noted: Sequence[int], told: bool) -> int:
+    """Return the code of a group: what its processes noted, else what torchrun found.
+
+    When a process dies, torchrun sends the others SIGTERM. That they stopped is then no reason,
+    unless it was `told` to stop them.
+    """
+    reasons = [c for c in noted if c != _STOPPED or told or not code]
+    if reasons:
+        return reasons[0]
+    return _STOPPED if told and code and code not in exits.FINAL else code
 
 
 def _run(start: Callable[..., Any], words: Sequence[str], endpoint: str | None) -> int:
@@ -192,7 +176,3 @@ def _nodes(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise ConfigError(f"--nnodes {text}: expected a number, or a range like 1:2")
     return int(parts[0]), int(parts[-1])
-
-
-def _rank(path: Path) -> int:
-    return int(path.name)

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from surefoot.track.exits import FINAL
 from surefoot.track.folder import RunFolder, now
 
 __all__ = ["supervise"]
 
 _STOPPED = 75
-_FINAL = {0, 2, 3, 5, _STOPPED, 130}  # done, or nothing that another try would mend
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds
 _GLANCE = 0.1  # seconds between looks for a signal in a pause
 
@@ -39,7 +39,7 @@ def supervise(
     with signals:
         for tried in range(restarts + 1):
             code = signals.run(again if tried else first)
-            if code in _FINAL:
+            if code == 0 or code in FINAL:
                 return code
             if signals.received:
                 return _stopped(signals.received, find_run())

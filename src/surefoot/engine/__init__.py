@@ -8,7 +8,7 @@ from surefoot.engine.answers import free_running, wilson
 from surefoot.engine.create import adopt
 from surefoot.engine.curriculum import TeacherForcing
 from surefoot.engine.fit import Pins, Plan
-from surefoot.engine.job import Drawing, Job
+from surefoot.engine.job import Drawing, Job, Shared
 from surefoot.engine.learner import Learner, Loss
 from surefoot.engine.loop import Reading, Report, steps
 from surefoot.engine.run import Result, begin, resume
@@ -17,6 +17,7 @@ from surefoot.engine.speak import Answerer, Request, Speaker, TextSpeaker
 from surefoot.engine.state import TrainState
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.engine.validate import (
+    NextTokens,
     Scores,
     confusions,
     loss_by_place,
@@ -31,6 +32,7 @@ __all__ = [
     "Job",
     "Learner",
     "Loss",
+    "NextTokens",
     "Pins",
     "Plan",
     "Reading",
@@ -38,6 +40,7 @@ __all__ = [
     "Request",
     "Result",
     "Scores",
+    "Shared",
     "Speaker",
     "Store",
     "TeacherForcing",

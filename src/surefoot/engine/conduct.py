@@ -6,7 +6,6 @@ import math
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from surefoot.config.learners import alone
@@ -16,7 +15,7 @@ from surefoot.engine import faults, named, retain
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
 from surefoot.engine.lives import Lives
-from surefoot.engine.look import draw, look_at, sample
+from surefoot.engine.look import draw, measure, sample
 from surefoot.engine.loop import Batches, Happening, Report, steps
 from surefoot.engine.meter import Meter, Timed, sparse
 from surefoot.engine.monitor import Monitor
@@ -260,10 +259,10 @@ class Conductor:
 
     def evaluate(self, name: str, step: int) -> bool:
         """Run the evaluations of one learner; return whether its validation loss is a new best."""
-        found = self.world.first(partial(self._evaluations, name, step), "evaluating")
+        found = self._evaluations(name, step)
         if not found:
             return False
-        self.scores[name] = dict(found)
+        self.scores[name] = found
         self.record.row("eval", step, name, **found)
         return "val_loss" in found and self._judge(name, step, found["val_loss"])
 
@@ -271,7 +270,7 @@ class Conductor:
         found: dict[str, float] = {}
         for label, evaluation in self.job.evals.items():
             key = derive(self.config.train.seed, "evaluate", step, label)
-            found.update(look_at(self.state.learners[name], key, evaluation))
+            found.update(measure(self.world, self.state.learners[name], key, evaluation))
         return found
 
     def _judge(self, name: str, step: int, loss: float) -> bool:

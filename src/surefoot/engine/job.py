@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -12,11 +12,29 @@ from surefoot.data.batch import Batch, Source
 from surefoot.engine.learner import Learner
 from surefoot.track.picture import Picture
 
-__all__ = ["Drawing", "Evaluation", "Job", "Sampler"]
+__all__ = ["Drawing", "Evaluation", "Job", "Sampler", "Shared"]
 
 Evaluation = Callable[[nn.Module], Mapping[str, float]]
 Sampler = Callable[[nn.Module, int], str]
 Drawing = Callable[[nn.Module], Picture | None]
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """An evaluation that several processes share; called, it does all of it in one.
+
+    Its metrics must be a function of the rows in their order, and a row of the model alone.
+    """
+
+    def __call__(self, model: nn.Module) -> Mapping[str, float]: ...
+
+    def rows(self, model: nn.Module, first: int, step: int) -> Sequence[Any]:
+        """Return every `step`-th row from `first` on: what can be pickled."""
+        ...
+
+    def result(self, rows: Sequence[Any]) -> Mapping[str, float]:
+        """Return the metrics, given all rows in order."""
+        ...
 
 
 @dataclass
@@ -24,7 +42,8 @@ class Job:
     """The parts of a run.
 
     `learners` by name; one, called `main`, is the usual case of several. Functions look at a
-    model in eval mode: an evaluation returns metrics (`val_loss` is the one that "best" means),
+    model in eval mode: an evaluation returns metrics (`val_loss` is the one that "best" means; one
+    that is `Shared` is computed by all processes of a run, another by the first alone),
     a sampler text (from a seed), a drawing a picture or None. `exams` are evaluations that training never
     makes and `surefoot evaluate` does: those on a test set. `data` says for the record what is
     learned from, and with `loss_unit` in what losses are, where it is not nats; `notes` say it to a person. `files` are small texts kept with the run (a

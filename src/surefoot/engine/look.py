@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -10,14 +10,15 @@ from torch import nn
 
 from surefoot.config.schema import RunConfig
 from surefoot.engine import faults
-from surefoot.engine.job import Job, Sampler
+from surefoot.engine.job import Evaluation, Job, Sampler, Shared
 from surefoot.engine.learner import Learner
 from surefoot.engine.random import rekey
+from surefoot.engine.world import World
 from surefoot.errors import OutOfResources
 from surefoot.seeds import derive
 from surefoot.track.record import Record
 
-__all__ = ["draw", "look_at", "sample"]
+__all__ = ["draw", "look_at", "measure", "sample"]
 
 T = TypeVar("T")
 
@@ -45,6 +46,17 @@ def look_at(learner: Learner, key: int, look: Callable[[nn.Module], T]) -> T:
                     fix="a smaller batch to evaluate (data.val_batch), then: surefoot resume",
                 ) from None
     raise AssertionError("unreachable")
+
+
+def measure(
+    world: World, learner: Learner, key: int, evaluation: Evaluation
+) -> Mapping[str, float]:
+    """Return on all ranks what an evaluation finds: by all where it is shared, else by rank 0."""
+    team = world.team
+    if team is None or team.size == 1 or not isinstance(evaluation, Shared):
+        return world.first(lambda: look_at(learner, key, evaluation), "evaluating")
+    mine = partial(evaluation.rows, first=team.rank, step=team.size)
+    return evaluation.result(team.dealt(lambda: look_at(learner, key, mine), "evaluating"))
 
 
 def draw(job: Job, name: str, step: int, config: RunConfig, record: Record) -> None:

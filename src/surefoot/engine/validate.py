@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import nn
@@ -11,7 +12,16 @@ from torch.nn import functional as F
 
 from surefoot.data.batch import Batch
 
-__all__ = ["Scores", "confusions", "loss_by_place", "next_token_scores"]
+__all__ = [
+    "NextTokens",
+    "Scores",
+    "confusions",
+    "loss_by_place",
+    "next_token_scores",
+    "next_token_sums",
+]
+
+Row = tuple[float, int, int, int]  # of a batch: nats, hits, among the first five, targets
 
 
 @dataclass(frozen=True)
@@ -24,23 +34,56 @@ class Scores:
     targets: int
 
 
+@dataclass(frozen=True)
+class NextTokens:
+    """An evaluation of a language model that several processes share: each takes some batches.
+
+    `batches` yields x and y i64[m, T] anew at each call, `to` brings a batch to the device, `tell`
+    makes metrics of the scores. The sums of single batches are added in the order of the batches,
+    so the numbers do not depend on how many share them.
+    """
+
+    batches: Callable[[], Iterable[Batch]]
+    to: Callable[[Batch], Batch]
+    tell: Callable[[Scores], Mapping[str, float]]
+
+    def __call__(self, model: nn.Module) -> Mapping[str, float]:
+        return self.result(self.rows(model, 0, 1))
+
+    def rows(self, model: nn.Module, first: int, step: int) -> list[Row]:
+        """Return the sums of every `step`-th batch from `first` on."""
+        mine = islice(self.batches(), first, None, step)
+        return [next_token_sums(model, self.to(batch)) for batch in mine]
+
+    def result(self, rows: Sequence[Row]) -> Mapping[str, float]:
+        """Return the metrics of all batches, given the sums of each."""
+        return self.tell(_scores(rows))
+
+
 def next_token_scores(model: nn.Module, batches: Iterable[Batch]) -> Scores:
     """Return the scores of a language model on batches of x and y i64[m, T]; -100 is ignored.
 
     Sums are kept in fp64, so that the size of a batch does not show in the mean. The rank of a
     target is the number of symbols with a higher logit; ties count in the model's favour.
     """
+    return _scores([next_token_sums(model, batch) for batch in batches])
+
+
+def next_token_sums(model: nn.Module, batch: Batch) -> Row:
+    """Return nats, targets that are the likeliest or among five, and how many there are."""
+    wanted = batch.fields["y"].flatten()  # i64[N]
+    logits = model(batch.fields["x"]).flatten(0, 1).float()  # f32[N, V]
+    real = wanted != -100
+    nats = float(F.cross_entropy(logits, wanted, reduction="none").double().sum())
+    own = logits.gather(1, wanted.clamp(min=0).unsqueeze(1))  # f32[N, 1]
+    rank = (logits > own).sum(1)[real]  # i64[n]
+    return nats, int((rank == 0).sum()), int((rank < 5).sum()), int(torch.count_nonzero(real))
+
+
+def _scores(rows: Sequence[Row]) -> Scores:
     nats, hits, close, targets = 0.0, 0, 0, 0
-    for batch in batches:
-        wanted = batch.fields["y"].flatten()  # i64[N]
-        logits = model(batch.fields["x"]).flatten(0, 1).float()  # f32[N, V]
-        real = wanted != -100
-        nats += float(F.cross_entropy(logits, wanted, reduction="none").double().sum())
-        own = logits.gather(1, wanted.clamp(min=0).unsqueeze(1))  # f32[N, 1]
-        rank = (logits > own).sum(1)[real]  # i64[n]
-        hits += int((rank == 0).sum())
-        close += int((rank < 5).sum())
-        targets += int(torch.count_nonzero(real))
+    for row in rows:
+        nats, hits, close, targets = nats + row[0], hits + row[1], close + row[2], targets + row[3]
     return Scores(nats / targets, hits / targets, close / targets, targets)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from surefoot.data.batch import Batch
     from surefoot.data.text import Text
     from surefoot.data.tokenizer import Tokenizer
-    from surefoot.engine import Drawing, Job, Loss, Speaker, World
+    from surefoot.engine import Drawing, Job, Loss, NextTokens, Scores, Speaker, World
 
 __all__ = ["CharConfig", "TextData", "recipe"]
 
@@ -76,7 +76,7 @@ def build(config: CharConfig, world: World) -> Job:
     return Job(
         source=text.source(config.model.context),
         learners={"main": learner},
-        evals={"held out": partial(held_out, text=text, config=config, to=world.to)},
+        evals={"held out": held_out(text, config, world)},
         samplers={start: partial(write, tokenizer=text.tokenizer)},
         pictures=dict(pictures(text, config, world)),
         data=text.describe(),
@@ -107,15 +107,17 @@ def loss(model: nn.Module, batch: Batch) -> Loss:
     return Loss(model(batch.fields["x"], batch.fields["y"]))
 
 
-def held_out(
-    model: nn.Module, *, text: Text, config: CharConfig, to: Callable[[Batch], Batch]
-) -> dict[str, float]:
-    """Return loss, bits and accuracies over the whole held-out part."""
-    from surefoot.engine import next_token_scores
+def held_out(text: Text, config: CharConfig, world: World) -> NextTokens:
+    """Return what measures loss, bits and accuracies over the whole held-out part."""
+    from surefoot.engine import NextTokens
 
-    batches = text.windows(config.model.context, config.data.val_batch)
-    scores = next_token_scores(model, map(to, batches))
+    batches = partial(text.windows, config.model.context, config.data.val_batch)
     unit = "val_bits_per_char" if config.data.vocabulary == "char" else "val_bits_per_byte"
+    return NextTokens(batches, world.to, partial(told, unit=unit))
+
+
+def told(scores: Scores, *, unit: str) -> dict[str, float]:
+    """Return the metrics of scores."""
     return {
         "val_loss": scores.loss,
         unit: scores.loss / math.log(2),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from surefoot.data.batch import Batch
     from surefoot.data.bpe import BPE
     from surefoot.data.collection import Collection, Part
-    from surefoot.engine import Job, Loss, TextSpeaker, World
+    from surefoot.engine import Job, Loss, NextTokens, Scores, TextSpeaker, World
     from surefoot.engine.curriculum import Growth
 
 __all__ = ["GPTRunConfig", "Tokenising", "read", "recipe"]
@@ -104,9 +104,7 @@ def build(config: GPTRunConfig, world: World) -> Job:
     seed = derive(config.train.seed, "init")
     border = bpe.boundary if config.data.document_masks else None
     model = GPT(config.model, bpe.vocab_size, seed=seed, border=border).to(world.device)
-    measure = partial(
-        scores, context=config.model.context, batch=config.data.val_batch, to=world.to
-    )
+    measure = partial(held_out, config=config, world=world)
     return Job(
         source=found.source(config.model.context),
         learners={
@@ -114,10 +112,10 @@ def build(config: GPTRunConfig, world: World) -> Job:
                 model, loss, build_optimisers(model, config.optim), curriculum=_growth(config)
             )
         },
-        evals={"held out": partial(measure, part=found.val, name="val")},
+        evals={"held out": measure(found.val, "val")},
         exams={
-            "held out": partial(measure, part=found.val, name="val"),
-            **({"test": partial(measure, part=found.test, name="test")} if found.test else {}),
+            "held out": measure(found.val, "val"),
+            **({"test": measure(found.test, "test")} if found.test else {}),
         },
         samplers={"": partial(write, bpe=bpe)},
         data=found.describe(),
@@ -209,32 +207,29 @@ def _growth(config: GPTRunConfig) -> Growth | None:
     return Growth(config.data.context_warmup) if config.data.context_warmup else None
 
 
-def scores(
-    model: nn.Module,
-    *,
-    part: Part,
-    name: str,
-    context: int,
-    batch: int,
-    to: Callable[[Batch], Batch],
-) -> dict[str, float]:
+def held_out(part: Part, name: str, *, config: GPTRunConfig, world: World) -> NextTokens:
+    """Return what measures a model over all of `part`."""
+    from surefoot.engine import NextTokens
+
+    batches = partial(part.windows, config.model.context, config.data.val_batch)
+    return NextTokens(batches, world.to, partial(told, part=part, name=name))
+
+
+def told(scores: Scores, *, part: Part, name: str) -> dict[str, float]:
     """Return loss by token and by byte over all of `part`; on WikiText also perplexity by word.
 
     Bits by byte do not depend on the vocabulary. The perplexity is exp(nats / (words + lines)).
     What ends a document is counted in both, as a token that stands for no byte.
     """
-    from surefoot.engine import next_token_scores
-
-    found = next_token_scores(model, map(to, part.windows(context, batch)))
-    nats = found.loss * found.targets
-    told = {
-        f"{name}_loss": found.loss,
+    nats = scores.loss * scores.targets
+    found = {
+        f"{name}_loss": scores.loss,
         f"{name}_bits_per_byte": nats / math.log(2) / part.side.size,
     }
     if part.wikitext:
-        told[f"{name}_word_ppl"] = math.exp(min(nats / part.side.words, 700.0))
-    accuracies = {"top1": found.top1, "top5": found.top5}
-    return told | (accuracies if name == "val" else {})
+        found[f"{name}_word_ppl"] = math.exp(min(nats / part.side.words, 700.0))
+    accuracies = {"top1": scores.top1, "top5": scores.top5}
+    return found | (accuracies if name == "val" else {})
 
 
 def show(batch: Batch, *, bpe: BPE) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from surefoot.engine.meter import available
 from surefoot.engine.ranks.team import Team
 from surefoot.engine.world import World
 from surefoot.errors import ConfigError, Problem, RunError
+from surefoot.track.ranks import BOARD
 
-__all__ = ["alike", "mode", "spread", "visible"]
+__all__ = ["alike", "clear", "mode", "spread", "visible"]
 
 TOKEN = ".ranks"  # a file of the run's folder, for as long as it takes all ranks to read it
 _ROOM = 0.8  # share of what is free that a replica may take
@@ -61,6 +63,15 @@ def visible(team: Team, folder: Path) -> None:
             where=f"{folder} on {found[0][1]}",
             fix="--runs on a disk that all nodes mount at the same path",
         )
+
+
+def clear(folder: Path) -> None:
+    """Remove what a group that was killed has left in the folder of a run, whose lock is held."""
+    board = folder / BOARD
+    for path in (*folder.glob(f"{TOKEN}-*"), board, board.with_name(f".{BOARD}.new")):
+        if path.exists():
+            with suppress(OSError):
+                path.unlink()
 
 
 def mode(config: RunConfig, world: World, memory: int) -> tuple[str, str]:

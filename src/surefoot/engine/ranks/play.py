@@ -13,8 +13,8 @@ from surefoot.config.schema import RunConfig
 from surefoot.config.units import parse_seconds
 from surefoot.engine.disk import refusals
 from surefoot.engine.job import Job
-from surefoot.engine.ranks.beat import Watch, slow
-from surefoot.engine.ranks.begin import alike, visible
+from surefoot.engine.ranks.beat import slow
+from surefoot.engine.ranks.begin import alike, clear, visible
 from surefoot.engine.ranks.follow import TeamSaver, TeamStore, TeamWitness
 from surefoot.engine.ranks.team import Team
 from surefoot.engine.saver import Saver
@@ -54,6 +54,7 @@ def held(folder: RunFolder, world: World) -> Iterator[None]:
 
         world.first(hold)
         if world.leads:
+            clear(folder.path)
             stack.enter_context(refusals(folder.path))
         yield
 
@@ -91,7 +92,7 @@ def teach(folder: RunFolder, error: BaseException) -> None:
     lesson = getattr(error, "lesson", None)
     if lesson is not None:
         with suppress(OSError), (folder.path / LESSONS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(lesson) + "\n")
+            file.write(f"\n{json.dumps(lesson)}\n")  # after what may be half a line
 
 
 def learned(folder: RunFolder, job: Job) -> Iterator[str]:
@@ -99,17 +100,28 @@ def learned(folder: RunFolder, job: Job) -> Iterator[str]:
 
     The first time it may have been another program, as where a step can be done again at once.
     """
-    try:
-        lines = (folder.path / LESSONS).read_text(encoding="utf-8").splitlines()
-        lessons = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
-        return
+    lessons = _lessons(folder.path / LESSONS)
     for name, learner in job.learners.items():
         for place, lesson in enumerate(lessons):
             again = lesson in lessons[:place] and lesson["micro"] == learner.micro
             if again and learner.micro and learner.micro > 1:
                 size, learner.micro = learner.micro, learner.micro // 2
                 yield f"{name}: out of memory twice at {size} examples a pass, so {size // 2} from here"
+
+
+def _lessons(path: Path) -> list[Any]:
+    """Return what was learned; a line that a killed process left half written teaches nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            lesson = json.loads(line)
+            if isinstance(lesson, dict) and {"step", "micro"} <= lesson.keys():
+                found.append(lesson)
+    return found
 
 
 def moved(
@@ -178,7 +190,8 @@ def watched(
 
     team.wish, team.heard = wish, 0
     board = path / BOARD if team.leads and team.size > 1 else None
-    with Watch(team, parse_seconds(config.machine.hang_timeout), _teller(record), board):
+    patience = parse_seconds(config.machine.hang_timeout)
+    with team.watch.during(patience, _teller(record), board):
         yield
 
 

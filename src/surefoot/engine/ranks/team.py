@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from surefoot.config.units import parse_seconds
-from surefoot.engine.ranks.meet import meet
+from surefoot.engine.ranks.meet import Missing, meet
 from surefoot.engine.ranks.tree import share
 from surefoot.errors import RunError, SurefootError
 
-__all__ = ["SAVE", "STOP", "Team", "join", "launched", "leave", "reaching"]
+__all__ = ["SAVE", "STOP", "Team", "join", "launched", "leave", "reaching", "tell"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ _GONE = (
     "Timed out",
     "gloo",
 )
+_NOTHING: Any = object()
 _SIGNAL = 8  # the number of the signal that asked to stop, above these bits
 _WAIT = 3600.0  # seconds a collective may take; the watch ends a rank that hangs long before
 
@@ -61,6 +63,7 @@ class Team:
     wish: Callable[[], int] = lambda: 0
     heard: int = 0
     pace: list[float] = field(default_factory=list)  # least `busy` of each rank since last told
+    watch: Any = None  # the heartbeat (beat.py), from joining to leaving
 
     @property
     def leads(self) -> bool:
@@ -96,10 +99,7 @@ class Team:
         error: BaseException | None = None
         if self.leads:
             self.alone = what
-            try:
-                mine = make()
-            except Exception as raised:  # is raised again below, on all
-                error = raised
+            mine, error = _tried(make)
             self.alone = ""
         found, failed = self.told((mine, _portable(error)))
         if error is not None:
@@ -110,16 +110,29 @@ class Team:
 
     def each(self, make: Callable[[], T]) -> T:
         """Return what this rank makes; where it fails on any, raise on all what the lowest says."""
-        mine: Any = None
-        error: Exception | None = None
-        try:
-            mine = make()
-        except Exception as raised:  # is raised again below, on all
-            error = raised
-        for rank, failed in enumerate(self.gather(_portable(error))):
-            if failed is not None:
-                raise _from_rank(error or failed, rank, self.size)
-        return mine
+        mine, error = _tried(make)
+        self._together(error, self.gather(_portable(error)))
+        return mine  # type: ignore[return-value]
+
+    def dealt(self, make: Callable[[], Sequence[T]], what: str) -> list[T]:
+        """Return in order what all ranks make, of which rank r makes every `size`-th from r on.
+
+        Where it fails on any, raise on all what the lowest says.
+        """
+        self.alone = what
+        mine, error = _tried(make)
+        self.alone = ""
+        found = self.gather((mine, _portable(error)))
+        self._together(error, [failed for _, failed in found])
+        rounds = zip_longest(*(part or () for part, _ in found), fillvalue=_NOTHING)
+        return [value for values in rounds for value in values if value is not _NOTHING]
+
+    def _together(self, error: Exception | None, failed: Sequence[BaseException | None]) -> None:
+        """Raise what the lowest of the ranks that `failed` says; `error` is what is raised here."""
+        for rank, other in enumerate(failed):
+            if other is not None:
+                mine = error if rank == self.rank else None
+                raise _from_rank(mine or other, rank, self.size)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
@@ -152,10 +165,22 @@ def reaching() -> Iterator[None]:
         if not known or isinstance(error, torch.OutOfMemoryError):
             raise
         why = next((sign for sign in _GONE if sign in text), text.partition("\n")[0])
-        raise SurefootError(
-            f"another rank is gone: {why}",
-            fix="surefoot resume goes on from the last checkpoint; --max-restarts does so by itself",
-        ) from error
+        raise _gone(why) from error
+
+
+def _gone(why: str) -> SurefootError:
+    if _joined is not None and _joined.watch is not None:
+        found: SurefootError = _joined.watch.gone(why)
+        return found
+    return SurefootError(f"another rank is gone: {why}", fix="surefoot resume goes on")
+
+
+def _tried(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Return what `make` gives, or what it raises, which is raised later on all ranks."""
+    try:
+        return make(), None
+    except Exception as error:
+        return None, error
 
 
 def _portable(error: BaseException | None) -> BaseException | None:
@@ -211,7 +236,10 @@ def join(patience: str = "10min") -> Team:
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise _absent(error, rank, size, seconds) from error
     around = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    from surefoot.engine.ranks.beat import Watch  # which knows teams
+
     _joined = Team(rank, size, local, place, around, name=name, again=again)
+    _joined.watch = Watch(_joined, _WAIT).start()
     return _joined
 
 
@@ -221,7 +249,9 @@ def _absent(error: Exception, rank: int, size: int, seconds: float) -> RunError:
     if "EADDRINUSE" in str(error) or "in use" in str(error):
         fix = "another --rdzv-endpoint (torchrun: --master-port), or end who listens there"
         return RunError("the port is in use", where=place, fix=fix)
-    if rank == 0:
+    if isinstance(error, Missing):
+        what = f"not all {size} ranks came within {seconds:.0f} s: {text}"
+    elif rank == 0:
         what = f"not all {size} ranks came within {seconds:.0f} s ({text})"
     else:
         what = f"rank 0 cannot be reached ({text})"
@@ -229,9 +259,25 @@ def _absent(error: Exception, rank: int, size: int, seconds: float) -> RunError:
     return RunError(what, where=place, fix=fix)
 
 
-def leave() -> None:
-    """Close the group, if there is one."""
+def leave(code: int = 0) -> int:
+    """Close the group, if there is one; return the code with which it ends.
+
+    That is the code of the rank that failed first, where this one fails, too.
+    """
     global _joined
-    if _joined is not None and dist.is_initialized():
+    if _joined is None:
+        return code
+    if _joined.watch is not None:
+        if code:
+            code = _joined.watch.fail(code).code
+        _joined.watch.stop()
+    if dist.is_initialized():
         dist.destroy_process_group()
     _joined = None
+    return code
+
+
+def tell(error: Exception) -> None:
+    """Let the other ranks know what ends this one, if there are others."""
+    if _joined is not None and _joined.watch is not None:
+        _joined.watch.fail(error)

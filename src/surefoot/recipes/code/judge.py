@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -80,6 +81,12 @@ def likelihood(model: Pretrained, batches: Iterable[Batch]) -> Likelihood:
             nats.append(float(model(x, y)))
             counts.append(int((y != -100).sum()))
     return Likelihood(nats, counts)
+
+
+def _joined(pieces: Sequence[Likelihood]) -> Likelihood:
+    """Return what all rows of some batches cost."""
+    nats = [value for piece in pieces for value in piece.nats]
+    return Likelihood(nats, [count for piece in pieces for count in piece.targets])
 
 
 def written(
@@ -171,8 +178,11 @@ class Judge(Generic[T]):
         if self._base is None:
             with model.base():
                 self.remember(model)
+        return self.told(self.look(model))
+
+    def told(self, seen: T) -> dict[str, float]:
+        """Return the figures of what was seen, those of the base, and how they differ."""
         assert self._base is not None
-        seen = self.look(model)
         before = {
             f"base_{name}": value
             for name, value in self.figures(self._base).items()
@@ -182,18 +192,36 @@ class Judge(Generic[T]):
 
 
 class TextJudge(Judge[Likelihood]):
-    """Tells the perplexity of `rows` by token, called `name`.
+    """Tells the perplexity of `batches` by token, called `name`; several processes share it.
 
     `bits` is tokens by byte: with it, the loss and bits by byte are told, too.
     """
 
-    def __init__(self, rows: Rows, name: str, bits: float | None = None) -> None:
+    def __init__(self, batches: Rows, name: str, bits: float | None = None) -> None:
         super().__init__()
-        self.rows, self.name, self.bits = rows, name, bits
+        self.batches, self.name, self.bits = batches, name, bits
+
+    def look(self, model: Any) -> Likelihood:
+        return _joined(self._pieces(model, 0, 1))
 
     @torch.no_grad()
-    def look(self, model: Any) -> Likelihood:
-        return likelihood(model, self.rows())
+    def _pieces(self, model: Any, first: int, step: int) -> list[Likelihood]:
+        mine = islice(self.batches(), first, None, step)
+        return [likelihood(model, [batch]) for batch in mine]
+
+    def rows(self, model: Any, first: int, step: int) -> list[tuple[Likelihood, Likelihood | None]]:
+        """Return what every `step`-th batch costs from `first` on, and the base the first time."""
+        base: list[Likelihood] = []
+        if self._base is None:
+            with model.base():
+                base = self._pieces(model, first, step)
+        return list(zip_longest(self._pieces(model, first, step), base))
+
+    def result(self, rows: Sequence[tuple[Likelihood, Likelihood | None]]) -> dict[str, float]:
+        """Return what is told of all batches."""
+        if self._base is None:
+            self._base = _joined([base for _, base in rows if base is not None])
+        return self.told(_joined([mine for mine, _ in rows]))
 
     def figures(self, seen: Likelihood) -> dict[str, float]:
         told = {f"{self.name}_loss": seen.loss} if self.bits is not None else {}

@@ -1,0 +1,64 @@
+"""What a process of a group leaves for the one that launched it: that it ended for good, and how.
+
+torchrun begins all anew whenever a process ends with anything but 0. What ends a run for good must
+not begin again, so such a process notes its code in a file and ends with 0.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["FINAL", "NOTES", "afresh", "left", "note"]
+
+NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
+FINAL = frozenset({2, 3, 5, 75, 130})  # codes that another try would not mend
+
+
+def note(code: int, final: bool = False) -> int:
+    """Leave a code for the launcher, where there is one; return the one to end with.
+
+    `final` says that another try would not mend it, of a code that does not say so by itself.
+    """
+    place = _note()
+    if place is None or not code or not (final or code in FINAL or place.exists()):
+        return code
+    fresh = place.with_name(f"{place.name}.new")
+    try:
+        fresh.write_text(str(code))
+        fresh.replace(place)  # a process that is killed here leaves no half of a code
+    except OSError:
+        return code
+    return 0
+
+
+def afresh() -> None:
+    """Take back what was noted in this place before all began again: it did not end the run."""
+    place = _note()
+    if place is not None:
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+
+
+def left(folder: Path) -> list[int]:
+    """Return the codes that were noted, in the order of the places; what is no code is none."""
+    places = sorted((p for p in folder.iterdir() if p.name.isdecimal()), key=_number)
+    return [int(text) for place in places if (text := _read(place)).isdecimal()]
+
+
+def _read(place: Path) -> str:
+    try:
+        return place.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _note() -> Path | None:
+    """Return where this process notes its exit code: its place on the machine outlives its rank."""
+    folder = os.environ.get(NOTES)
+    return None if folder is None else Path(folder) / os.environ.get("LOCAL_RANK", "0")
+
+
+def _number(path: Path) -> int:
+    return int(path.name)
