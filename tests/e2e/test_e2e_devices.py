@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+TOY = Path(__file__).resolve().parents[1] / "crash" / "toy.py"
 TEXT = Path(__file__).resolve().parents[1] / "fixtures" / "shakespeare.txt"
 RECORD = 56  # bytes of a record in the journal
 QUIET = ["--validate_every", "0", "--sample_every", "0", "--no-report", "--no-tensorboard"]
@@ -86,13 +88,15 @@ def test_a_killed_rank_begins_again_and_the_resume_is_proven(runs: Path) -> None
         "--save_every", "20", "--max-restarts", "1", "--reduce", "tree",
     )  # fmt: skip
     until(lambda: steps(runs / "b") > 50, process)
-    ranks(process)[1].kill()
+    victim = ranks(process)[1]
+    victim.kill()
     log = runs / "b" / "log.txt"
     until(lambda: "resume proven over" in log.read_text(), process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert "stopped by SIGINT after step" in output
+    assert f"error: rank 1 ({socket.gethostname()}, process {victim.pid}) is gone: " in output
     code, output = run("resume", "b", "--devices", "3", "--max-steps", str(steps(runs / "b") + 2))
     assert code == 0, output
     assert "the same bits (reduce=tree)" in output
@@ -105,6 +109,39 @@ def test_mistakes_are_said_once_and_keep_their_codes(runs: Path) -> None:
     assert not list(runs.glob("0*")), "nothing is created"
     code, output = run("train", "charlm", *SMALL, "--devices", "2", "--nnodes", "2")
     assert code == 2 and "--rdzv-endpoint" in output
+
+
+FAULTY = """
+
+_sound = loss
+
+
+def loss(model, batch):
+    import os
+    from pathlib import Path
+
+    from surefoot.errors import CheckFailed
+
+    found = _sound(model, batch)
+    if os.environ.get("RANK") == "1":
+        with Path(__file__).with_name("failed").open("a") as file:
+            file.write("failed\\n")
+        raise CheckFailed("the numbers of this machine are not to be trusted", fix="mend it")
+    return found
+"""
+
+
+def test_what_would_come_again_on_one_rank_is_not_tried_again(runs: Path) -> None:
+    recipe = runs / "faulty.py"
+    recipe.write_text(TOY.read_text(encoding="utf-8") + FAULTY, encoding="utf-8")
+    words = ["train", str(recipe), "--devices", "2", "--max-restarts", "3", "--name", "f"]
+    code, output = run(*words)
+    assert code == 5, output
+    assert (runs / "failed").read_text() == "failed\n", "once"
+    said = "failed: the numbers of this machine are not to be trusted"
+    assert output.count(said) == 1 and "error: rank 1 of 2 (" in output, output
+    meta = json.loads((runs / "f" / "run.json").read_text())
+    assert len(meta["segments"]) == 1
 
 
 @pytest.mark.slow
@@ -142,6 +179,8 @@ def test_split_weights_are_written_by_all_and_read_by_one(runs: Path) -> None:
     assert code == 0, output
     code, output = run("sample", "d", "--prompt", "the", "--tokens", "5")
     assert code == 0, output
+    code, output = run("export", "d", "--to", "pt", "--out", str(runs / "d.pt"))
+    assert code == 0 and (runs / "d.pt").stat().st_size > 0, output
     more = ["--max-steps", "15", "--parallel", "ddp", "--devices", "2"]
     code, output = run("resume", "d", *more)
     assert code == 0 and "ddp (asked for)" in output, output

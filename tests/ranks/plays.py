@@ -304,7 +304,9 @@ def shared(world: World, folder: Path) -> Any:
 
     exam = NextTokens(batches, to, vars)
     found = dict(measure(world, mine, 1, exam))
-    seen, alone = looks[0], dict(exam(model))
+    seen = looks[0]
+    with torch.no_grad():
+        alone = dict(exam(model))
     by_one = measure(world, mine, 1, lambda _: {"rank": team.rank})
     broken = partial(_broken if world.rank == world.size - 1 else list)
     said = _said(lambda: team.dealt(broken, "evaluating")) if team.size > 1 else ""

@@ -12,11 +12,14 @@ import dataclasses
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +34,7 @@ __all__ = ["asked", "every_rank", "flags", "follows", "launch", "wanted"]
 
 _STOPPED = 75
 T = TypeVar("T")
+_CAME = "surefoot/came"  # names of machines, where several meet
 _STORE = 30  # seconds to reach the one who keeps the rendezvous
 
 
@@ -105,8 +109,8 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
     group = LaunchConfig(**{k: v for k, v in values.items() if k in known})
     with tempfile.TemporaryDirectory(prefix="surefoot-") as notes:
         os.environ[exits.NOTES] = notes
-        with _passed_on() as received:
-            code = _run(elastic_launch(group, sys.executable), words, options.rdzv_endpoint)
+        with _passed_on() as received, _announced(options.rdzv_endpoint) as came:
+            code = _run(elastic_launch(group, sys.executable), words, values, came)
         return _ended(code, exits.left(Path(notes)), bool(received))
 
 
@@ -122,7 +126,12 @@ def _ended(code: int, noted: Sequence[int], told: bool) -> int:
     return _STOPPED if told and code and code not in exits.FINAL else code
 
 
-def _run(start: Callable[..., Any], words: Sequence[str], endpoint: str | None) -> int:
+def _run(
+    start: Callable[..., Any],
+    words: Sequence[str],
+    group: Mapping[str, Any],
+    came: Callable[[], list[str]],
+) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
@@ -143,11 +152,46 @@ def _run(start: Callable[..., Any], words: Sequence[str], endpoint: str | None) 
         return _STOPPED
     except (RendezvousError, ConnectionError, TimeoutError) as error:
         raise RunError(
-            f"the machines do not meet: {str(error).partition(chr(10))[0]}",
-            where=endpoint or "this machine",
+            f"the machines do not meet: {_apart(error, group, came())}",
+            where=str(group["rdzv_endpoint"]),
             fix="the same --nnodes and --rdzv-endpoint everywhere, a port that nobody else uses",
         ) from error
     return 0
+
+
+def _apart(error: Exception, group: Mapping[str, Any], came: Sequence[str]) -> str:
+    """Say why there is no group; torch has no words where machines are missing."""
+    if text := str(error).partition("\n")[0]:
+        return text
+    patience = f"within {group['rdzv_configs']['join_timeout']} s"
+    if came:
+        return f"of {group['min_nodes']} machines only {', '.join(came)} came {patience}"
+    return f"not all of {group['min_nodes']} came {patience}"
+
+
+@contextmanager
+def _announced(endpoint: str | None) -> Iterator[Callable[[], list[str]]]:
+    """Leave the name of this machine where several meet; yield how to see who came."""
+    found: list[Any] = []
+
+    def say() -> None:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        host, _, port = str(endpoint).rpartition(":")
+        with suppress(Exception):  # nobody is there, of which the launcher itself will speak
+            store = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=_STORE))
+            store.append(_CAME, f"{socket.gethostname()}\n")
+            found.append(store)
+
+    def came() -> list[str]:
+        try:
+            return sorted(set(found[0].get(_CAME).decode().split()))
+        except Exception:  # the one who kept it has left
+            return []
+
+    if endpoint:
+        threading.Thread(target=say, daemon=True).start()
+    yield came
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from surefoot.track.exits import note
 
 __all__ = ["Failure", "Watch", "behind", "slow"]
 
-BEAT, GRACE = 0.5, 3.0  # seconds between beats; to end by oneself when another rank has failed
+BEAT, GRACE = 0.5, 10.0  # seconds between beats; to end by oneself when another rank has failed
 LEAVE = 25.0  # seconds for a rank that ends by itself already, with a save that is under way
 SILENT = 2.5  # seconds without a beat after which a rank that is waited for counts as gone
 SLOW, WORTH = 1.5, 0.02  # times the median, and seconds a step, that make a straggler
@@ -159,17 +159,15 @@ class Watch:
             if silent and not self._lost:
                 return self._missing(silent, why)
             time.sleep(BEAT / 4)
-        what = "rank 0 and its store cannot be reached any more" if self._lost else ""
-        return SurefootError(what or f"another rank is gone: {why}", fix=_HELP)
+        if self._lost:
+            return _loud("rank 0 and its store cannot be reached any more", self.team.local == 0)
+        return SurefootError(f"another rank is gone: {why}", fix=_HELP)
 
     def _missing(self, silent: list[int], why: str) -> SurefootError:
         names = ", ".join(_name(rank, self._beats) for rank in silent)
-        found = SurefootError(
-            f"{names} {'is' if len(silent) == 1 else 'are'} gone: {why}", fix=_HELP
-        )
         left = set(range(self.team.size)).difference(silent)
-        found.__dict__["speaks"] = 0 in silent and self.team.rank == min(left, default=0)
-        return found
+        first = 0 in silent and self.team.rank == min(left, default=0)
+        return _loud(f"{names} {'is' if len(silent) == 1 else 'are'} gone: {why}", first)
 
     def _failed(self) -> Failure | None:
         try:
@@ -192,7 +190,7 @@ class Watch:
         if self._leaving and self._stop.wait(LEAVE):
             return
         if self.team.leads:
-            _say(str(failed.error(self.team.size)))
+            self._last_words(str(failed.error(self.team.size)))
         self._end(note(failed.code, failed.final))
 
     # How far all have come.
@@ -254,16 +252,24 @@ class Watch:
             ahead = [r for r, b in beats.items() if b["calls"] > least] or list(beats)
             teller = self.team.rank == min(ahead)
         if teller:
-            with suppress(Exception):  # nothing may keep this process from ending
-                self.tell(text)
-            _say(f"{text}\n  help:  surefoot resume goes on from the last checkpoint")
+            self._last_words(text, "surefoot resume goes on from the last checkpoint")
         self._end(1)
 
+    def _last_words(self, text: str, fix: str = "") -> None:
+        """Say why this process ends, from which nothing may keep it."""
+        with suppress(Exception):
+            self.tell(text.partition("\n")[0])
+        with suppress(Exception):
+            print(
+                f"error: {text}" + (f"\n  help:  {fix}" if fix else ""), file=sys.stderr, flush=True
+            )
 
-def _say(text: str) -> None:
-    """Say the last words of a process, which nothing may keep from ending."""
-    with suppress(Exception):
-        print(f"error: {text}", file=sys.stderr, flush=True)
+
+def _loud(what: str, speaks: bool) -> SurefootError:
+    """Return an error that this rank may have to say, because rank 0 cannot."""
+    found = SurefootError(what, fix=_HELP)
+    found.__dict__["speaks"] = speaks
+    return found
 
 
 def _nobody(text: str) -> None:
