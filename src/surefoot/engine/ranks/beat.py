@@ -98,7 +98,7 @@ class Watch:
         self._began = time.monotonic()
         self._beats: Mapping[int, Beat] = {}
         self._seen: dict[int, tuple[float, float]] = {}  # a rank's last beat, and when it came
-        self._leaving = self._lost = False
+        self._leaving = self._lost = self._over = False
         self._writing = threading.Lock()
 
     def start(self) -> Self:
@@ -119,12 +119,14 @@ class Watch:
     ) -> Iterator[None]:
         """Watch a run while the block runs; what ends it is told to the other ranks."""
         self.patience, self.tell, self.board = patience, tell, board or Path()
+        self._over = False
         try:
             yield
         except BaseException as error:
             self.fail(error)
             raise
         finally:
+            self._over = True  # what comes now, rank 0 does for itself: the report, the last rows
             with self._writing:
                 self.patience, self.tell, self.board = self._usual, _nobody, Path()
             if board is not None:
@@ -187,7 +189,7 @@ class Watch:
         failed = self._failed()
         if failed is None or failed.rank == self.team.rank or self._stop.wait(GRACE):
             return
-        if self._leaving and self._stop.wait(LEAVE):
+        if self._over or (self._leaving and self._stop.wait(LEAVE)) or self._over:
             return
         if self.team.leads:
             self._last_words(str(failed.error(self.team.size)))
