@@ -67,6 +67,8 @@ def together(
         "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True",
     }  # fmt: skip
     here, ended = Path.cwd(), []
+    for path in here.glob("said-*"):  # by an earlier play
+        path.unlink()
     for number in range(restarts + 1):
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
         kill = kills[number] if number < len(kills) else None

@@ -77,6 +77,7 @@ def _together(argv: list[str] | None) -> int:
     from surefoot.track.exits import afresh, note
 
     afresh()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # who is gone is said in our words
     code = _main(argv)
     if "surefoot.engine" in sys.modules:
         from surefoot.engine.ranks.team import leave

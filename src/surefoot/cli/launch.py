@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ __all__ = ["asked", "every_rank", "flags", "follows", "launch", "wanted"]
 _STOPPED = 75
 T = TypeVar("T")
 _CAME = "surefoot/came"  # names of machines, where several meet
+_LEVEL = "TORCH_CPP_LOG_LEVEL"
 _STORE = 30  # seconds to reach the one who keeps the rendezvous
 
 
@@ -93,7 +95,8 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
     enough(config, count * least, micro if isinstance(micro, int) else None)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with _plain():
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     values: dict[str, Any] = {
         "min_nodes": least, "max_nodes": most, "nproc_per_node": count,
@@ -107,11 +110,26 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
     }  # fmt: skip
     known = {f.name for f in dataclasses.fields(LaunchConfig)}
     group = LaunchConfig(**{k: v for k, v in values.items() if k in known})
+    if options.rdzv_endpoint and not options.rdzv_endpoint.rpartition(":")[2].isdecimal():
+        raise ConfigError(f"--rdzv-endpoint {options.rdzv_endpoint}: expected HOST:PORT")
     with tempfile.TemporaryDirectory(prefix="surefoot-") as notes:
         os.environ[exits.NOTES] = notes
         with _passed_on() as received, _announced(options.rdzv_endpoint) as came:
             code = _run(elastic_launch(group, sys.executable), words, values, came)
         return _ended(code, exits.left(Path(notes)), bool(received))
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """Load torch here so that it leaves what goes wrong to us, and shows no frames of its own."""
+    if _LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LEVEL] = "FATAL"
+    try:
+        yield
+    finally:
+        del os.environ[_LEVEL]  # the processes that train speak as usual
 
 
 def _ended(code: int, noted: Sequence[int], told: bool) -> int:
@@ -161,6 +179,8 @@ def _run(
 
 def _apart(error: Exception, group: Mapping[str, Any], came: Sequence[str]) -> str:
     """Say why there is no group; torch has no words where machines are missing."""
+    if type(error).__name__ == "RendezvousConnectionError":
+        return "nobody keeps the meeting there, or another program listens"
     if text := str(error).partition("\n")[0]:
         return text
     patience = f"within {group['rdzv_configs']['join_timeout']} s"
@@ -174,12 +194,11 @@ def _announced(endpoint: str | None) -> Iterator[Callable[[], list[str]]]:
     """Leave the name of this machine where several meet; yield how to see who came."""
     found: list[Any] = []
 
-    def say() -> None:
+    def say(host: str, port: int) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        host, _, port = str(endpoint).rpartition(":")
-        with suppress(Exception):  # nobody is there, of which the launcher itself will speak
-            store = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=_STORE))
+        with suppress(Exception):  # of which the launcher itself will speak
+            store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_STORE))
             store.append(_CAME, f"{socket.gethostname()}\n")
             found.append(store)
 
@@ -189,9 +208,31 @@ def _announced(endpoint: str | None) -> Iterator[Callable[[], list[str]]]:
         except Exception:  # the one who kept it has left
             return []
 
-    if endpoint:
-        threading.Thread(target=say, daemon=True).start()
+    def call(host: str, port: int) -> None:
+        """End where somebody listens who never answers: torch would wait for ever."""
+        if _listens(host, port):
+            caller = threading.Thread(target=say, args=(host, port), daemon=True)
+            caller.start()
+            caller.join(_STORE)
+            if caller.is_alive():
+                print(f"error: another program listens at {endpoint}", file=sys.stderr)
+                print("  help:  another --rdzv-endpoint", file=sys.stderr, flush=True)
+                os._exit(RunError.exit_code)
+
+    host, _, port = (endpoint or "").rpartition(":")
+    if port.isdecimal():
+        threading.Thread(target=call, args=(host, int(port)), daemon=True).start()
     yield came
+
+
+def _listens(host: str, port: int) -> bool:
+    """Wait until somebody listens there, as the one who keeps the rendezvous will; not for ever."""
+    end = time.monotonic() + _STORE
+    while time.monotonic() < end:
+        with suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @contextmanager

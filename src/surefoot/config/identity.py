@@ -12,7 +12,7 @@ from surefoot.config.fields import flatten, leaves
 from surefoot.config.learners import alone, overlays, own
 from surefoot.config.schema import RunConfig
 
-__all__ = ["changes", "diff", "fingerprint", "growth", "identity"]
+__all__ = ["changes", "diff", "fingerprint", "growth", "identity", "together"]
 
 _HORIZON = "schedule.horizon"
 
@@ -47,6 +47,22 @@ def fingerprint(config: RunConfig, examples: int | None = None) -> str:
     """Return 32 hex digits that are equal for two configurations with the same identity."""
     text = json.dumps(identity(config, examples), sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def together(config: RunConfig) -> dict[str, Any]:
+    """Return every setting that all processes of a run must have alike, as path -> plain value.
+
+    Besides those of the identity, what decides when they save, look and stop, and who holds what.
+
+    >>> [p for p in together(RunConfig()) if p in ("cadence.save_every", "track.report", "optim.lr")]
+    ['cadence.save_every', 'optim.lr']
+    """
+    timed = {
+        path: value
+        for path, value in flatten(config).items()
+        if path.startswith(("cadence.", "keep.", "train.")) or path == "machine.parallel"
+    }
+    return timed | identity(config)
 
 
 def diff(a: RunConfig, b: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from surefoot.config.devices import enough
-from surefoot.config.identity import fingerprint
+from surefoot.config.identity import fingerprint, together
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine import fit
@@ -102,7 +102,7 @@ def begin(
     if world.team is not None:
         asked = config.machine.micro_batch_size
         enough(config, world.size, asked if isinstance(asked, int) else None)
-        alike(world.team, {"settings": fingerprint(config), **versions()})
+        alike(world.team, {**together(config), **versions()})
     made: list[New] = []
 
     def make() -> RunFolder:
@@ -138,7 +138,7 @@ def resume(
     was pinned, CheckFailed at the first step whose bits differ.
     """
     world = open_world(config.machine.device)
-    agree(world, folder, {"settings": fingerprint(config), **versions()})
+    agree(world, folder, {**together(config), **versions()})
     with held(folder, world):
         enough(config, world.size, None)
         if world.team is None:

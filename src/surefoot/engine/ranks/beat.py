@@ -99,6 +99,7 @@ class Watch:
         self._beats: Mapping[int, Beat] = {}
         self._seen: dict[int, tuple[float, float]] = {}  # a rank's last beat, and when it came
         self._leaving = self._lost = self._over = False
+        self._first: Failure | None = None
         self._writing = threading.Lock()
 
     def start(self) -> Self:
@@ -135,8 +136,13 @@ class Watch:
     # Who has failed.
 
     def fail(self, error: BaseException | int) -> Failure:
-        """Tell the others that this rank ends; return who was the first to say so."""
+        """Tell the others, once, that this rank ends; return who was the first to say so."""
         self._leaving = True
+        if self._first is None:
+            self._first = self._told(error)
+        return self._first
+
+    def _told(self, error: BaseException | int) -> Failure:
         code = error if isinstance(error, int) else _code(error)
         text = str(error) if isinstance(error, SurefootError) else ""
         if isinstance(error, Exception) and not text:

@@ -22,6 +22,7 @@ from surefoot.track.ranks import BOARD
 __all__ = ["alike", "clear", "mode", "spread", "visible"]
 
 TOKEN = ".ranks"  # a file of the run's folder, for as long as it takes all ranks to read it
+_SHOWN = 12  # differences between ranks
 _ROOM = 0.8  # share of what is free that a replica may take
 _ALIKE = 0.95  # share of the largest room that the least has, where devices are of one size
 
@@ -29,13 +30,15 @@ _ALIKE = 0.95  # share of the largest room that the least has, where devices are
 def alike(team: Team, facts: Mapping[str, Any]) -> None:
     """Raise RunError on all ranks unless `facts` are the same on all; it says whose differ."""
     found = team.gather({"host": socket.gethostname(), **facts})
-    wrong = []
-    for rank, other in enumerate(found):
-        for key, value in found[0].items():
-            if key != "host" and other.get(key) != value:
-                mine = f"{value} on rank 0"
-                wrong.append(f"  rank {rank} ({other['host']}): {key} {other.get(key)}, {mine}")
+    wrong = [
+        f"  rank {rank} ({other['host']}): {key} {other.get(key)}, {found[0].get(key)} on rank 0"
+        for rank, other in enumerate(found)
+        for key in {**found[0], **other}
+        if key != "host" and other.get(key) != found[0].get(key)
+    ]
     if wrong:
+        if len(wrong) > _SHOWN:
+            wrong = [*wrong[:_SHOWN], f"  and {len(wrong) - _SHOWN} more"]
         raise RunError(
             "\n".join(["the ranks do not agree, nothing was trained:", *wrong]),
             fix="the same version, settings and data on every machine",
