@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
-from surefoot.cli import main
-from surefoot.cli.launch import _ended
+from surefoot.cli import launch, main
+from surefoot.cli.launch import _apart, _ended
 from surefoot.errors import Diverged
 from surefoot.track import exits
 from surefoot.track.exits import NOTES, note
@@ -23,7 +27,7 @@ def test_a_code_that_ended_an_earlier_start_does_not_outlive_it(
     monkeypatch.setenv(NOTES, str(tmp_path))
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("RANK", "3")
-    assert note(1) == 1 and note(5) == 0, "1 is tried again"
+    assert note(5) == 0 and note(1) == 1, "1 is tried again"
     assert left(tmp_path) == {"1": "5"}
     monkeypatch.setenv("RANK", "2")  # begun again, it may have another
     assert main(["--version"]) == 0 and left(tmp_path) == {}
@@ -65,3 +69,41 @@ def test_an_error_that_would_come_again_is_final_whatever_its_code(
 )
 def test_the_code_of_a_group(found: int, noted: list[int], told: bool, code: int) -> None:
     assert _ended(found, noted, told) == code
+
+
+def test_machines_that_do_not_meet_are_told_by_name() -> None:
+    group = {"min_nodes": 3, "rdzv_configs": {"join_timeout": 60}}
+    assert _apart(TimeoutError(), group, ["a", "b"]) == "of 3 machines only a, b came within 60 s"
+    assert _apart(TimeoutError(), group, []) == "not all of 3 came within 60 s"
+    assert _apart(ConnectionError("refused\nframes"), group, ["a"]) == "refused"
+
+
+def test_an_endpoint_without_a_port_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--preset", "tiny", "--devices", "2", "--nnodes", "2", "--rdzv-endpoint", "here"]
+    assert main(["train", "charlm", *words]) == 2
+    assert "--rdzv-endpoint here: expected HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_program_that_listens_and_never_answers_ends_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+    codes: list[int] = []
+    monkeypatch.setattr(launch, "_STORE", 0.3)
+    monkeypatch.setattr(launch, "_exit", lambda code: (codes.append(code), ended.set()))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        with launch._announced(place) as came:
+            assert ended.wait(30) and codes == [2] and came() == []
+    assert f"another program listens at {place}" in capsys.readouterr().err
+
+
+def test_who_meets_leaves_a_name() -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with launch._announced(f"127.0.0.1:{store.port}") as came:
+        end = time.monotonic() + 30
+        while not came() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert came() == [socket.gethostname()]

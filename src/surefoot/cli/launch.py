@@ -36,6 +36,7 @@ __all__ = ["asked", "every_rank", "flags", "follows", "launch", "wanted"]
 _STOPPED = 75
 T = TypeVar("T")
 _CAME = "surefoot/came"  # names of machines, where several meet
+_exit = os._exit
 _LEVEL = "TORCH_CPP_LOG_LEVEL"
 _STORE = 30  # seconds to reach the one who keeps the rendezvous
 
@@ -217,7 +218,7 @@ def _announced(endpoint: str | None) -> Iterator[Callable[[], list[str]]]:
             if caller.is_alive():
                 print(f"error: another program listens at {endpoint}", file=sys.stderr)
                 print("  help:  another --rdzv-endpoint", file=sys.stderr, flush=True)
-                os._exit(RunError.exit_code)
+                _exit(RunError.exit_code)
 
     host, _, port = (endpoint or "").rpartition(":")
     if port.isdecimal():
