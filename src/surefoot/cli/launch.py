@@ -200,7 +200,7 @@ def _announced(endpoint: str | None) -> Iterator[Callable[[], list[str]]]:
 
         with suppress(Exception):  # of which the launcher itself will speak
             store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_STORE))
-            store.append(_CAME, f"{socket.gethostname()}\n")
+            store.append(_CAME, f"{socket.gethostname()}\n")  # type: ignore[attr-defined]
             found.append(store)
 
     def came() -> list[str]:
