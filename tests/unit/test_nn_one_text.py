@@ -12,7 +12,7 @@ from surefoot.engine.sample import generate
 from surefoot.nn import one_text
 from surefoot.nn.decode import Decoder
 from surefoot.nn.gpt import GPT
-from surefoot.nn.one_text import OneText, side_by_side
+from surefoot.nn.one_text import side_by_side
 
 WORDS, CONTEXT = 29, 12
 LAYOUTS = [
@@ -92,20 +92,28 @@ def test_weights_side_by_side_are_the_same_weights():
     decode = Decoder(gpt, past_mkl=True)
     assert all(torch.equal(t, before[n]) for n, t in gpt.state_dict().items())
     assert gpt.head.weight is gpt.embed.weight
-    assert decode.one.layers[0].both is not None, "gate and up are read as one matrix"
+    assert len(decode.one.layers[0].rise) == 1, "gate and up are read as one matrix"
     assert torch.equal(logits(decode, text()), apart)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_other_weights_are_left_to_torch(dtype):
-    gpt = model()
-    assert OneText.fits(gpt) and not OneText.fits(model(layout="gpt2"))
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("changes", LAYOUTS, ids=str)
+def test_narrow_weights_say_what_they_say_by_torch(changes, dtype):
+    gpt = model(**changes, d_ff=96)
     narrow({"main": gpt}, dtype)
-    assert Decoder(gpt, past_mkl=True).one is None
+    decode = Decoder(gpt, past_mkl=True)
+    assert decode.one is not None
+    plain = logits(Decoder(gpt), text())
+    assert (logits(decode, text()) - plain).abs().max() < 0.03 * plain.abs().max()
+
+
+def test_other_layouts_are_left_to_torch():
+    assert Decoder(model(), past_mkl=True).one is not None
+    assert Decoder(model(layout="gpt2"), past_mkl=True).one is None
 
 
 def test_a_model_that_was_read_is_arranged_for_this_processor():
     gpt = model()
     narrow({"main": gpt}, "fp32")
     one = Decoder(gpt, past_mkl=True).one
-    assert (one.layers[0].both is not None) == reads_past_mkl()
+    assert (len(one.layers[0].rise) == 1) == reads_past_mkl()

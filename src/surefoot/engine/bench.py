@@ -18,6 +18,7 @@ from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine.fit import Pins, choose
 from surefoot.engine.job import Job
+from surefoot.engine.load import narrow
 from surefoot.engine.loop import steps
 from surefoot.engine.meter import resident
 from surefoot.engine.place import compile_in_place
@@ -100,6 +101,7 @@ def _writing(recipe: Buildable, config: RunConfig, job: Job, world: World) -> fl
         speaker = speak(config, job.files, world)
         if not isinstance(speaker, TextSpeaker):
             return None
+        narrow(speaker.models, "fp32")
         rates = []
         for seed in range(3):
             begun, prompt = time.perf_counter(), speaker.default_prompt

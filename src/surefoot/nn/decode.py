@@ -29,8 +29,9 @@ class Decoder:
     """Reads tokens after tokens that it has read, and says what comes next.
 
     Refers to the weights of `model`: make another one after they changed their place. With
-    `past_mkl` fp32 products of a processor do without Intel's library, which is slow on AMD's: one
-    row goes through numpy (`nn.one_text`), several through oneDNN; the same numbers but for rounding.
+    `past_mkl` a processor does without Intel's library, which is slow on AMD's: one text is written
+    by numpy (`nn.one_text`), fp32 products of more rows go through oneDNN; the same numbers but for
+    rounding.
     """
 
     def __init__(self, model: GPT, past_mkl: bool = False) -> None:

@@ -1,8 +1,8 @@
-"""One text, one token at a time, with fp32 weights on a processor: `nn.decode` by numpy.
+"""One text, one token at a time, on a processor: `nn.decode` by numpy.
 
 A product with one row reads its matrix once and hardly computes, so the best library is the one that
-reads at the speed of memory. On AMD's processors that is numpy's OpenBLAS, and numpy's calls also
-cost less than torch's, of which a token needs some hundred.
+reads at the speed of memory. In fp32 on AMD's processors that is numpy's OpenBLAS; narrower matrices
+are read by torch. numpy's calls also cost less than torch's, of which a token needs some hundred.
 
 C width, H query heads, K key and value heads, D numbers a head, F inner width, V words.
 """
@@ -10,7 +10,8 @@ C width, H query heads, K key and value heads, D numbers a head, F inner width, 
 from __future__ import annotations
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surefoot.nn.gpt import GPT, Attention, Block, Past
+from surefoot.config.model import GPTConfig
+from surefoot.nn.gpt import GPT, Attention, Block, Past, capped
 from surefoot.nn.norm import RMSNorm
 
 __all__ = ["OneText", "side_by_side"]
 
 Numbers = NDArray[np.float32]
+Reader = Callable[[], object]
 
 
 def side_by_side(model: nn.Module) -> None:
@@ -48,11 +51,11 @@ class OneText:
 
     def __init__(self, model: GPT) -> None:
         config, blocks = model.config, [cast(Block, block) for block in model.blocks]
-        first = blocks[0].attn
-        self.model, self.room = model, _Room(config.d_model, config.ff_width, first)
+        self.model, self.room = model, _Room(config, model.vocab_size, blocks[0].attn)
         self.layers = [_Layer(block, self.room) for block in blocks]
-        self.embed, self.head = _array(model.embed.weight), _array(model.head.weight)
-        self.values = None if model.values is None else _array(model.values.weight)
+        self.embed = model.embed.weight.detach()
+        self.head = _reader(model.head, self.room.h, self.room.logits[0])
+        self.values = None if model.values is None else model.values.weight.detach()
         self.norm = _Norm(model.norm)
         self.turn = _array(cast(Tensor, model.turn)).reshape(2, config.context, 2, -1)
         # [L, H + K, 2, D / 2]: by what heads are multiplied, and the same with halves exchanged
@@ -66,7 +69,8 @@ class OneText:
         """Whether the model's layout and weights are such as can be read here."""
         plain = all(
             type(p.data) is Tensor
-            and (p.dtype, p.device.type) == (torch.float32, "cpu")
+            and p.device.type == "cpu"
+            and p.dtype in (torch.float32, torch.bfloat16, torch.float16)
             and p.is_contiguous()
             for p in model.parameters()
         )
@@ -76,28 +80,26 @@ class OneText:
         """Return the logits f32[1, V] of what comes after `token`."""
         if pasts is not self.pasts:
             self.pasts = pasts
-            self.held = [(_array(p.k)[0], _array(p.v)[0]) for p in pasts]  # type: ignore[arg-type]
+            self.held = [_held(past) for past in pasts]
         at, x = pasts[0].length, self.room.x
-        np.copyto(x, self.embed[token])
+        np.copyto(x, _array(self.embed[token]))
         cos, sin = self.factors * self.turn[0, at], self.exchanged * self.turn[1, at]
-        extra = None if self.values is None else self.values[token]
+        extra = None if self.values is None else _array(self.values[token])
         for i, layer in enumerate(self.layers):
             layer.attend(cos[i], sin[i], *self.held[i], at, extra)
             layer.think()
             pasts[i].length = at + 1
-        logits = np.empty((1, len(self.head)), np.float32)
-        np.dot(self.head, self.norm(x, self.room.h), logits[0])
-        if (cap := self.model.config.softcap) is not None:
-            logits = cap * np.tanh(logits / np.float32(cap))
-        return torch.from_numpy(logits)
+        self.norm(x, self.room.h)
+        self.head()
+        return capped(torch.from_numpy(self.room.logits.copy()), self.model.config.softcap)
 
 
 class _Room:
     """Arrays that every layer works in, one after another."""
 
-    def __init__(self, width: int, inner: int, attn: Attention) -> None:
+    def __init__(self, config: GPTConfig, words: int, attn: Attention) -> None:
         heads, kv_heads, size = attn.heads, attn.kv_heads, attn.width
-        self.x, self.h, self.y = (np.empty(width, np.float32) for _ in range(3))
+        self.x, self.h, self.y = (np.empty(config.d_model, np.float32) for _ in range(3))
         self.qkv = np.empty((heads + 2 * kv_heads) * size, np.float32)
         both, self.v = np.split(self.qkv.reshape(-1, size), [heads + kv_heads])
         self.q, self.k = both[:heads].reshape(kv_heads, -1, size), both[heads:]
@@ -107,9 +109,10 @@ class _Room:
         self.sizes = np.empty((len(both), 1, 1), np.float32)
         self.found = np.empty_like(self.q)
         self.flat = self.found.reshape(-1)
-        self.inner = np.empty(2 * inner, np.float32)
+        self.inner = np.empty(2 * config.ff_width, np.float32)
         self.gate, self.up = np.split(self.inner, 2)
         self.gate_tensor = torch.from_numpy(self.gate)
+        self.logits = np.empty((1, words), np.float32)
 
 
 class _Norm:
@@ -120,20 +123,23 @@ class _Norm:
         self.weight, self.eps = _array(module.weight), module.eps
         self.share = 1 / len(self.weight)
 
-    def __call__(self, x: Numbers, out: Numbers) -> Numbers:
+    def __call__(self, x: Numbers, out: Numbers) -> None:
         np.multiply(x, self.weight, out)
         out *= 1 / math.sqrt(float(np.dot(x, x)) * self.share + self.eps)
-        return out
 
 
 class _Layer:
     def __init__(self, block: Block, room: _Room) -> None:
         attn, mlp, self.room = block.attn, block.mlp, room
         self.norm1, self.norm2 = _Norm(block.norm1), _Norm(block.norm2)
-        self.qkv, self.out = _array(attn.qkv.weight), _array(attn.out.weight)
-        self.up, self.down = _array(mlp.up.weight), _array(mlp.down.weight)
-        self.gate = None if mlp.gate is None else _array(mlp.gate.weight)
-        self.both = None if self.gate is None else _joined(self.gate, self.up)
+        self.qkv = _reader(attn.qkv, room.h, room.qkv)
+        self.out = _reader(attn.out, room.flat, room.y)
+        self.gated, self.rise = mlp.gate is not None, [_reader(mlp.up, room.h, room.up)]
+        if mlp.gate is not None:
+            joined = _joined(mlp.gate.weight, mlp.up.weight, room.h, room.inner)
+            apart = [_reader(mlp.gate, room.h, room.gate), *self.rise]
+            self.rise = apart if joined is None else [joined]
+        self.down = _reader(mlp.down, room.gate if self.gated else room.up, room.y)
         self.least = None if attn.q_norm is None else attn.width * attn.q_norm.eps
         self.scale = None if attn.value_scale is None else _array(attn.value_scale)
 
@@ -142,7 +148,8 @@ class _Layer:
     ) -> None:
         """Add what attention finds to x; `k` and `v` [K, limit, D] get their row number `at`."""
         room, end = self.room, at + 1
-        np.dot(self.qkv, self.norm1(room.x, room.h), room.qkv)
+        self.norm1(room.x, room.h)
+        self.qkv()
         if self.least is not None:
             np.matmul(room.row, room.column, room.sizes)
             room.sizes += self.least
@@ -158,26 +165,21 @@ class _Layer:
         np.exp(scores, scores)
         np.matmul(scores, v[:, :end], room.found)
         room.found /= np.add.reduce(scores, -1, keepdims=True)
-        np.dot(self.out, room.flat, room.y)
+        self.out()
         room.x += room.y
 
     def think(self) -> None:
         """Add what the feed-forward part finds to x."""
         room = self.room
-        h, act = self.norm2(room.x, room.h), room.gate
-        if self.gate is None:
-            act = room.up
-            np.dot(self.up, h, act)
-            np.square(np.maximum(act, 0, out=act), act)
-        else:
-            if self.both is not None:
-                np.dot(self.both, h, room.inner)
-            else:
-                np.dot(self.gate, h, act)
-                np.dot(self.up, h, room.up)
+        self.norm2(room.x, room.h)
+        for read in self.rise:
+            read()
+        if self.gated:
             F.silu(room.gate_tensor, inplace=True)
-            act *= room.up
-        np.dot(self.down, act, room.y)
+            room.gate *= room.up
+        else:
+            np.square(np.maximum(room.up, 0, out=room.up), room.up)
+        self.down()
         room.x += room.y
 
 
@@ -192,17 +194,40 @@ def _factors(attn: Attention) -> Numbers:
     return found.reshape(len(found), 2, -1)
 
 
-def _joined(upper: Numbers, lower: Numbers) -> Numbers | None:
-    """Return both matrices as one, where the second begins in memory where the first ends."""
-    if upper.ctypes.data + upper.nbytes != lower.ctypes.data:
+def _reader(module: nn.Module, x: Numbers, out: Numbers) -> Reader:
+    """Return what writes the product of a linear layer and the row `x` into `out`."""
+    if isinstance(module, nn.Linear) and module.weight.dtype == torch.float32:
+        return partial(_array(module.weight).dot, x, out)
+    # a layer that is packed takes bf16
+    kind = module.weight.dtype if isinstance(module, nn.Linear) else torch.bfloat16
+    row = torch.empty(1, len(x), dtype=kind)
+    source, narrow, target = torch.from_numpy(x), row[0], torch.from_numpy(out)
+
+    def read() -> None:
+        narrow.copy_(source)
+        target.copy_(module(row)[0])
+
+    return read
+
+
+def _joined(upper: Tensor, lower: Tensor, x: Numbers, out: Numbers) -> Reader | None:
+    """Return what reads two fp32 matrices as one, where the second begins where the first ends."""
+    if upper.dtype != torch.float32 or upper.data_ptr() + upper.nbytes != lower.data_ptr():
         return None
-    shape = (len(upper) + len(lower), upper.shape[1])
-    return np.lib.stride_tricks.as_strided(upper, shape, upper.strides)
+    shape = (len(upper) + len(lower), upper.size(1))
+    return partial(_array(upper.as_strided(shape, upper.stride())).dot, x, out)
+
+
+def _held(past: Past) -> tuple[Numbers, Numbers]:
+    """Return the keys and values [K, limit, D] of one text, which are fp32 from now on."""
+    assert past.k is not None and past.v is not None
+    past.k, past.v = past.k.float(), past.v.float()
+    return _array(past.k)[0], _array(past.v)[0]
 
 
 def _array(tensor: Tensor) -> Numbers:
-    """Return the numbers of a tensor, in the same memory."""
-    found: Numbers = tensor.detach().numpy()
+    """Return the numbers of a tensor, of fp32 in the same memory."""
+    found: Numbers = tensor.detach().float().numpy()
     return found
 
 
@@ -210,4 +235,4 @@ def _array(tensor: Tensor) -> Numbers:
 def _openblas() -> bool:
     """Whether numpy's products are OpenBLAS's."""
     how: Any = np.show_config(mode="dicts")
-    return "openblas" in str(how["Build Dependencies"]["blas"]["name"])
+    return "openblas" in str(how.get("Build Dependencies", {}).get("blas", {}).get("name"))
