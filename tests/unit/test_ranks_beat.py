@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -195,6 +197,19 @@ def test_who_fails_first_decides_how_all_end(monkeypatch: pytest.MonkeyPatch) ->
         pass
     follower._follow()
     assert codes == [5], "rank 0 may take its time for the report of a run that is over"
+
+
+def test_a_rank_whose_launcher_is_gone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    watch, parent = watch_of(1, Store()), os.getppid()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert watch._orphaned(parent + 1) == parent and sent == [], (
+        "started by a script that has ended"
+    )
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "r")
+    assert watch._orphaned(parent) == parent and sent == []
+    assert watch._orphaned(parent + 1) == parent and sent == [signal.SIGTERM]
 
 
 def test_what_would_come_again_is_marked_so() -> None:

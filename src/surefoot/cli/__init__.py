@@ -96,7 +96,8 @@ def _main(argv: list[str] | None) -> int:
     except SystemExit as leaving:  # argparse, after help or a mistake
         return leaving.code if isinstance(leaving.code, int) else _BUG if leaving.code else _DONE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         _silence(sys.stdout)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import statistics
 import sys
@@ -204,8 +205,9 @@ class Watch:
     # How far all have come.
 
     def _run(self) -> None:
-        seen, since = -1, time.monotonic()
+        seen, since, parent = -1, time.monotonic(), os.getppid()
         while not self._stop.wait(BEAT):
+            parent = self._orphaned(parent)
             try:
                 beats = self._beats = self._exchange()
                 self._lost = False
@@ -219,6 +221,13 @@ class Watch:
             if now - since > self.patience:
                 self._give_up(beats)
                 return
+
+    def _orphaned(self, parent: int) -> int:
+        """Save and stop once torchrun is gone, which alone could begin again; return the parent."""
+        now = os.getppid()
+        if now != parent and "TORCHELASTIC_RUN_ID" in os.environ:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return now
 
     def _alone(self, beats: Mapping[int, Beat], now: float) -> bool:
         """Whether rank 0 does something alone: for as long as it says so, and not once it is silent."""
