@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ settings.load_profile("steady")  # the same examples every time, and nothing lef
 # One thread: tests are small, run beside each other, and must give the same bits everywhere.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
+
+# What torch compiles is the same for every test, so it is kept as torch itself would keep it.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"surefoot-tests-{os.getuid()}")
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,7 +18,7 @@ BUDGET = {
     "config": 2300,
     "data": 4500,
     "track": 4320,
-    "ops": 1400,
+    "ops": 1500,
     "nn": 1900,
     "engine": 10100,
     "recipes": 3000,

@@ -42,6 +42,8 @@ _MOST = 128  # shards
 _BLOCK = 1 << 22  # bytes
 _AT_ONCE = 1 << 18  # characters that are encoded together
 _POLL = 0.1  # seconds
+_WORKERS = 4  # that take a gigabyte together
+_EACH = 250_000_000  # bytes of text that one more is for
 _SIDES = ("train", "held")
 
 Progress = Callable[[int, int], None]
@@ -233,7 +235,8 @@ def _collect(plan: _Plan, tokenizer: BPE, found: list[dict[str, Any]]) -> Shards
 
 def _in_parallel(plan: _Plan, missing: list[int], tell: Callable[[int], Any]) -> None:
     """Let other processes make most of the shards; whatever they do not is left to the caller."""
-    workers = min(len(missing), _cores())
+    enough = max(_WORKERS, plan.shard * len(missing) // _EACH)
+    workers = min(len(missing), _cores(), enough)
     if workers < 2:
         return
     command = [sys.executable, "-m", "surefoot.data.shards"]

@@ -31,6 +31,7 @@ from surefoot.engine.store import Store
 from surefoot.engine.traffic import foreseen
 from surefoot.engine.world import World, open_world
 from surefoot.errors import OutOfResources
+from surefoot.ops.compiler import compiler_version
 from surefoot.track.folder import RunFolder
 from surefoot.track.machine import describe_machine, git_state
 from surefoot.version import __version__
@@ -111,7 +112,7 @@ def create(
         "plan": asdict(plan),
         "machine": {**describe_machine(), **gpu(world.device)}, "git": git,
         "tags": config.track.tags,
-        "versions": versions(), **(facts or {}),
+        "versions": versions(pins), **(facts or {}),
     }  # fmt: skip
     files = {
         "config.yaml": dump(config, dict(sources or {}), resolved, recipe.name, preset),
@@ -159,11 +160,14 @@ def adopt(
     return create(recipe, config, origin=begin_with, **particulars).folder
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that bits may depend on."""
+def versions(pins: fit.Pins | None = None) -> dict[str, str]:
+    """Return the versions that bits may depend on; with `pins` that compile, the compiler's, too."""
     return {
         "surefoot": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        **(
+            {"compiler": compiler_version(pins.device)} if pins is not None and pins.compile else {}
+        ),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from surefoot.engine.learner import Learner
 from surefoot.engine.own import find
 from surefoot.errors import Unsupported
 from surefoot.ops import slots
+from surefoot.ops.compiler import keep_code, set_threads
 from surefoot.track.machine import describe_machine
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
     "reads_past_mkl",
     "repeatable",
 ]
-
-_SHAPES = 32  # that growing batches and contexts may have together
 
 # Without it Intel's library promises nothing from run to run. It is read at the first product.
 os.environ.setdefault("MKL_CBWR", "AUTO")
@@ -107,7 +105,7 @@ def apply(learner: Learner, pins: Decisions) -> None:
     Raises Unsupported when a kernel that was asked for by name cannot run here, RunError when the
     file that it came from changed.
     """
-    torch.set_num_threads(pins.threads)
+    set_threads(pins.threads)
     if torch.device(pins.device).type == "cpu":
         keep_freed_memory()
     repeatable(torch.device(pins.device))
@@ -140,8 +138,7 @@ def compile_in_place(learner: Learner) -> None:
     when torch cannot compile here.
     """
     try:
+        keep_code(learner.device.type)
         learner.model.compile(dynamic=False)
-        dynamo: Any = importlib.import_module("torch._dynamo.config")
-        dynamo.recompile_limit = max(_SHAPES, dynamo.recompile_limit)
     except RuntimeError as error:
         raise Unsupported(f"cannot compile: {error}", fix="--machine.compile off") from error

@@ -144,7 +144,7 @@ def resume(
         if world.team is None:
             folder.reload()
         job, world, pins, horizons = world.each(lambda: rebuild(recipe, folder, config))
-        other = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
+        other = _changed(folder, pins)
         identity = fingerprint(config) if grown else folder.meta["identity"]
         grown = {**folder.meta.get("grown", {}), **grown}
         limit = config.limit(len(job.source))
@@ -232,7 +232,7 @@ def _train(
     every = config.cadence.save_every
     own = Saver(store, config.keep, every, before_commit, mirror) if tape is not None else None
     saver = saving(world, store, own, config)
-    facts = {"identity": fingerprint(config), "versions": versions(), "threads": pins.threads}
+    facts = {"identity": fingerprint(config), "versions": versions(pins), "threads": pins.threads}
     begun = time.monotonic()
     witness = witnessed(world, Witness(tape, record, data.digest) if tape is not None else None)
     with (
@@ -361,7 +361,7 @@ def _fail(
         ended=now(), step=state.step, errors=[*folder.meta.get("errors", []), entry],
     )  # fmt: skip
     if isinstance(error, CheckFailed) and error.fix is None:
-        other = _changed(folder.meta.get("versions", {}), versions(), folder.meta["machine"])
+        other = _changed(folder, fit.Pins.read(folder.meta["pinned"]))
         error.fix = "; ".join(other) or "versions, machine and threads are as they were"
 
 
@@ -382,10 +382,9 @@ def _batches(data: Data, pins: fit.Pins, world: World) -> Iterator[Any]:
         prefetch.close()
 
 
-def _changed(
-    was: Mapping[str, str], now_: Mapping[str, str], machine: Mapping[str, Any]
-) -> list[str]:
+def _changed(folder: RunFolder, pins: fit.Pins) -> list[str]:
     """Name what differs from where the run began; bits may then differ too, and are compared."""
+    was, now_, machine = folder.meta.get("versions", {}), versions(pins), folder.meta["machine"]
     found = [f"{k} {was[k]} -> {now_[k]}" for k in now_ if k in was and was[k] != now_[k]]
     here = describe_machine()
     found += [

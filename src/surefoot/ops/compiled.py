@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
-import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from surefoot.ops.compiler import compiler, keep_code
 from surefoot.ops.way import Way
 
-__all__ = ["by_shape", "compiled", "compiler"]
-
-_SHAPES = 1024  # that one function may meet in a process; torch's own limit is 8
-
-
-def compiler(device: str) -> str | None:
-    """Return the compiler that torch needs for `device`, or None where there is none."""
-    if device.startswith("cuda"):
-        return "triton" if importlib.util.find_spec("triton") else None
-    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+__all__ = ["by_shape", "compiled"]
 
 
 def by_shape(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` compiled, for each shape by itself and for however many.
 
-    Code for any shape would be made at the second one that a process meets, and after a few more
-    torch would run `function` as it is: the bits would depend on what ran before.
+    Code for any shape would be made at the second one that a process meets, so that bits depended
+    on what ran before.
     """
-    settings: Any = importlib.import_module("torch._dynamo.config")
-    for name in ("recompile_limit", "accumulated_recompile_limit"):
-        setattr(settings, name, max(_SHAPES, getattr(settings, name)))
+    keep_code()
     return torch.compile(function, dynamic=False)
 
 

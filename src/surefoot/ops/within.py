@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surefoot.ops.compiled import by_shape, compiled, compiler
+from surefoot.ops.compiled import by_shape, compiled
+from surefoot.ops.compiler import compiler
 from surefoot.ops.draw import numbers, sizes
 from surefoot.ops.way import Case, Op, Way, wide
 
