@@ -176,8 +176,17 @@ def test_another_tokenizer_is_refused(surefoot: Any, runs: Path, tmp_path: Path)
     words = held["model"]["vocab"]
     words["a"], words["b"] = words["b"], words["a"]
     kept.write_text(json.dumps(held))
-    found = surefoot("sample", "a", "--runs", tmp_path / "runs", "--tokens", 5, "--device", "cpu")
+    asked = ("sample", "a", "--runs", tmp_path / "runs", "--tokens", 5, "--device", "cpu")
+    found = surefoot(*asked)
     assert found.code == 2 and "it was trained with" in found.err
+    for text, word in ((None, "missing"), ("{}", "damaged")):
+        kept.unlink() if text is None else kept.write_text(text)
+        found = surefoot(*asked)
+        assert found.code == 2 and f"tokenizer.json is {word}" in found.err
+        assert "surefoot resume" in found.err
+    surefoot("resume", "a", "--runs", tmp_path / "runs", "--max-steps", 7).ok()
+    assert kept.read_bytes() == (runs / "a" / "tokenizer.json").read_bytes()
+    surefoot(*asked).ok()
 
 
 def test_training_goes_on_with_its_own_tokenizer_alone(

@@ -43,6 +43,12 @@ def test_something_is_always_held_out(tmp_path):
         collect(rows(tmp_path / "s.jsonl", ["one"]), "", cache=tmp_path)
 
 
+def test_copies_of_one_document_leave_nothing_to_train_on(tmp_path):
+    made = collect(rows(tmp_path / "r.jsonl", ["one " * 40] * 9), "", cache=tmp_path)
+    with pytest.raises(DataError, match="all 9 documents of r.jsonl are held out"):
+        made.source(8)
+
+
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_names_of_files_say_what_is_held_out(tmp_path, as_folder):
     folder = tmp_path / "wiki"

@@ -11,20 +11,24 @@ from surefoot.config.model import GPTConfig
 from surefoot.engine.random import example_keys
 from surefoot.nn.dropout import set_keys
 from surefoot.nn.gpt import GPT
-from surefoot.ops import ATTENTION
+from surefoot.ops import ATTENTION, CROSS_ENTROPY, attention_tiles
 
 pytestmark = pytest.mark.slow  # compiling takes tens of seconds
 
 
 @pytest.mark.parametrize("way", ["sdpa", "matmul", "tiles"])
 @pytest.mark.parametrize("layout", ["modern", "gpt2"])
-def test_a_compiled_model_is_the_eager_one(layout, way):
+def test_a_compiled_model_is_the_eager_one(layout, way, monkeypatch):
+    monkeypatch.setattr(attention_tiles, "TILE", 6)
     config = GPTConfig(
         layout=layout, d_model=32, num_layers=1, num_heads=2, context=16, dropout=0.2
     )
     eager, compiled = (GPT(config, 31, seed=1) for _ in range(2))
     for model in (eager, compiled):
         model.blocks[0].attn.attend = ATTENTION.pick(way, "cpu")
+        model.cross_entropy = CROSS_ENTROPY.pick(
+            "chunked" if way == "tiles" else "reference", "cpu"
+        )
     tokens = torch.randint(0, 31, (4, 16), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler warns about its own parts

@@ -141,6 +141,7 @@ def test_attention_in_blocks_does_not_call_itself_where_nothing_is_compiled(monk
     close(found, WITHIN.ways["reference"].call(q, k, v, documents), 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's parts, about each other
 def test_code_is_made_for_each_shape_and_never_given_up(monkeypatch):
     shapes = []
 

@@ -78,6 +78,12 @@ class Collection:
 
     def _check(self, context: int) -> None:
         sides = {"training": self.train.tokens, "held-out": self.val.stop - self.val.start}
+        if not self.train.documents:
+            raise DataError(
+                f"data.path: all {self.val.side.documents:,} documents of {self.name} are held out",
+                where="documents that begin alike stay on one side",
+                fix="give others as well, or some to validate with: --val-path FILE",
+            )
         for side, count in sides.items():
             if count <= context:
                 raise DataError(

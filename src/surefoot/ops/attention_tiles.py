@@ -39,47 +39,91 @@ class _Tiles(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         (examples, heads, new, width), (kv_heads, seen) = q.shape, k.shape[1:3]
-        group = heads // kv_heads
         with torch.autocast(q.device.type, enabled=False):
-            q = q.reshape(examples * kv_heads, group, new, width)
+            q = q.reshape(examples * kv_heads, heads // kv_heads, new, width)
             k = k.reshape(examples * kv_heads, seen, width)
             v = v.reshape(examples * kv_heads, seen, width)
-            found, kept_shares = torch.empty_like(q), []
-            # Compiled code makes the mask as it goes; otherwise it is kept from the last time.
-            make = _mask if torch.compiler.is_compiling() else _kept_mask
-            for first, last, visible in _cut(new, seen, causal):
-                mask = make(last - first, seen if causal else 0, group, q.dtype, q.device)
-                mask = mask[:, -visible:] if causal else mask
-                keys = k[:, :visible].mT
-                scores = torch.baddbmm(mask, _rows(q, first, last), keys, alpha=width**-0.5)
-                shares = scores.softmax(-1)  # [B K, H/K tile, visible]
-                found[:, :, first:last] = torch.bmm(shares, v[:, :visible]).unflatten(
-                    1, (group, -1)
-                )
-                kept_shares.append(shares)
-            ctx.save_for_backward(q, k, v, *kept_shares)
+            found, shares = (_forward_as_one if _whole(q) else _forward)(q, k, v, causal)
+            ctx.save_for_backward(q, k, v, *shares)
             ctx.causal = causal
             ctx.shapes = (examples, heads, new, width), (examples, kv_heads, seen, width)
             return found.view(ctx.shapes[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, *kept_shares = ctx.saved_tensors
+        q, k, v, *shares = ctx.saved_tensors
         query, key = ctx.shapes
-        (group, new, width), seen = q.shape[1:], k.size(1)
-        grad = grad.reshape(q.shape)
-        by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        cuts = list(zip(_cut(new, seen, ctx.causal), kept_shares, strict=True))
-        for (first, last, visible), shares in reversed(cuts):
-            here = _rows(grad, first, last)
-            by_shares = torch.bmm(here, v[:, :visible].mT)
-            by_scores = torch._softmax_backward_data(by_shares, shares, -1, shares.dtype)
-            by_q[:, :, first:last] = torch.bmm(by_scores, k[:, :visible]).unflatten(1, (group, -1))
-            by_k[:, :visible] += torch.bmm(by_scores.mT, _rows(q, first, last))
-            by_v[:, :visible] += torch.bmm(shares.mT, here)
-        for found in (by_q, by_k):
-            found.mul_(width**-0.5)
+        compute = _backward_as_one if _whole(q) else _backward
+        by_q, by_k, by_v = compute(grad.reshape(q.shape), q, k, v, shares, ctx.causal)
         return by_q.view(query), by_k.view(key), by_v.view(key), None
+
+
+def _whole(q: Tensor) -> bool:
+    """Whether all tiles are one operation: to torch's compiler, which would make code for each."""
+    return torch.compiler.is_compiling() and q.device.type == "cpu"
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, list[Tensor]]:
+    """Return the result [B K, H/K, T, D], and each tile's probabilities [B K, H/K tile, visible]."""
+    (group, new, width), seen = q.shape[1:], k.size(1)
+    found, kept_shares = torch.empty_like(q), []
+    # Compiled code makes the mask as it goes; otherwise it is kept from the last time.
+    make = _mask if torch.compiler.is_compiling() else _kept_mask
+    for first, last, visible in _cut(new, seen, causal):
+        mask = make(last - first, seen if causal else 0, group, q.dtype, q.device)
+        mask = mask[:, -visible:] if causal else mask
+        keys = k[:, :visible].mT
+        scores = torch.baddbmm(mask, _rows(q, first, last), keys, alpha=width**-0.5)
+        shares = scores.softmax(-1)
+        found[:, :, first:last] = torch.bmm(shares, v[:, :visible]).unflatten(1, (group, -1))
+        kept_shares.append(shares)
+    return found, kept_shares
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept_shares: list[Tensor], causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v, in their shapes inside."""
+    (group, new, width), seen = q.shape[1:], k.size(1)
+    by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    cuts = list(zip(_cut(new, seen, causal), kept_shares, strict=True))
+    for (first, last, visible), shares in reversed(cuts):
+        here = _rows(grad, first, last)
+        by_shares = torch.bmm(here, v[:, :visible].mT)
+        by_scores = torch._softmax_backward_data(by_shares, shares, -1, shares.dtype)
+        by_q[:, :, first:last] = torch.bmm(by_scores, k[:, :visible]).unflatten(1, (group, -1))
+        by_k[:, :visible] += torch.bmm(by_scores.mT, _rows(q, first, last))
+        by_v[:, :visible] += torch.bmm(shares.mT, here)
+    for found in (by_q, by_k):
+        found.mul_(width**-0.5)
+    return by_q, by_k, by_v
+
+
+@torch.library.custom_op("surefoot::tiles", mutates_args=())
+def _forward_as_one(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, list[Tensor]]:
+    return _forward(q, k, v, causal)
+
+
+@_forward_as_one.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, list[Tensor]]:
+    (group, new), seen = q.shape[1:3], k.size(1)
+    cuts = _cut(new, seen, causal)
+    shares = [q.new_empty(q.size(0), group * (last - first), x) for first, last, x in cuts]
+    return torch.empty_like(q), shares
+
+
+@torch.library.custom_op("surefoot::tiles_backward", mutates_args=())
+def _backward_as_one(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept_shares: list[Tensor], causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward(grad, q, k, v, kept_shares, causal)
+
+
+@_backward_as_one.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept_shares: list[Tensor], causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _cut(new: int, seen: int, causal: bool) -> Iterator[tuple[int, int, int]]:

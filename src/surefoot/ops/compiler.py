@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -78,8 +77,7 @@ def keep_code(device: str = "") -> None:
     place = None if chosen else _keep_in(ours)
     if device == "cpu":
         os.environ.setdefault("TORCH_WARM_POOL", "0")  # processes that compile for Triton alone
-    with _nothing_collected(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's parts warn about each other
+    with _nothing_collected():
         shapes, gradients, _ = map(importlib.import_module, _PARTS)
     settings: Any = shapes
     for name in ("recompile_limit", "accumulated_recompile_limit"):

@@ -61,30 +61,12 @@ def _narrowed(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        exact = wide(hidden[:0]).dtype
-        total = torch.zeros((), dtype=exact, device=hidden.device)
         wanted = any(ctx.needs_input_grad[:2])
-        by_hidden = torch.empty_like(hidden) if wanted else None
         trained = ctx.needs_input_grad[1]  # a head that nobody trains needs none
-        by_weight = torch.zeros_like(weight, dtype=exact) if trained else None
-        on_cpu = hidden.device.type == "cpu"
-        step = _CHUNK if on_cpu else _CHUNK_GPU
-        rows = _ROWS if on_cpu else step
-        with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, hidden.size(0), step):
-                span = slice(start, start + step)
-                h = hidden[span]
-                logits = F.linear(h, weight)
-                for some, t in zip(logits.split(rows), targets[span].split(rows), strict=True):
-                    loss, by_logits = _loss_of(wide(some), t)
-                    total += loss
-                    if by_hidden is not None:
-                        some.copy_(by_logits)  # where the logits were
-                if by_hidden is not None:
-                    torch.mm(logits, weight, out=by_hidden[span])
-                if by_weight is not None:
-                    by_weight += logits.T @ h
-        ctx.save_for_backward(by_hidden, by_weight)
+        whole = torch.compiler.is_compiling() and hidden.device.type == "cpu"
+        compute = _as_one if whole else _by_chunks
+        total, by_hidden, by_weight = compute(hidden, weight, targets, wanted, trained)
+        ctx.save_for_backward(by_hidden if wanted else None, by_weight if trained else None)
         ctx.kind = weight.dtype
         return total
 
@@ -95,6 +77,52 @@ class _Chunked(torch.autograd.Function):
         )  # ours alone, so no copy: torch refuses a second time
         for_weight = None if by_weight is None else by_weight.mul_(grad).to(ctx.kind)
         return by_hidden.mul_(grad.to(by_hidden.dtype)), for_weight, None
+
+
+def _by_chunks(
+    hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool, trained: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed loss, and its gradients for `hidden` and `weight`, empty where not asked for."""
+    exact = wide(hidden[:0]).dtype
+    total = torch.zeros((), dtype=exact, device=hidden.device)
+    by_hidden = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
+    by_weight = torch.zeros_like(weight, dtype=exact) if trained else weight.new_empty(0)
+    on_cpu = hidden.device.type == "cpu"
+    step = _CHUNK if on_cpu else _CHUNK_GPU
+    rows = _ROWS if on_cpu else step
+    with torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, hidden.size(0), step):
+            span = slice(start, start + step)
+            h = hidden[span]
+            logits = F.linear(h, weight)
+            for some, t in zip(logits.split(rows), targets[span].split(rows), strict=True):
+                loss, by_logits = _loss_of(wide(some), t)
+                total += loss
+                if wanted:
+                    some.copy_(by_logits)  # where the logits were
+            if wanted:
+                torch.mm(logits, weight, out=by_hidden[span])
+            if trained:
+                by_weight += logits.T @ h
+    return total, by_hidden, by_weight
+
+
+@torch.library.custom_op("surefoot::chunked_loss", mutates_args=())
+def _as_one(
+    hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool, trained: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, as one operation to torch's compiler, which would take a minute for all the pieces."""
+    return _by_chunks(hidden, weight, targets, wanted, trained)
+
+
+@_as_one.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool, trained: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    exact = wide(hidden[:0]).dtype
+    by_hidden = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
+    by_weight = torch.empty_like(weight, dtype=exact) if trained else weight.new_empty(0)
+    return hidden.new_empty((), dtype=exact), by_hidden, by_weight
 
 
 def _loss_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

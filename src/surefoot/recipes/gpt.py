@@ -21,7 +21,7 @@ from surefoot.config.schema import (
     knob,
 )
 from surefoot.config.units import parse_bytes
-from surefoot.errors import ConfigError
+from surefoot.errors import ConfigError, DataError
 from surefoot.recipes import Adoption, Recipe
 from surefoot.seeds import derive
 
@@ -257,7 +257,12 @@ def speak(config: GPTRunConfig, files: Mapping[str, str], world: World) -> TextS
     from surefoot.data.bpe import BPE
     from surefoot.nn.gpt import GPT
 
-    bpe = BPE(files.get(KEPT, ""), KEPT)
+    try:
+        bpe = BPE(files.get(KEPT, ""), KEPT)
+    except DataError as error:
+        what = f"damaged: {error.what}" if KEPT in files else "missing"
+        fix = "surefoot resume RUN writes it anew; or bring it back from a mirror or an export"
+        raise DataError(f"the run's {KEPT} is {what}", fix=fix) from None
     return speaker(GPT(config.model, bpe.vocab_size).to(world.device), bpe)
 
 
