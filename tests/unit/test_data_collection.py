@@ -45,7 +45,7 @@ def test_something_is_always_held_out(tmp_path):
 
 def test_copies_of_one_document_leave_nothing_to_train_on(tmp_path):
     made = collect(rows(tmp_path / "r.jsonl", ["one " * 40] * 9), "", cache=tmp_path)
-    with pytest.raises(DataError, match="all 9 documents of r.jsonl are held out"):
+    with pytest.raises(DataError, match=r"all 9 documents of r\.jsonl are held out"):
         made.source(8)
 
 
