@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from surefoot.config.fields import changed
@@ -16,7 +17,7 @@ from surefoot.engine.world import World, open_world
 from surefoot.errors import RunError
 from surefoot.track.folder import RunFolder
 
-__all__ = ["Buildable", "rebuild", "repeated"]
+__all__ = ["Buildable", "mended", "rebuild", "repeated"]
 
 Horizons = Mapping[str, int | None]  # steps that the schedule of each learner is planned for
 
@@ -62,3 +63,15 @@ def rebuild(
 def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:
     """Return `config` with what was substituted when the run in `meta` began."""
     return changed(config, meta.get("settings", {}))
+
+
+def mended(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Write files of the run anew that are missing or no longer what its data give; name them."""
+    told = []
+    for name, text in files.items():
+        path = folder / name
+        there = path.exists()
+        if not there or path.read_bytes() != text.encode():
+            path.write_bytes(text.encode())
+            told.append(f"{name} was {'changed' if there else 'missing'} and is written anew")
+    return told

@@ -40,7 +40,7 @@ from surefoot.engine.ranks.play import (
     watched,
     witnessed,
 )
-from surefoot.engine.rebuild import Buildable, rebuild
+from surefoot.engine.rebuild import Buildable, mended, rebuild
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import watching
 from surefoot.engine.state import Payload, TrainState
@@ -150,7 +150,7 @@ def resume(
         limit = config.limit(len(job.source))
         if world.leads:
             folder.update(max_steps=limit, horizons=horizons, identity=identity, grown=grown)
-        other += _mended(folder.path, job.files) if world.leads else []
+        other += mended(folder.path, job.files) if world.leads else []
         return _play(folder, config, job, world, pins, open_sinks, [*notes, *other])
 
 
@@ -377,18 +377,6 @@ def _batches(data: Data, pins: fit.Pins, world: World) -> Iterator[Any]:
         yield prefetch
     finally:
         prefetch.close()
-
-
-def _mended(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """Write files of the run anew that are missing or no longer what its data give; name them."""
-    told = []
-    for name, text in files.items():
-        path = folder / name
-        there = path.exists()
-        if not there or path.read_bytes() != text.encode():
-            path.write_bytes(text.encode())
-            told.append(f"{name} was {'changed' if there else 'missing'} and is written anew")
-    return told
 
 
 def _changed(folder: RunFolder, pins: fit.Pins) -> list[str]:
