@@ -282,7 +282,7 @@ def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
         weights = _cut(weights, _bpe(Path(kept)).vocab_size, notes)
     else:
         settings["data.vocab_size"] = words
-        notes.append(f"{words:,} tokens; which they are says --tokenizer FILE, and without it they are learned anew")
+        notes.append(f"{words:,} tokens: those of --tokenizer FILE, else learned anew")
     unknown = {f"model.{field}": why for field, why in left.items() if field not in told}
     return Adoption({"main": weights}, settings, unknown, notes)
 
