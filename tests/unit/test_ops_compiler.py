@@ -9,6 +9,7 @@ import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,6 +91,14 @@ def test_without_a_folder_torch_takes_its_own(
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "file"))
     compiler.keep_code()
     assert not os.environ.get(PLACE, "").startswith(str(tmp_path))
+
+
+def test_a_folder_that_runs_nothing_is_not_taken(
+    unset: None, sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda place: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    compiler.keep_code()
+    assert not os.environ.get(PLACE, "").startswith(str(sealed))
 
 
 def test_code_of_others_goes_when_nobody_used_it_for_long(unset: None, sealed: Path) -> None:

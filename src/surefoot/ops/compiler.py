@@ -45,7 +45,7 @@ def compiler(device: str) -> str | None:
     """Return the compiler that torch needs for `device`, or None where there is none."""
     if device.startswith("cuda"):
         return "triton" if importlib.util.find_spec("triton") else None
-    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
 
 
 def compiler_version(device: str) -> str:
@@ -72,7 +72,7 @@ def keep_code(device: str = "") -> None:
     is for one.
     """
     global _marking
-    usual, ours = _usual_place(), cache_dir() / "compiled"
+    usual, ours = _usual_place(), cache_dir().absolute() / "compiled"
     chosen = not os.environ.get(_PLACE, usual).startswith((usual, str(ours)))
     place = None if chosen else _keep_in(ours)
     if device == "cpu":
@@ -109,6 +109,8 @@ def _keep_in(folder: Path) -> Path | None:
     try:
         mine.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.utime(mine)
+        if hasattr(os, "ST_NOEXEC") and os.statvfs(mine).f_flag & os.ST_NOEXEC:
+            return None  # no code could be run from there
         for other in folder.iterdir():
             if time.time() - other.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(other, ignore_errors=True)
