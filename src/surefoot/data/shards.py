@@ -42,8 +42,8 @@ _MOST = 128  # shards
 _BLOCK = 1 << 22  # bytes
 _AT_ONCE = 1 << 18  # characters that are encoded together
 _POLL = 0.1  # seconds
-_WORKERS = 4  # that take a gigabyte together
-_EACH = 250_000_000  # bytes of text that one more is for
+_WORKERS = 3  # that take less than a gigabyte together with the process that waits for them
+_EACH = 400_000_000  # bytes of text that one more is for
 _SIDES = ("train", "held")
 
 Progress = Callable[[int, int], None]
