@@ -19,7 +19,7 @@ BUDGET = {
     "data": 4500,
     "track": 4320,
     "ops": 1500,
-    "nn": 1900,
+    "nn": 1950,
     "engine": 10100,
     "recipes": 3000,
     "sweep": 1500,
