@@ -155,3 +155,21 @@ def test_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout.split()[-1] in ("141", "0")  # 0: all of it went into the pipe in time
+
+
+def test_a_device_that_is_lost_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    import surefoot.engine  # which knows how devices say it
+
+    assert surefoot.engine.__doc__
+    said = "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"
+    pretend(monkeypatch, raising(torch.AcceleratorError(said)))
+    assert main(["runs"]) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("error: the device does not answer any more: CUDA error: unspec")
+    assert "try it again when it is back" in err and "bug" not in err and "Traceback" not in err
+    pretend(monkeypatch, raising(RuntimeError("shapes cannot be multiplied")))
+    assert main(["runs"]) == 1 and "This is a bug" in capsys.readouterr().err

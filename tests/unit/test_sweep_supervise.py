@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from surefoot.errors import DeviceLost
 from surefoot.sweep import supervise
+from surefoot.sweep.work import work
 
 
 class Worker:
@@ -76,3 +79,24 @@ def test_workers_that_die_before_they_have_a_trial_are_not_replaced_for_ever(run
     code, started, told = run(Trials(), 1, *workers)
     assert code == 128 + signal.SIGILL and len(started) == 4
     assert told == ["workers die of SIGILL before they have a trial"]
+
+
+def test_a_device_that_is_lost_fails_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same process all that follow would fail at once; the trial is given back instead."""
+
+    def lost(*_: Any) -> float:
+        raise DeviceLost("the device does not answer any more: CUDA error", fix="look at it")
+
+    said: list[str] = []
+    claim = SimpleNamespace(
+        number=2, point={}, give_back=lambda: said.append("given back"),
+        end=lambda *_: said.append("ended"),
+    )  # fmt: skip
+    plan = SimpleNamespace(seeds=[1, 2], count=9, space=[], metric="val_loss")
+    sweep: Any = SimpleNamespace(plan=plan, reference="some")
+    trials: Any = SimpleNamespace(finished=lambda: False, claim=lambda: claim)
+    monkeypatch.setattr("surefoot.sweep.work._run", lost)
+    with pytest.raises(DeviceLost) as caught:
+        work(sweep, trials, said.append)
+    assert said == ["given back"]
+    assert str(caught.value.fix) == "surefoot sweep resume some goes on; look at it"

@@ -109,7 +109,8 @@ def _main(argv: list[str] | None) -> int:
         _silence(sys.stdout)
         return _FULL
     except Exception as error:
-        return _bug(error)
+        lost = _lost(error)
+        return _bug(error) if lost is None else _fail(lost)
     return code
 
 
@@ -213,6 +214,15 @@ def _tell_others(error: Exception, final: bool = False) -> None:
         from surefoot.engine.ranks.team import tell
 
         tell(error)
+
+
+def _lost(error: Exception) -> SurefootError | None:
+    """Return in words what a device that does not answer made of a command; None for other errors."""
+    if "surefoot.engine" not in sys.modules:
+        return None
+    from surefoot.engine import lost
+
+    return lost.anywhere(error)
 
 
 def _bug(error: Exception) -> int:

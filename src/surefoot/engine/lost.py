@@ -17,16 +17,21 @@ from surefoot.engine.state import TrainState
 from surefoot.engine.store import Store
 from surefoot.errors import DeviceLost
 
-__all__ = ["answering", "lost"]
+__all__ = ["answering", "anywhere", "lost"]
 
 _LOOK = "nvidia-smi and the kernel's log (dmesg, Xid) say what is wrong with it"
 
 
-def lost(error: Exception, where: str, back: str) -> DeviceLost:
+def lost(error: Exception, where: str | None, back: str) -> DeviceLost:
     """Return in words that a device does not answer; `back` is how to go on when it does."""
     said = str(error).partition("\n")[0]
     fix = f"{back} when it is back; {_LOOK}"
     return DeviceLost(f"the device does not answer any more: {said}", where=where, fix=fix)
+
+
+def anywhere(error: Exception) -> DeviceLost | None:
+    """Return the same for a command that neither trains nor begins; None where no device is lost."""
+    return lost(error, None, "try it again") if faults.device_lost(error) else None
 
 
 @contextmanager

@@ -36,9 +36,7 @@ from surefoot.engine.stretch import (
     TRIED,
     WORTH,
     depth_of,
-    highest,
     shallow,
-    straight,
     stretch,
 )
 from surefoot.engine.world import World
@@ -143,41 +141,19 @@ def predict(
     depth = None if real else depth_of(recipe, config)
     if depth is None or depth < WORTH:
         return play()
-    return _stretched(play, depth, known, _kind(config, pins)) or play()
-
-
-def _stretched(play: Callable[[int], Need], depth: int, known: Known, kind: str) -> Need | None:
-    """Return what `depth` layers need from plays of a few, None where that is no straight line.
-
-    Where the phase that decides was one in a model of this kind, two plays are enough.
-    """
-    first, phases = known.straight.get(kind, (PLAYED[0], set()))
-    if phases:
-        pair = [play(first), play(first + 1)]
-        if highest(pair, first + 1, depth)[1] in phases:
-            return stretch(pair, first + 1, depth)
     for first in range(PLAYED[0], PLAYED[0] + TRIED):
         few = [play(first + more) for more in range(len(PLAYED))]
         found = stretch(few, first + len(few) - 1, depth)
         if found is not None:
-            known.straight[kind] = first, straight(few)
             return found
-    return None
+    return play()
 
 
 @dataclass
 class Known:
-    """What was played of a recipe; and of kinds of models, from which layer on which phases are straight lines."""
+    """What was played of a recipe."""
 
     plays: dict[str, Need] = field(default_factory=dict)
-    straight: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
-
-
-def _kind(config: RunConfig, pins: Pins) -> str:
-    """Return what a model and its step are like, whatever their sizes."""
-    flat = flatten(config)
-    sizes = {path for path, v in flat.items() if isinstance(v, int) and not isinstance(v, bool)}
-    return repr(({path: v for path, v in flat.items() if path not in sizes}, pins.ops))
 
 
 def _replay(

@@ -2,9 +2,8 @@
 
 A step is cut into phases (forward, two halves of backward, update), for within each the same layer
 decides the peak however many there are; so each phase is a straight line in the number of layers,
-and the peak is that of the highest. That it is straight is looked at and not assumed: at every
-model, or where many are asked for in a row, at the first. Where it is not, one layer more is played:
-in the shallowest models, a phase may end before its usual peak.
+and the peak is that of the highest. That it is straight is looked at and not assumed; where it is not,
+one layer more is played: in the shallowest models, a phase may end before its usual peak.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from surefoot.engine.ledger import Work
     from surefoot.engine.predict import Need
 
-__all__ = ["PLAYED", "TRIED", "WORTH", "depth_of", "highest", "shallow", "straight", "stretch"]
+__all__ = ["PLAYED", "TRIED", "WORTH", "depth_of", "shallow", "stretch"]
 
 _LAYERS = "model.num_layers"
 PLAYED = (2, 3, 4)  # layers that are played first
@@ -52,31 +51,19 @@ def shallow(config: RunConfig, layers: int | None) -> RunConfig:
     return changed(config, {_LAYERS: layers})
 
 
-def highest(few: Sequence[Need], played: int, depth: int) -> tuple[int, int]:
-    """Return the peak of `depth` layers and its phase, by the last two of `few`, of up to `played` layers."""
-    more = depth - played
-    pairs = zip(few[-2].phases, few[-1].phases)
-    return max((b[0] + more * (b[0] - a[0]), i) for i, (a, b) in enumerate(pairs))
-
-
-def straight(few: Sequence[Need]) -> set[int]:
-    """Return the phases whose peak is a straight line in the layers of three plays, each of one more."""
-    sizes = zip(*([peak for peak, _ in need.phases] for need in few))
-    return {index for index, (a, b, c) in enumerate(sizes) if c - b == b - a}
-
-
 def stretch(few: Sequence[Need], played: int, depth: int) -> Need | None:
-    """Return what `depth` layers need, from plays of ever one more, the last of `played` layers.
+    """Return what `depth` layers need, from three plays of ever one more, the last of `played` layers.
 
-    None where it is no straight line. Two plays are enough where it is known to be one.
+    None where it is no straight line.
     """
     before, last = few[-2:]
     if len({len(need.phases) for need in few}) > 1:
         return None
-    more, (peak, index) = depth - played, highest(few, played, depth)
+    more = depth - played
     lines = list(zip(before.phases, last.phases))
+    peak, index = max((b[0] + more * (b[0] - a[0]), i) for i, (a, b) in enumerate(lines))
     sizes = [need.phases[index][0] for need in few]
-    if len(sizes) > 2 and sizes[2] - sizes[1] != sizes[1] - sizes[0]:
+    if sizes[2] - sizes[1] != sizes[1] - sizes[0]:
         return None
     ahead = _Ahead(more)
     parts = ahead.parts(*(pair[1] for pair in lines[index]))

@@ -14,7 +14,7 @@ from typing import Any
 
 from surefoot import api
 from surefoot.config.resolve import Resolved
-from surefoot.errors import ConfigError, RunError, Stopped, SurefootError
+from surefoot.errors import ConfigError, DeviceLost, RunError, Stopped, SurefootError
 from surefoot.sweep.folder import Sweep
 from surefoot.sweep.space import text_of
 from surefoot.sweep.trials import Claim, Trials
@@ -37,7 +37,7 @@ def work(sweep: Sweep, trials: Trials, tell: Tell, glance: Tell | None = None) -
     """Take trials until all have ended, waiting for those that others hold.
 
     A trial whose worker died is taken up where its checkpoint is. Raises Stopped on a signal, after
-    saving and giving the trial back. `tell` hears how trials end, `glance` how far the run is.
+    saving and giving the trial back, and DeviceLost after giving it back. `tell` hears how trials end, `glance` how far the run is.
     """
     while not trials.finished():
         claim = trials.claim()
@@ -50,6 +50,10 @@ def work(sweep: Sweep, trials: Trials, tell: Tell, glance: Tell | None = None) -
             claim.give_back()
             fix = f"surefoot sweep resume {sweep.reference}"
             raise Stopped(f"stopped in trial {claim.number + 1}, saved", fix=fix) from None
+        except DeviceLost as error:  # here every other trial would fail, too
+            claim.give_back()
+            error.fix = f"surefoot sweep resume {sweep.reference} goes on; {error.fix}"
+            raise
 
 
 def _pause() -> None:
@@ -70,7 +74,7 @@ def _play(sweep: Sweep, claim: Claim, tell: Tell, glance: Tell | None) -> None:
             values[str(seed)] = _run(
                 sweep, claim, seed, lambda text: tell(f"{title}  {text}"), show
             )
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, DeviceLost, KeyboardInterrupt):
         raise
     except _PrunedError as pruned:
         claim.end("pruned", values, str(pruned))
