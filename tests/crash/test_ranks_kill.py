@@ -94,15 +94,15 @@ def killed(group: Stage, name: str) -> Any:
 
 def _through(zygote: Zygote, runs: Path, name: str, case: tuple[Death, ...]) -> str | None:
     """Play until the run is done; say what went wrong, or return None."""
-    first, kills = case[0], [death.kill for death in case]
+    first = case[0]
     words, terminate = begin(name, runs), bool(first.call % 2)
     if first.way == "restart":
-        more = {"kills": kills, "restarts": len(kills)}
+        more = {"kills": [death.kill for death in case], "restarts": len(case)}
         found = play(zygote, runs, words, terminate=terminate, **more)
         return _first_end(first, found) or _unfinished(found)
-    for kill in kills:
-        found = play(zygote, runs, words, kills=[kill], terminate=terminate)
-        if wrong := _first_end(first, found):
+    for death in case:
+        found = play(zygote, runs, words, kills=[death.kill], terminate=terminate)
+        if wrong := _first_end(death, found):
             return wrong
         if not any(found["ended"][-1].values()):
             return None
