@@ -59,6 +59,14 @@ def test_a_name_is_asked(surefoot: Any, trained: Path) -> None:
         assert found["rgb"] is None and isinstance(found["name"], str)
 
 
+def test_an_answer_without_a_question_says_what_was_asked(surefoot: Any, trained: Path) -> None:
+    runs = ("--runs", str(trained))
+    assert surefoot("sample", "both", *runs).ok().out.startswith("#0048ba -> #")
+    assert surefoot("sample", "names", *runs).ok().out.startswith("absolute zero -> ")
+    colour = surefoot("sample", "both", "--prompt", "0,0.28,0.73", *runs).ok().out
+    assert colour.startswith("0,0.28,0.73 -> #")
+
+
 @pytest.mark.parametrize(
     ("run", "question", "help"),
     [

@@ -76,6 +76,77 @@ def test_a_trace_is_recorded_and_checked(surefoot, tmp_path) -> None:
     assert surefoot("trace").code == 2
 
 
+def test_a_trace_that_cannot_be_written_or_read_is_told(surefoot, tmp_path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    answer = surefoot("trace", "record", *TINY, "--steps", "1", "--out", file / "golden.json")
+    assert answer.code == 2 and "cannot write the trace" in answer.err
+    gone = surefoot("trace", "check", tmp_path / "none.json")
+    assert "cannot read the trace: No such file" in gone.err
+
+
+def test_a_gate_is_judged_where_no_picture_can_be_written(surefoot, tmp_path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    words = ["--a", "ops.norm=fused", "--b", "ops.norm=reference", "--out", file]
+    answer = parity(surefoot, *words, "--max-memory", "1%")
+    assert answer.code == 5 and "more memory, at most 1.0% is allowed" in answer.err
+    assert "no picture was written" in answer.err and "last loss" in answer.out
+    assert "look" not in answer.out
+    assert parity(surefoot, *words, "--json").ok().json["picture"] is None
+
+
+def test_fewer_steps_than_asked_are_told(surefoot, tmp_path) -> None:
+    answer = parity(surefoot, "--max-steps", "2", "--out", tmp_path).ok()
+    assert "2 steps" in answer.out and "this training has 2 steps; --max-steps 3" in answer.err
+    assert "this training has" not in parity(surefoot, "--out", tmp_path).ok().err
+
+
+def test_equal_losses_do_not_hide_gradients_that_are_not(surefoot) -> None:
+    from surefoot.cli.parity import _verdict
+    from surefoot.engine.lockstep import Lockstep, Track
+
+    track = Track(loss=[(1.0, 1.0)], norm=[(2.0, 2.0)], gradient=[(1, 1e-7)])
+    found = Lockstep(1, True, 1e-4, ("a", "b"), ({}, {}), {"main": track})
+    assert _verdict(found).startswith("the same within 1e-04 at every step; every loss")
+    track.gradient = [(1, 0.0)]
+    assert _verdict(found) == "the same: every loss and gradient norm has the same bits"
+
+
+FAULTY = """from surefoot.ops import Way
+
+
+def norm(x, weight, eps, kind):
+    raise ValueError("boom")
+
+
+ways = {"norm": Way(norm, tolerance=1e-5)}
+"""
+
+
+def test_a_kernel_that_raises_is_named_with_its_line(surefoot, tmp_path) -> None:
+    file = tmp_path / "a_kernel_with_a_long_name.py"
+    file.write_text(FAULTY)
+    for words in (
+        ["ops", "check", file, "--device", "cpu"], ["ops", file, "--device", "cpu"],
+        ["train", *TINY, f"--norm={file}", "--runs", tmp_path / "runs"],
+    ):  # fmt: skip
+        answer = surefoot(*words)
+        assert answer.code == 1 and "the kernel fails: ValueError: boom" in answer.err
+        assert f"{file}:5" in answer.err and "bug in surefoot" not in answer.err
+
+
+def test_columns_are_as_wide_as_the_longest_way(surefoot, tmp_path) -> None:
+    file = tmp_path / "a_kernel_with_a_long_name.py"
+    file.write_text(EXAMPLE.read_text())
+    listed = surefoot("ops", file, "--device", "cpu").ok().out.splitlines()
+    assert listed[0].startswith("norm ")  # no empty line before the first
+    ends = {line.index("1e-05") for line in listed if "1e-05" in line}
+    assert len(ends) == 1
+    checked = surefoot("ops", "check", file, "--device", "cpu", "--shapes", "1").ok().out
+    assert len({line.index("fp64") for line in checked.splitlines() if "fp64" in line}) == 1
+
+
 @pytest.mark.parametrize(("before", "after"), [("reference", "fused"), ("fused", "reference")])
 def test_a_checkpoint_of_one_way_goes_on_in_another(surefoot, tmp_path, before, after) -> None:
     runs = ["--runs", tmp_path / "runs"]

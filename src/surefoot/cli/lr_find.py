@@ -89,4 +89,4 @@ def _draw(
     try:
         draw_rates(rates, losses, smooth, suggestions).savefig(path, dpi=DPI, format="png")
     except OSError as error:
-        raise SurefootError(f"--picture: cannot write {path}: {error}") from None
+        raise SurefootError(f"--picture: cannot write {path}: {error.strerror}") from None

@@ -72,13 +72,14 @@ def _list(ops: Sequence[Op], device: torch.device, options: Namespace) -> int:
     from surefoot.ops.check import race, slow
 
     facts, wrong, dtype, limit = [], [], options.dtype, options.max_slowdown
-    for op, speeds in race(ops, device, dtype, options.slow):
+    for place, (op, speeds) in enumerate(race(ops, device, dtype, options.slow)):
         if limit is not None and (text := slow(op, speeds, limit)) is not None:
             wrong.append(text)
         if options.json:
             facts += [_facts(op, name, device, speeds) for name in op.ways]
             continue
-        print("\n".join(_lines(op, device, dtype, speeds)), flush=True)
+        between = "\n" if place else ""
+        print(between + "\n".join(_lines(op, device, dtype, speeds)), flush=True)
     if options.json:
         print_json(facts)
     else:
@@ -101,11 +102,13 @@ def _facts(op: Op, name: str, device: torch.device, speeds: Any) -> dict[str, An
 
 
 def _lines(op: Op, device: torch.device, dtype: str, speeds: Any) -> Iterator[str]:
-    yield f"\n{op.name:<15} {'tolerance':>9} {'ms':>9} {'of reference':>14}"
+    width = _width(op)
+    yield f"{op.name:<{width + 3}} {'tolerance':>9} {'ms':>9} {'of reference':>14}"
     for name, way in op.ways.items():
         mark = "*" if name == op.standard else " "
         tolerance = f"{way.tolerance:.0e}" if way.tolerance else "-"
-        yield f"  {_short(name):<12}{mark} {tolerance:>9} {_speed(op, name, device, speeds, dtype)}"
+        cells = f"{tolerance:>9} {_speed(op, name, device, speeds, dtype)}"
+        yield f"  {_short(name):<{width}}{mark} {cells}"
 
 
 def _speed(op: Op, name: str, device: torch.device, speeds: Any, dtype: str) -> str:
@@ -123,15 +126,19 @@ def _short(name: str) -> str:
     return name.rpartition("/")[2].partition("#")[0]
 
 
+def _width(op: Op) -> int:
+    return max(12, *(len(_short(name)) for name in op.ways))
+
+
 def _check(ops: Sequence[Op], device: torch.device, shapes: int, slow: bool, as_json: bool) -> int:
     from surefoot.ops.check import check
 
     if shapes < 1:
         raise ConfigError(f"--shapes {shapes}: expected 1 or more")
     found: list[Finding] = []
-    for op in ops:
+    for place, op in enumerate(ops):
         if not as_json:
-            print(f"\n{op.name}")
+            print(f"\n{op.name}" if place else op.name)
         for name, way in op.ways.items():
             why = way.why_not(device)
             if name == "reference" or (way.slow_start and not slow):
@@ -139,9 +146,8 @@ def _check(ops: Sequence[Op], device: torch.device, shapes: int, slow: bool, as_
             mine = [] if why else check(op, name, device, shapes)
             found += mine
             if not as_json:
-                print(
-                    f"  {_short(name):<13} {_verdicts(mine) if why is None else f'not here: {why}'}"
-                )
+                said = _verdicts(mine) if why is None else f"not here: {why}"
+                print(f"  {_short(name):<{_width(op) + 1}} {said}")
     bad = [f for f in found if not f.fine]
     if as_json:
         print_json([{**vars(f), "fine": f.fine} for f in found])

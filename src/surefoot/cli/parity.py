@@ -95,10 +95,12 @@ def _parity(argv: list[str]) -> int:
     found, seconds = _lockstep(recipe, sides, options)
     picture = _draw(recipe, found, seconds, options)
     if options.json:
-        print_json({**found.as_dict(), "picture": str(picture)})
+        print_json({**found.as_dict(), "picture": picture and str(picture)})
     else:
         print("\n".join(_lines(recipe, found, options.free)))
-        print(f"\nlook   {picture}")
+        if picture:
+            print(f"\nlook   {picture}")
+    _fewer(options, found.steps)
     _gate(found, options)
     return 0
 
@@ -187,6 +189,13 @@ def _count(options: argparse.Namespace) -> int:
     return count
 
 
+def _fewer(options: argparse.Namespace, taken: int) -> None:
+    """Say so where a training ends before the steps that were asked for."""
+    if options.steps is not None and taken < options.steps:
+        what = f"note: this training has {taken} steps; --max-steps {options.steps} gives it more"
+        print(what, file=sys.stderr)
+
+
 def _progress(total: int) -> Callable[[int], None]:
     """Return what tells each step, on a terminal only."""
     if not sys.stderr.isatty():
@@ -202,13 +211,19 @@ def _progress(total: int) -> Callable[[int], None]:
 def _draw(
     recipe: Recipe, found: Lockstep, seconds: tuple[list[float], list[float]],
     options: argparse.Namespace,
-) -> Path:  # fmt: skip
+) -> Path | None:  # fmt: skip
+    """Draw both sides; None, with a note, where nothing can be written."""
     from surefoot.track.folder import runs_dir
     from surefoot.track.pair import draw_pair
 
     folder = Path(options.out) if options.out else runs_dir(options.runs) / "parity"
     tracks = {n: {**vars(t), "errors": t.errors()} for n, t in found.tracks.items()}
-    return draw_pair(found.labels, tracks, seconds, found.tolerance, folder / f"{recipe.name}.png")
+    path = folder / f"{recipe.name}.png"
+    try:
+        return draw_pair(found.labels, tracks, seconds, found.tolerance, path)
+    except OSError as error:
+        print(f"note: no picture was written to {path}: {error.strerror}", file=sys.stderr)
+        return None
 
 
 def _lines(recipe: Recipe, found: Lockstep, free: bool) -> Iterator[str]:
@@ -255,9 +270,12 @@ def _worst(track: Any, tethered: bool) -> str:
 def _verdict(found: Lockstep) -> str:
     if found.first is not None:
         return f"differs: {found.first} ({found.tolerance:.0e} is allowed)"
-    if found.identical:
-        return "the same: every loss and gradient norm has the same bits"
-    return f"the same within {found.tolerance:.0e} at every step"
+    within = f"the same within {found.tolerance:.0e} at every step"
+    if not found.identical:
+        return within
+    small = [e for t in found.tracks.values() for _, e in (*t.gradient, *t.update)]
+    bits = "every loss and gradient norm has the same bits"
+    return f"{within}; {bits}" if any(small) else f"the same: {bits}"
 
 
 def _gate(found: Lockstep, options: argparse.Namespace) -> None:
@@ -342,6 +360,7 @@ def _record(argv: list[str]) -> int:
     else:
         print(f"{steps} steps of {recipe.name} are in {path} ({path.stat().st_size / 1e3:.0f} kB)")
         print(f"next   surefoot trace check {path}")
+    _fewer(options, steps)
     return 0
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
-from surefoot.errors import ConfigError, Problem, RunError
+from surefoot.engine.faults import device_lost, out_of_memory
+from surefoot.errors import ConfigError, Problem, RunError, SurefootError
 from surefoot.ops import OPS, Op, Way
 
 __all__ = ["find", "is_file", "operations_of", "pinned"]
@@ -87,4 +90,23 @@ def _ways_of(path: Path, digest: str) -> dict[str, Way]:
     if not isinstance(ways, dict) or not all(isinstance(w, Way) for w in ways.values()):
         fix = 'ways = {"norm": Way(call, tolerance=1e-5)}'
         raise ConfigError([Problem("it has no mapping `ways` of Way", str(path), fix)])
-    return dict(ways)
+    return {name: replace(way, call=_told(way.call, str(path))) for name, way in ways.items()}
+
+
+def _told(call: Callable[..., Any], path: str) -> Callable[..., Any]:
+    """Return `call` with its errors told as those of the file, with the line; a machine's pass."""
+
+    @wraps(call)
+    def told(*given: Any, **named: Any) -> Any:
+        try:
+            return call(*given, **named)
+        except Exception as error:
+            if isinstance(error, SurefootError) or out_of_memory(error) or device_lost(error):
+                raise
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((f":{f.lineno}" for f in reversed(frames) if f.filename == path), "")
+            what = f"the kernel fails: {type(error).__name__}: {error}"
+            fix = f"surefoot ops check {path} tries it alone"
+            raise SurefootError(what, where=f"{path}{line}", fix=fix) from error
+
+    return told

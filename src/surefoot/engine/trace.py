@@ -71,9 +71,13 @@ _ASIDE = ("cadence.", "keep.", "track.")  # sections that change no number
 
 
 def write(trace: Trace, path: Path) -> None:
-    """Write a trace to a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(trace, indent=None, separators=(",", ":")) + "\n")
+    """Write a trace to a file, whole or not at all. Raises DataError where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(trace, indent=None, separators=(",", ":")) + "\n")
+    except OSError as error:
+        what, fix = f"cannot write the trace: {error.strerror}", "--out FILE, where you may write"
+        raise DataError(what, where=str(path), fix=fix) from error
 
 
 def read(path: Path) -> Trace:
@@ -82,7 +86,9 @@ def read(path: Path) -> Trace:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         fix = "surefoot trace record RECIPE --out FILE makes one"
-        raise DataError(f"this is no trace: {error}", where=str(path), fix=fix) from error
+        why = getattr(error, "strerror", None)
+        what = f"cannot read the trace: {why}" if why else f"this is no trace: {error}"
+        raise DataError(what, where=str(path), fix=fix) from error
     needed = {"format", "recipe", "settings", "source", "learners", "weights"}
     if not isinstance(found, dict) or not needed <= found.keys() or found["format"] != FORMAT:
         raise DataError("this is no trace of a known format", where=str(path), fix="record it anew")

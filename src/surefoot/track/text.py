@@ -78,13 +78,13 @@ def real(value: Any) -> float | None:
 def number(value: float) -> str:
     """Write a loss-like number with the digits that matter.
 
-    >>> number(2.41234), number(0.00001234), number(12345.6), number(float("nan"))
-    ('2.412', '1.23e-5', '12346', 'nan')
+    >>> number(2.41234), number(0.00001234), number(12345.6), number(2.7e63), number(float("nan"))
+    ('2.412', '1.23e-5', '12346', '2.70e63', 'nan')
     """
     size = abs(value)
     if not math.isfinite(value) or size == 0:
         return f"{value:g}"
-    if size < 0.01:
+    if size < 0.01 or size >= 1e7:
         return short_exponent(f"{value:.2e}")
     return f"{value:.3f}" if size < 1000 else f"{value:.0f}"
 

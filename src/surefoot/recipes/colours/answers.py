@@ -181,9 +181,11 @@ class Palette:
         return self._of_name(self.models[learner].eval(), text)
 
     def reply(self, learner: str, request: Request) -> Iterator[str]:
-        """Answer a prompt, a colour like #0048ba or a name, on one line."""
+        """Answer a prompt, a colour like #0048ba or 0,0.28,0.73 or a name, on one line."""
         text = request.prompt or ("#0048ba" if self.can("rgb") else "absolute zero")
-        kind = "rgb" if text.lstrip().startswith("#") else "name"
+        kind = "rgb" if text.lstrip().startswith("#") or "," in text else "name"
+        if not request.prompt:
+            yield text  # a prompt is written by whoever gave it
         yield self.write(f"{kind} {text}", self.models[learner].eval(), request.seed)
 
     def can(self, question: str) -> bool:
