@@ -13,6 +13,7 @@ import torch
 
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Optim
+from surefoot.errors import ConfigError
 from surefoot.nn.gpt import GPT
 from surefoot.nn.optim import build_optimisers
 from surefoot.ops import NORM, OPS, SWIGLU, Way, slots
@@ -111,3 +112,11 @@ def test_every_operation_is_called_by_a_model_or_an_optimiser() -> None:
         assert slot.call is slot.op.call
         slot.put(slot.op.ways["reference"].call)
         assert slot.call is slot.op.ways["reference"].call
+
+
+def test_an_unknown_way_is_told_what_there_is_and_what_cannot_run_here() -> None:
+    absent = Way(NORM.call, 1e-5, obstacle=lambda device: "no such chip")
+    op = replace(NORM, ways={"reference": NORM.ways["reference"], "absent": absent})
+    with pytest.raises(ConfigError) as told:
+        op.pick("nosuch", CPU)
+    assert told.value.problems[0].fix == "use norm=reference; absent cannot run here: no such chip"

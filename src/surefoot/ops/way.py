@@ -99,6 +99,8 @@ class Op:
         known = self.available(device)
         where, fix = f"ops.{self.name}", f"use {self.name}={' or '.join(known)}"
         if way not in self.ways:
+            reasons = {n: w.why_not(torch.device(device)) for n, w in self.ways.items()}
+            fix += "".join(f"; {n} cannot run here: {why}" for n, why in reasons.items() if why)
             raise ConfigError([Problem(f"{self.name} has no way called {way}", where, fix)])
         reason = self.ways[way].why_not(torch.device(device))
         if reason is not None:
