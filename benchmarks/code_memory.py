@@ -153,7 +153,8 @@ def main() -> None:
     told = {}
     for side, name in (("ours", "Surefoot"), ("theirs", "transformers + peft + Trainer")):
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-        told[name] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        told[name] = json.loads(done.stdout.splitlines()[-1])  # the Trainer prints, too
     if options.context == CONTEXT:
         machine.write("code_memory", page(told))
     else:
