@@ -90,7 +90,7 @@ def test_further_layers_add_the_same(tmp_path: Path) -> None:
     whole = predict(
         replace(CODE, depth=lambda _: 1), config, pins, micro=1, block=512, processors=30
     )
-    peak, host, _ = reckoning._played(CODE, config, PLACE)
+    peak, host, _ = reckoning._played(CODE, config, PLACE, reckoning.Known())
     assert (peak, host) == (whole.peak, whole.host)
     assert host == 13 * 1024 * 64 * 2  # the inputs of all layers, in bf16
 
@@ -106,7 +106,9 @@ def test_every_tier_takes_the_least_that_makes_it_fit(tmp_path: Path) -> None:
         ways = measures(config, tier.context)
         at = ways.index(dict(tier.settings))
         if at:  # with less it does not fit
-            less = reckoning._tier(CODE, config, place, tier.context, ways[at - 1], 8192)
+            less = reckoning._tier(
+                CODE, config, place, tier.context, ways[at - 1], 8192, reckoning.Known()
+            )
             assert not less.fits
     assert [t.known for t in found] == [t.context <= 8192 for t in found]
     assert found[-1].settings == measures(config, found[-1].context)[-1]
