@@ -77,7 +77,7 @@ def _no_compiler(device: torch.device) -> str | None:
 
 
 def _draw(stream: torch.Generator, large: bool) -> Case:
-    b, k, group, t, d = (8, 4, 1, 128, 32) if large else sizes(stream, 3, 3, 3, 40, 17)
+    b, k, group, t, d = (8, 4, 1, 256, 32) if large else sizes(stream, 3, 3, 3, 40, 17)
     heads = (group * k, k, k)
     parts = numbers(stream, b, t, sum(heads), d).split(heads, 2)
     begins = torch.rand(b, t, generator=stream) < 0.1
