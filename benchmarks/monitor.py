@@ -115,20 +115,23 @@ def collecting(steps: int = 300) -> list[str]:
     going, found = laptop(), {}
     for _ in range(20):
         next(going)
+
+    def train() -> float:
+        begun = time.perf_counter()
+        for _ in range(steps):
+            next(going)
+        return time.perf_counter() - begun
+
     plain = Beside()
     gc.callbacks.append(plain.note)
-    begun = time.perf_counter()
-    for _ in range(steps):
-        next(going)
-    found["as it is"] = (plain.seconds, plain.longest, time.perf_counter() - begun)
+    taken = train()
+    found["as it is"] = (plain.seconds, plain.longest, taken)
     gc.collect()
     found["a whole collection then"] = (0.0, plain.longest, 1.0)
     gc.callbacks.remove(plain.note)
     with Pauses() as pauses:
-        begun = time.perf_counter()
-        for _ in range(steps):
-            next(going)
-        found["frozen"] = (pauses.seconds, pauses.longest, time.perf_counter() - begun)
+        taken = train()
+        found["frozen"] = (pauses.seconds, pauses.longest, taken)
         gc.collect()
         found["a whole collection then, frozen"] = (0.0, pauses.longest, 1.0)
     lines = ["| garbage collector | of the time | longest pause |", "|---|---:|---:|"]

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surefoot.ops.attention_tiles import tiles
+from surefoot.ops.attention_tiles import by_key_head, kept_mask, mask_of, tiles
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
-from surefoot.ops.kept import kept
 from surefoot.ops.way import Case, Op, Way, wide
 
 __all__ = ["ATTENTION"]
@@ -66,23 +65,21 @@ class _Matmul(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        (examples, heads, new, width), (kv_heads, seen) = q.shape, k.shape[1:3]
-        group = heads // kv_heads
-        scale = width**-0.5
+        ctx.shapes = q.shape, k.shape
+        scale = q.size(-1) ** -0.5
         with torch.autocast(q.device.type, enabled=False):
-            q = q.reshape(examples * kv_heads, group * new, width)
-            k = k.reshape(examples * kv_heads, seen, width)
-            v = v.reshape(examples * kv_heads, seen, width)
+            q, k, v = by_key_head(q, k, v)
+            group, new, seen = q.size(1), q.size(2), k.size(1)
+            q = q.flatten(1, 2)
             if causal:
                 # Compiled code makes the mask as it goes; otherwise it is kept from the last time.
-                make = _mask if torch.compiler.is_compiling() else _kept_mask
+                make = mask_of if torch.compiler.is_compiling() else kept_mask
                 mask = make(new, seen, group, q.dtype, q.device)
                 scores = torch.baddbmm(mask, q, k.mT, alpha=scale)  # [B K, H/K T, S]
             else:
                 scores = torch.bmm(q * scale, k.mT)
             p = scores.softmax(-1)
             ctx.save_for_backward(q, k, v, p)
-            ctx.shapes = (examples, heads, new, width), (examples, kv_heads, seen, width)
             return torch.bmm(p, v).view(ctx.shapes[0])
 
     @staticmethod
@@ -95,15 +92,6 @@ class _Matmul(torch.autograd.Function):
         by_q = torch.bmm(by_scores, k).mul_(scale)
         by_k = torch.bmm(by_scores.mT, q).mul_(scale)
         return by_q.view(query), by_k.view(key), torch.bmm(p.mT, grad).view(key), None
-
-
-def _mask(new: int, seen: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return [group * new, seen]: -inf where a token would see what follows it, else 0."""
-    hidden = torch.full((new, seen), -math.inf, dtype=dtype, device=device)
-    return hidden.triu(1 + seen - new).repeat(group, 1)
-
-
-_kept_mask = kept(_mask)
 
 
 def _draw(stream: torch.Generator, large: bool) -> Case:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from surefoot.ops.kept import kept
 
-__all__ = ["tiles"]
+__all__ = ["by_key_head", "kept_mask", "mask_of", "tiles"]
 
 TILE = 128  # queries; 64 and 256 are 4 to 8 % slower on a core with 1 MiB of cache of its own
 
@@ -38,15 +38,12 @@ class _Tiles(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        (examples, heads, new, width), (kv_heads, seen) = q.shape, k.shape[1:3]
+        ctx.shapes = q.shape, k.shape
         with torch.autocast(q.device.type, enabled=False):
-            q = q.reshape(examples * kv_heads, heads // kv_heads, new, width)
-            k = k.reshape(examples * kv_heads, seen, width)
-            v = v.reshape(examples * kv_heads, seen, width)
+            q, k, v = by_key_head(q, k, v)
             found, shares = (_forward_as_one if _whole(q) else _forward)(q, k, v, causal)
             ctx.save_for_backward(q, k, v, *shares)
             ctx.causal = causal
-            ctx.shapes = (examples, heads, new, width), (examples, kv_heads, seen, width)
             return found.view(ctx.shapes[0])
 
     @staticmethod
@@ -56,6 +53,13 @@ class _Tiles(torch.autograd.Function):
         compute = _backward_as_one if _whole(q) else _backward
         by_q, by_k, by_v = compute(grad.reshape(q.shape), q, k, v, shares, ctx.causal)
         return by_q.view(query), by_k.view(key), by_v.view(key), None
+
+
+def by_key_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [B K, H/K, T, D], and keys and values [B K, S, D], of what attention is given."""
+    examples, kv_heads, seen, width = k.shape
+    queries = q.reshape(examples * kv_heads, q.size(1) // kv_heads, q.size(2), width)
+    return queries, k.reshape(-1, seen, width), v.reshape(-1, seen, width)
 
 
 def _whole(q: Tensor) -> bool:
@@ -68,7 +72,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, lis
     (group, new, width), seen = q.shape[1:], k.size(1)
     found, kept_shares = torch.empty_like(q), []
     # Compiled code makes the mask as it goes; otherwise it is kept from the last time.
-    make = _mask if torch.compiler.is_compiling() else _kept_mask
+    make = mask_of if torch.compiler.is_compiling() else kept_mask
     for first, last, visible in _cut(new, seen, causal):
         mask = make(last - first, seen if causal else 0, group, q.dtype, q.device)
         mask = mask[:, -visible:] if causal else mask
@@ -138,7 +142,7 @@ def _rows(x: Tensor, first: int, last: int) -> Tensor:
     return x[:, :, first:last].reshape(x.size(0), -1, x.size(-1))
 
 
-def _mask(tile: int, seen: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def mask_of(tile: int, seen: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return [group * tile, seen]: -inf in the last `tile` columns where a token would see what
     follows it, else 0; [1, 1], zero, where nothing is seen too early.
     """
@@ -148,4 +152,4 @@ def _mask(tile: int, seen: int, group: int, dtype: torch.dtype, device: torch.de
     return hidden.triu(1 + seen - tile).repeat(group, 1)
 
 
-_kept_mask = kept(_mask)
+kept_mask = kept(mask_of)

@@ -7,6 +7,7 @@ judged by: held-out files are other files.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -142,7 +143,7 @@ def share_change(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, 
     return (up - down) / count, max(-1.0, rise - fall - half), min(1.0, rise - fall + half)
 
 
-class Judge(Generic[T]):
+class Judge(ABC, Generic[T]):
     """Looks at a model in one way, and once at the base in the same way.
 
     The base's figures stand beside the model's as base_NAME; NAME_change with its 95 % interval
@@ -152,17 +153,17 @@ class Judge(Generic[T]):
     def __init__(self) -> None:
         self._base: T | None = None
 
+    @abstractmethod
     def look(self, model: Any) -> T:
         """Return what was seen, item by item."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, seen: T) -> dict[str, float]:
         """Return what is told of a model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def changes(self, base: T, seen: T) -> dict[str, float]:
         """Return what is told of two models side by side."""
-        raise NotImplementedError
 
     @property
     def knows_the_base(self) -> bool:
