@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -66,9 +68,8 @@ def together(
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True",
     }  # fmt: skip
-    here, ended = Path.cwd(), []
-    for path in here.glob("said-*"):  # by an earlier play
-        path.unlink()
+    here, ended = Path(tempfile.mkdtemp(dir=Path.cwd())), []
+    os.chdir(here)  # others play at the same time
     for number in range(restarts + 1):
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
         kill = kills[number] if number < len(kills) else None
@@ -84,6 +85,8 @@ def together(
         for r in range(size)
         if not any(ended[-1].values())
     }
+    os.chdir(here.parent)
+    shutil.rmtree(here)
     return {"ended": ended, "said": said, "made": calls}
 
 
@@ -103,6 +106,8 @@ def _fork(
         out = os.open(f"said-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        # What main returns is how it ended, also when torchrun's signal comes as it has returned.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if size > 1:  # one alone is started without torchrun
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         library = ctypes.CDLL(os.environ["SUREFOOT_CRASHPOINT"])
