@@ -25,6 +25,15 @@ def test_short_runs_and_runs_without_a_plan_teach_nothing(tmp_path: Path) -> Non
     assert not cache.exists()
 
 
+def test_runs_beside_other_programs_teach_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "past.json"
+    taken = {"steps": 999, "step_seconds": 1.7}
+    learn(cache, "cpu", {"step_seconds": 0.1}, {**taken, "crowded": True})
+    assert not cache.exists()
+    learn(cache, "cpu", {"step_seconds": 0.1}, {**taken, "crowded": False})
+    assert cache.exists()
+
+
 def test_a_card_remembers_what_its_allocator_held(tmp_path: Path) -> None:
     cache = tmp_path / "past.json"
     taken = {"steps": 500, "step_seconds": 0.2, "gpu_bytes": 100, "gpu_reserved_bytes": 106}

@@ -88,6 +88,11 @@ class Monitor:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether other programs took the cores that this one computes on."""
+        return "cores" in self._said
+
     def _watch(self) -> None:
         while not self._end.wait(EVERY):
             self.read()

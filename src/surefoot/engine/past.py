@@ -34,9 +34,13 @@ class Overhead:
 
 
 def learn(cache: Path, device: str, plan: Mapping[str, Any], taken: Mapping[str, float]) -> None:
-    """Keep how the `plan` of a run compares with what it took, if it was long enough to tell."""
+    """Keep how the `plan` of a run compares with what it took.
+
+    Only if it was long enough to tell, and had the cores for itself: what other programs took says
+    nothing about the next run.
+    """
     foreseen = plan.get("step_seconds")
-    if not foreseen or taken.get("steps", 0) < _ENOUGH:
+    if not foreseen or taken.get("crowded") or taken.get("steps", 0) < _ENOUGH:
         return
     key = _key(device)
     row = {"time": taken["step_seconds"] / foreseen}

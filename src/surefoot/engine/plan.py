@@ -113,6 +113,7 @@ def compared(plan: Mapping[str, Any], taken: Mapping[str, float]) -> Iterator[st
     if foreseen and taken["steps"] >= _ENOUGH:
         step, held = taken["step_seconds"], taken["bytes"] / 1e6
         times = f"{foreseen * 1e3:.3g} ms a step foreseen, {step * 1e3:.3g} ms taken"
+        times += " beside other programs" if taken.get("crowded") else ""
         yield f"plan   {times}; the process held {held:.0f} MB"
 
 
