@@ -43,7 +43,11 @@ def load(
         raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
     config = repeated(kept.config, folder.meta)
     speaker = kept.recipe.speak(config, kept.files(), open_world(device))
-    _same_words(speaker, folder)
+    tokenizer = getattr(speaker, "tokenizer", None)
+    _same_words(
+        getattr(tokenizer, "fingerprint", None), folder,
+        "bring its tokenizer.json back, from a mirror or from an export",
+    )  # fmt: skip
     step = fill(speaker.models, folder, checkpoint)
     if engine == "llama.cpp":
         from surefoot.engine.export import through_llama
@@ -53,16 +57,14 @@ def load(
     return speaker, step
 
 
-def _same_words(speaker: Speaker, folder: RunFolder) -> None:
-    """Raise RunError when the run's tokenizer is another than the one that it was trained with."""
+def _same_words(there: str | None, folder: RunFolder, fix: str) -> None:
+    """Raise RunError when `there` is another tokenizer than the one that the run was trained with."""
     recorded = (folder.meta.get("data") or {}).get("tokenizer")
-    there = getattr(getattr(speaker, "tokenizer", None), "fingerprint", recorded)
-    if recorded is not None and there != recorded:
+    if None not in (recorded, there) and there != recorded:
         raise RunError(
             f"the tokenizer of this run is {there}, and it was trained with {recorded}",
-            where=str(folder.path),
-            fix="bring its tokenizer.json back, from a mirror or from an export",
-        )
+            where=str(folder.path), fix=fix,
+        )  # fmt: skip
 
 
 def evaluate(
@@ -80,6 +82,8 @@ def evaluate(
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
     job = kept.recipe.build(repeated(kept.config, folder.meta), open_world(device))
+    fix = "bring the file of --tokenizer, or the texts it was learned from, back as they were"
+    _same_words(job.data.get("tokenizer"), folder, fix)
     step = fill({name: x.model for name, x in job.learners.items()}, folder, checkpoint)
     scores: dict[str, dict[str, float]] = {}
     for name, learner in job.learners.items():

@@ -203,7 +203,9 @@ def test_training_goes_on_with_its_own_tokenizer_alone(
     given.write_text(json.dumps(held))
     asked = ("resume", "b", "--runs", tmp_path / "runs", "--max-steps", 4, "--json")
     found = surefoot(*asked)
-    assert found.code == 2 and "the data changed since this run began" in found.err
+    assert found.code == 2 and "the data or their tokenizer changed since this run" in found.err
+    found = surefoot("evaluate", "b", "--runs", tmp_path / "runs", "--device", "cpu")
+    assert found.code == 2 and "it was trained with" in found.err and "--tokenizer" in found.err
     given.write_text(own)
     assert surefoot(*asked).ok().json["step"] == 4
 
@@ -224,7 +226,7 @@ def test_what_the_data_cannot_give_is_said_and_kept(surefoot: Any, tmp_path: Pat
     for words_of_it in (
         ", not 4,096",
         "empty documents, left out: 2",
-        "not UTF-8, read with U+FFFD",
+        "not UTF-8, read as U+FFFD",
     ):
         assert words_of_it in said.out + said.err
         assert any(words_of_it in note for note in notes)
@@ -246,8 +248,53 @@ def test_a_layout_without_a_public_name_is_said_twice(
 
 
 def test_flags_that_do_not_go_together_are_refused(surefoot: Any, runs: Path) -> None:
-    for more in (["--repl", "--json"], ["--prompt", "a", "--repl"], ["--stop", ""]):
+    for more in (
+        ["--repl", "--json"], ["--prompt", "a", "--repl"], ["--stop", ""], ["--stream", "--json"],
+        ["--stream", "--samples", 2], ["--engine", "llama.cpp", "--device", "cuda"],
+    ):  # fmt: skip
         assert surefoot("sample", "a", "--runs", runs, *more).code == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--tokens", "1e3"], "'1e3': expected a whole number from 1 to 1,000,000"),
+        (["--tokens", "1000000000000"], "expected a whole number from 1 to"),
+        (["--samples", "0"], "expected a whole number from 1 to"),
+        (["--temperature", "nan"], "expected 0 (always the likeliest) or more"),
+        (["--temperature", "warm"], "'warm': expected 0"),
+        (["--top-p", "0"], "a share above 0"),
+        (["--min-p", "1.5"], "a share from 0 to 1"),
+        (["--repetition-penalty", "inf"], "a factor above 0"),
+        (["--prompts", "."], "Is a directory"),
+        (["--prompt", "ab\udcff", "--device", "cpu"], "at position 2 is half a character"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(
+    surefoot: Any, runs: Path, more: list[str], words: str
+) -> None:
+    found = surefoot("sample", "a", "--runs", runs, *more)
+    assert found.code == 2 and words in found.err, found.err
+    assert "Traceback" not in found.err and "_count" not in found.err
+
+
+@pytest.mark.parametrize("device", ["tpu", ""])
+def test_a_device_that_nobody_knows_is_refused(surefoot: Any, runs: Path, device: str) -> None:
+    found = surefoot("sample", "a", "--runs", runs, "--device", device)
+    assert found.code == 3 and "no such device" in found.err and "cuda:N" in found.err
+
+
+def test_what_gguf_cannot_say_is_known_before_training_and_to_the_engine(
+    surefoot: Any, wiki: Path, tmp_path: Path
+) -> None:
+    more = ("--runs", tmp_path / "runs", "--name", "a", "--layout", "gpt2", "--context-warmup", 9)
+    said = surefoot(*words(wiki / "wiki.train.tokens", *more, steps=3)).ok()
+    told = said.out + said.err
+    assert "GGUF has it with another GELU" in told
+    assert "data.context_warmup lasts 9 steps, and training ends at 3" in told
+    asked = ("sample", "a", "--runs", tmp_path / "runs", "--engine", "llama.cpp", "--tokens", 3)
+    found = surefoot(*asked)
+    assert (found.code == 3 and "without --engine llama.cpp" in found.err) or not llama.installed()
 
 
 @pytest.mark.filterwarnings("ignore")

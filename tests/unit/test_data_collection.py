@@ -39,7 +39,7 @@ def test_something_is_always_held_out(tmp_path):
         rows(tmp_path / "r.jsonl", ["one " * 40, "two " * 40]), "", val_ratio=0, cache=tmp_path
     )
     assert made.val.side.documents == made.train.documents == 1
-    with pytest.raises(DataError, match="1 documents"):
+    with pytest.raises(DataError, match="has one document, and some"):
         collect(rows(tmp_path / "s.jsonl", ["one"]), "", cache=tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_each_part_is_counted_and_said(tmp_path):
     made = collect(path, "", val_path=held, vocab_size=270, cache=tmp_path)
     assert made.train.documents == 27
     assert "empty documents, left out: 18" in made.notes
-    assert "val: pieces that are not UTF-8, read with U+FFFD: 1" in made.notes
+    assert "val: places that are not UTF-8, read as U+FFFD: 1" in made.notes
     with pytest.raises(DataError, match=r"held\.txt"):
         collect(path, "", val_path=held, vocab_size=270, cache=tmp_path / "b", bad_utf8="refuse")
 

@@ -46,6 +46,27 @@ def test_a_single_text_is_cut_at_empty_lines(tmp_path):
     assert all(t.startswith("paragraph") for t in found)
 
 
+@pytest.mark.parametrize(
+    "text", ["a line of words\n" * 900 + "\n", "word " * 9000, "\u4e16" * 9000]
+)
+def test_a_single_text_without_an_empty_line_is_cut_at_lines_or_words(tmp_path, text):
+    found, reading = read(put(tmp_path, "log.txt", text))
+    assert "".join(found) == text and len(found) > 1
+    assert all(1000 < len(t.encode()) <= (1 << 14) + 8 for t in found[:-1])
+    assert not any(t.endswith("wor") for t in found)
+    assert "ends of lines" in " ".join(reading.remarks())
+
+
+def test_what_is_packed_must_be_text_as_well(tmp_path):
+    packed = gzip.compress(b"abc\0\1\2" * 99)
+    with pytest.raises(DataError, match=r"what is packed in .*a\.tar\.gz is no text"):
+        read(put(tmp_path, "a.tar.gz", packed))
+    put(tmp_path, "f/a.tar.gz", packed)
+    put(tmp_path, "f/b.txt", "one")
+    found, reading = read(tmp_path / "f")
+    assert found == ["one"] and "hold no text, left out: 1" in " ".join(reading.remarks())
+
+
 def test_in_a_folder_each_file_is_one(tmp_path):
     put(tmp_path, "f/a.txt", "one\n\n" * 900)
     put(tmp_path, "f/b.txt", "two")
@@ -112,6 +133,7 @@ def test_bytes_that_are_no_utf8_are_counted_or_refused(tmp_path):
     path = put(tmp_path, "a.txt", b"good\n\xff bad\n")
     found, reading = read(path)
     assert found == ["good\n\ufffd bad\n"] and reading.counts["bad"] == 1
+    assert read(put(tmp_path, "b.txt", b"\xef\xbf\xbd \xff \xff\n"))[1].counts["bad"] == 2
     assert "not UTF-8" in " ".join(reading.remarks())
     with pytest.raises(DataError, match="byte 5"):
         read(path, bad_utf8="refuse")

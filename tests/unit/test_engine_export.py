@@ -1,18 +1,20 @@
 """Export: other programs read the same model, and nothing is left where one does not."""
 
+import errno
 import json
 import stat
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from surefoot.config.model import GPTConfig
-from surefoot.data.bpe import train_bpe
+from surefoot.data.bpe import BPE, train_bpe
 from surefoot.data.tokenizer import Characters
 from surefoot.engine import export, llama, onnx_file
 from surefoot.engine.adopt import read_folder
 from surefoot.engine.export import write
-from surefoot.errors import CheckFailed, DataError, RunError, Unsupported
+from surefoot.errors import CheckFailed, DataError, OutOfResources, RunError, Unsupported
 from surefoot.nn.foreign import gpt_weights
 from surefoot.nn.gpt import GPT
 
@@ -174,6 +176,52 @@ def test_what_is_there_is_never_overwritten(tmp_path, bpe):
     (tmp_path / "out").mkdir()
     with pytest.raises(RunError, match="exists already"):
         write(awake(bpe, "qwen3"), bpe, tmp_path / "out", "hf")
+
+
+@pytest.mark.parametrize(
+    ("to", "library"),
+    [
+        ("hf", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("pt", RuntimeError("[enforce fail at inline_container.cc] . unexpected pos")),
+        ("pt", OSError("10240 requested and 9360 written")),
+    ],
+)
+def test_a_full_disk_is_said_in_our_words(tmp_path, bpe, to, library, monkeypatch):
+    def full(*_, **__):
+        raise library
+
+    def refuse(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export, "save_file", full)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(type(library)):  # there is space: that was something else
+        write(awake(bpe, "qwen3"), bpe, tmp_path / "out", to)
+    monkeypatch.setattr(type(tmp_path), "write_bytes", refuse)
+    with pytest.raises(OutOfResources, match=r"cannot write .*out: No space left") as caught:
+        write(awake(bpe, "qwen3"), bpe, tmp_path / "out", to)
+    assert "--out" in caught.value.fix and not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_is_said(tmp_path, bpe):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*: (File exists|Not a directory)"):
+        write(awake(bpe, "qwen3"), bpe, tmp_path / "file" / "out", "pt")
+
+
+def test_a_boundary_that_was_added_afterwards_has_its_place_in_gguf(tmp_path, bpe):
+    pytest.importorskip("gguf")
+    told = json.loads(bpe.to_json())
+    vocab, border = told["model"]["vocab"], "<|endoftext|>"
+    last = len(vocab) - 1
+    name = next(n for n, at in vocab.items() if at == last)
+    del vocab[border]
+    vocab[name] = bpe.boundary
+    told["added_tokens"][0]["id"] = last
+    other = BPE(json.dumps(told))
+    assert other.boundary == last
+    model = GPT(GPTConfig(**SIZES), other.vocab_size, seed=1)
+    assert write(model, other, tmp_path / "m.gguf", "gguf").agree == 1.0
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "untied"])

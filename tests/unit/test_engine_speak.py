@@ -53,6 +53,32 @@ def test_characters_come_whole_and_nothing_of_a_stop_is_shown_early():
     assert grown("a STEP", "STOP") == ["a", " ", "STE", "P"]
 
 
+class Words:
+    """Reads as SentencePiece does: a token brings the space before it, but not at the beginning."""
+
+    def decode(self, ids):
+        return "".join(f" {'abc'[n]}" for n in ids).removeprefix(" ")
+
+
+@pytest.mark.parametrize(("prompt", "shown"), [((), "a b c"), ((2, 1), " a b c")])
+def test_spaces_between_tokens_are_kept_where_single_tokens_have_none(prompt, shown):
+    writing = _Writing(Words(), None, (), prompt)
+    assert "".join([*map(writing.push, (0, 1, 2)), writing.rest()]) == shown
+
+
+def test_a_thousand_texts_are_written_some_at_a_time(monkeypatch):
+    talk, widths = speaker(), []
+    real = TextSpeaker._generate
+    watch = lambda self, learner, known, *more: (
+        widths.append(len(known)) or real(self, learner, known, *more)
+    )
+    monkeypatch.setattr(TextSpeaker, "_generate", watch)
+    requests = [Request("a", 2, seed=n) for n in range(70)]
+    found = talk.replies("main", requests)
+    assert widths == [64, 6]
+    assert found[69] == "".join(talk.reply("main", requests[69]))
+
+
 def test_the_border_ends_a_text():
     assert grown("one\0two", border=0) == list("one")
 

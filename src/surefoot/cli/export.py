@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
+
+from surefoot.cli.options import parser
 
 __all__ = ["run"]
 
@@ -14,9 +15,7 @@ _QUANTS = ("f32", "f16", "q8_0", "q4_0")
 
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb and return its exit code."""
-    own = argparse.ArgumentParser(
-        "surefoot export", description="Give a model to other programs.", allow_abbrev=False
-    )
+    own = parser("export", "Give a model to other programs.")
     own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
     own.add_argument(
         "--to", required=True, choices=_FORMATS,
@@ -32,8 +31,6 @@ def run(verb: str, argv: list[str]) -> int:
     )
     own.add_argument("--checkpoint", default="best", help="best (default), last or a step")
     own.add_argument("--learner", help="which model, where a run has several")
-    own.add_argument("--runs", metavar="DIR", help="folder of the runs (or $SUREFOOT_RUNS)")
-    own.add_argument("--json", action="store_true", help="print one JSON document")
     options = own.parse_args(argv)
     if options.quant != "f32" and options.to not in ("gguf", "ollama"):
         own.error("--quant is for --to gguf and --to ollama")

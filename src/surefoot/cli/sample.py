@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from shutil import get_terminal_size
@@ -38,39 +39,27 @@ def _parser(verb: str, description: str) -> Parser:
     return own
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("expected at least 1")
-    return value
+def _number(kind: type[float], low: float, high: float, said: str) -> Callable[[str], float]:
+    """Return a reader for argparse of numbers from `low` to `high`, which are `said` in words."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind("-1")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {said}")
+        return value
+
+    return read
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("expected a share above 0, up to 1")
-    return value
-
-
-def _warmth(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("expected 0 (always the likeliest) or more")
-    return value
-
-
-def _least(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("expected a share from 0 to 1")
-    return value
-
-
-def _penalty(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("expected a factor above 0; 1 changes nothing")
-    return value
+_MOST = 1_000_000  # texts or tokens asked for at once
+_COUNT = _number(int, 1, _MOST, f"a whole number from 1 to {_MOST:,}")
+_WARMTH = _number(float, 0, sys.float_info.max, "0 (always the likeliest) or more")
+_SHARE = _number(float, sys.float_info.min, 1, "a share above 0, up to 1")
+_LEAST = _number(float, 0, 1, "a share from 0 to 1")
+_FACTOR = _number(float, 1e-9, 1e9, "a factor above 0; 1 changes nothing")
 
 
 def _words() -> argparse.ArgumentParser:
@@ -78,16 +67,16 @@ def _words() -> argparse.ArgumentParser:
     own.add_argument("--prompt", help="text to continue")
     own.add_argument("--prompts", metavar="FILE", help="continue each line of a file, at once")
     own.add_argument("--repl", action="store_true", help="continue what you type, until Ctrl-D")
-    own.add_argument("--samples", type=_count, default=1, metavar="N", help="texts a prompt (1)")
-    own.add_argument("--tokens", type=_count, default=300, help="how many to write (300)")
-    own.add_argument("--temperature", type=_warmth, default=0.8, help="0 is greedy (0.8)")
-    own.add_argument("--top-k", type=_count, help="choose among the K likeliest")
-    own.add_argument("--top-p", type=_share, help="choose among the likeliest that sum to P")
+    own.add_argument("--samples", type=_COUNT, default=1, metavar="N", help="texts a prompt (1)")
+    own.add_argument("--tokens", type=_COUNT, default=300, help="how many to write (300)")
+    own.add_argument("--temperature", type=_WARMTH, default=0.8, help="0 is greedy (0.8)")
+    own.add_argument("--top-k", type=_COUNT, help="choose among the K likeliest")
+    own.add_argument("--top-p", type=_SHARE, help="choose among the likeliest that sum to P")
     own.add_argument(
-        "--min-p", type=_least, help="choose among those P times as likely as the first"
+        "--min-p", type=_LEAST, help="choose among those P times as likely as the first"
     )
     own.add_argument(
-        "--repetition-penalty", type=_penalty, default=1.0, metavar="X",
+        "--repetition-penalty", type=_FACTOR, default=1.0, metavar="X",
         help="above 1 avoids tokens that the text has (1)",
     )  # fmt: skip
     own.add_argument(
@@ -120,6 +109,7 @@ def _sample(argv: list[str]) -> int:
         argv = [*argv[:place], f"--rgb={argv[place + 1]}", *argv[place + 2 :]]
     options = own.parse_args(argv)
     _fits(own, options)
+    prompts = _prompts(options)
     from surefoot import use
 
     speaker, step = use.load(
@@ -135,7 +125,8 @@ def _sample(argv: list[str]) -> int:
         print(f"checkpoint of step {step}", file=sys.stderr)
     if options.repl:
         return _repl(options, speaker, learner)
-    requests = _requests(options)
+    seeds = range(options.seed, options.seed + options.samples)
+    requests = [_request(options, prompt, seed) for prompt in prompts for seed in seeds]
     for prompt in dict.fromkeys(request.prompt for request in requests):
         _remark(speaker, learner, prompt)
     if len(requests) > 1:
@@ -164,20 +155,29 @@ def _fits(own: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         raise ConfigError("--prompt is empty", fix=fix)
     if "" in options.stop:
         own.error("--stop: expected some text")
+    if options.stream and (options.json or options.prompts or options.samples > 1):
+        own.error("--stream shows one text at a time: not with --json, --prompts or --samples")
+    if options.engine != "native" and options.device not in ("auto", "cpu"):
+        own.error(f"--engine {options.engine} computes on the processor: leave --device out")
 
 
-def _requests(options: argparse.Namespace) -> list[Request]:
-    """Return what is asked for: every prompt, with a seed of its own for each sample."""
-    prompts: list[str | None] = [options.prompt]
-    if options.prompts:
-        try:
-            prompts = list(Path(options.prompts).read_text("utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"--prompts: cannot read {options.prompts}: {error}") from None
-        if not prompts:
-            raise DataError(f"--prompts: {options.prompts} is empty", fix="a prompt on each line")
-    seeds = range(options.seed, options.seed + options.samples)
-    return [_request(options, prompt, seed) for prompt in prompts for seed in seeds]
+def _prompts(options: argparse.Namespace) -> list[str | None]:
+    """Return what is to be continued: the prompt, each line of a file, or None."""
+    if not options.prompts:
+        return [options.prompt]
+    try:
+        text = Path(options.prompts).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        fix = "give a text in UTF-8 that you may read, with a prompt on each line"
+        raise DataError(f"--prompts: cannot read {options.prompts}: {why}", fix=fix) from None
+    if not text:
+        raise DataError(f"--prompts: {options.prompts} is empty", fix="a prompt on each line")
+    found = text.removesuffix("\n").split("\n")
+    if len(found) * options.samples > _MOST:
+        what = f"{len(found):,} prompts x {options.samples:,} samples are more than {_MOST:,} texts"
+        raise ConfigError(what, fix="fewer --samples, or fewer lines at a time")
+    return list(found)
 
 
 def _request(options: argparse.Namespace, prompt: str | None, seed: int) -> Request:
@@ -254,8 +254,10 @@ def _repl(options: argparse.Namespace, speaker: Speaker, learner: str) -> int:
         except EOFError:
             print(end="\n" if asking else "")
             return 0
-        _remark(speaker, learner, prompt)
+        except UnicodeDecodeError:  # nothing can be read past it
+            raise DataError("what was typed is not UTF-8", fix="write UTF-8") from None
         try:
+            _remark(speaker, learner, prompt)
             _write(options, speaker, learner, _request(options, prompt, seed))
         except DataError as error:  # such as a character that the vocabulary lacks
             print(error, file=sys.stderr)

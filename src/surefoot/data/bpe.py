@@ -53,7 +53,10 @@ class BPE:
         ends = (self._library.token_to_id(name) for name in _ENDS)
         self.boundary: int = next((end for end in ends if end is not None), -1)
         if self.boundary < 0:
-            raise DataError(f"this tokenizer has none of {', '.join(_ENDS)}", where=where)
+            raise DataError(
+                f"this tokenizer has none of {', '.join(_ENDS)}, one of which is to stand between "
+                "documents", where=where, fix="add one to it, or leave data.tokenizer out",
+            )  # fmt: skip
         self._known: dict[str, bytes] = {}
 
     @cached_property
@@ -65,8 +68,14 @@ class BPE:
     def encode(self, text: str) -> NDArray[Any]:
         """Return the tokens of `text` [n] as uint16, or int32 for more than 65,536 tokens.
 
-        A boundary that is spelled out in the text is text like any other.
+        A boundary that is spelled out in the text is text like any other. Raises DataError for
+        half a character, which is how bytes that are no UTF-8 come from a terminal.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            what = f"what stands at position {error.start} is half a character"
+            raise DataError(what, fix="write it in UTF-8") from None
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[NDArray[Any]]:

@@ -120,6 +120,10 @@ class Collection:
         )
 
 
+def _many(count: int) -> str:
+    return "one document" if count == 1 else f"{count or 'no'} documents"
+
+
 def _told(side: Side) -> dict[str, int]:
     return {"documents": side.documents, "bytes": side.size, "tokens": side.tokens}
 
@@ -161,7 +165,7 @@ def collect(
     threshold = -1.0 if "val" in others else max(val_ratio, seen.least)
     if not seen.documents or ("val" not in others and seen.documents < 2):
         raise DataError(
-            f"data.path: {name} has {seen.documents} documents, and some are to be held out",
+            f"data.path: {name} has {_many(seen.documents)}, and some are to be held out",
             fix="give more text, or others to validate with: --val-path FILE",
         )
     bpe = (
@@ -238,7 +242,9 @@ def _given(path: Path) -> BPE:
     try:
         return BPE(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.tokenizer: cannot read {path}: {error}", fix="check it") from None
+        why = getattr(error, "strerror", None) or "it is no text"
+        fix = "--tokenizer with a tokenizer.json that you may read, or none, to learn one"
+        raise DataError(f"data.tokenizer: cannot read {path}: {why}", fix=fix) from None
 
 
 def _learned(

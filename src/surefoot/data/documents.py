@@ -1,8 +1,8 @@
 r"""Documents from files: text, JSON Lines, folders of them, packed or not, a piece at a time.
 
 A plain file is several documents where it says so: between `<|endoftext|>`, or at the headings of
-WikiText. In a folder any other file is one document; alone, it is cut at empty lines, so that
-something can be held out. Line ends become \n. Nothing here holds more than a document or a
+WikiText. In a folder any other file is one document; alone, it is cut at empty lines, or at the
+ends of lines where it begins without an empty one, so that something can be held out. Line ends become \n. Nothing here holds more than a document or a
 megabyte of it in memory.
 """
 
@@ -25,7 +25,7 @@ from surefoot.errors import DataError
 __all__ = ["BadText", "Piece", "Reading", "documents", "find_documents"]
 
 BadText = Literal["replace", "refuse"]
-Way = Literal["marker", "wikitext", "paragraphs", "whole"]
+Way = Literal["marker", "wikitext", "paragraphs", "lines", "whole"]
 
 _BY_LINE = (".jsonl", ".ndjson")
 _MARKER = b"<|endoftext|>"
@@ -33,8 +33,13 @@ _HEADING = re.compile(rb"^ = [^=\s][^=\n]* = *$", re.MULTILINE)
 _SNIFF = 1 << 16  # bytes that tell how a file is divided
 _PIECE = 1 << 20  # bytes or characters of a document at a time
 _PARAGRAPHS = 1 << 10  # bytes of a document at least, where a single text is cut
+_LINE = 1 << 14  # bytes of one line, where a single text is cut at the ends of lines
+_EMPTY = re.compile(rb"\n[ \t\r]*\n")
 _LONGEST_LINE = 1 << 28  # bytes of a line of JSON
-_NAMED = {"marker": "<|endoftext|>", "wikitext": "WikiText headings", "paragraphs": "empty lines"}
+_NAMED = {
+    "marker": "<|endoftext|>", "wikitext": "WikiText headings", "paragraphs": "empty lines",
+    "lines": "ends of lines, as no line of it is empty",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,17 @@ class Reading:
         """Return sentences about what was changed, left out or decided."""
         counts, found = self.counts, []
         if counts["bad"]:
-            found.append(f"pieces that are not UTF-8, read with U+FFFD: {counts['bad']:,}")
+            found.append(f"places that are not UTF-8, read as U+FFFD: {counts['bad']:,}")
         if counts["empty"]:
             found.append(f"empty documents, left out: {counts['empty']:,}")
+        if counts["binary"]:
+            found.append(f"packed files that hold no text, left out: {counts['binary']:,}")
         if counts["returns"]:
             found.append(r"line ends \r\n or \r are read as \n")
         for way, name in _NAMED.items():
             if counts[way]:
-                found.append(f"cut into documents at {name}: files {counts[way]:,}")
+                many = f" ({counts[way]:,} files)" if counts[way] > 1 else ""
+                found.append(f"cut into documents at {name}{many}")
         return found
 
 
@@ -101,7 +109,15 @@ def _texts(
     if (name.with_suffix("") if name.suffix in PACKED else name).suffix in _BY_LINE:
         yield from _fields(stream, file, reading)
         return
-    way = _way(stream.peek(_SNIFF)[:_SNIFF], alone)
+    start = stream.peek(_SNIFF)[:_SNIFF]
+    if b"\0" in start and name.suffix in PACKED:  # of others it was seen when they were found
+        if alone:
+            raise DataError(
+                f"data.path: what is packed in {file.path} is no text", fix="give a text"
+            )
+        reading.counts["binary"] += 1
+        return
+    way = _way(start, alone)
     reading.counts[way] += 1
     at = 0
     for content, begins in _divided(stream, way):
@@ -137,15 +153,16 @@ def _field(line: str, where: str, reading: Reading) -> str:
     """Return the text of one line of JSON."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fix = "each line of JSON Lines is one object"
         raise DataError(f"data.path: no JSON: {error}", where=where, fix=fix) from None
     text = row.get(reading.text_field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         known = [k for k, v in row.items() if isinstance(v, str)] if isinstance(row, dict) else []
         raise DataError(
-            f"data.path: no text in the field {reading.text_field!r}",
-            where=where, fix=f"--text-field, with one of: {', '.join(known) or '(no text here)'}",
+            f"data.path: no text in the field {reading.text_field!r}", where=where,
+            fix=f"--text-field, with one of: {', '.join(known)}" if known
+            else "each line is to be an object with a text in some field; leave this line out",
         )  # fmt: skip
     try:
         text.encode()
@@ -160,14 +177,16 @@ def _way(start: bytes, alone: bool) -> Way:
         return "marker"
     if _HEADING.search(start):
         return "wikitext"
-    return "paragraphs" if alone else "whole"
+    if not alone:
+        return "whole"
+    return "paragraphs" if _EMPTY.search(start.strip()) else "lines"
 
 
 def _divided(stream: Any, way: Way) -> Iterator[tuple[bytes, bool]]:
     """Yield pieces of bytes that end with a line where that is possible, and what they begin."""
     held: list[bytes] = []
     size, begins = 0, True
-    for line in _lines(stream):
+    for line in _lines(stream, min(_LINE, _PIECE) if way == "lines" else _PIECE):
         first, *others = line.split(_MARKER) if way == "marker" else [line]
         new = _is_new(way, line, held, size)
         if held and (new or size + len(first) > _PIECE):
@@ -189,15 +208,15 @@ def _is_new(way: Way, line: bytes, held: list[bytes], size: int) -> bool:
         return bool(heading) and any(not part.isspace() for part in held)
     if way == "paragraphs":
         return size >= _PARAGRAPHS and held[-1].isspace() and not line.isspace()
-    return False
+    return way == "lines" and size >= _PARAGRAPHS
 
 
-def _lines(stream: Any) -> Iterator[bytes]:
-    """Yield lines, and those longer than a piece in several, cut before a word where they have any."""
+def _lines(stream: Any, most: int) -> Iterator[bytes]:
+    """Yield lines, and those of more than `most` bytes in several, cut before a word if they can be."""
     rest = b""
-    while line := stream.readline(_PIECE):
+    while line := stream.readline(most):
         line, rest = rest + line, b""
-        if len(line) >= _PIECE and not line.endswith(b"\n"):
+        if len(line) >= most and not line.endswith(b"\n"):
             cut = line.rfind(b" ") if b" " in line[1:] else _last_character(line)
             line, rest = line[:cut], line[cut:]
         yield line
@@ -219,8 +238,8 @@ def _decoded(content: bytes, file: TextFile, reading: Reading, at: int) -> str:
                 f"data.path: {file.path} is not UTF-8 at byte {at + error.start:,}",
                 fix="--bad-utf8 replace reads it with U+FFFD there, and counts such places",
             ) from None
-        reading.counts["bad"] += 1
         text = content.decode(errors="replace")
+        reading.counts["bad"] += text.count("\ufffd") - content.count("\ufffd".encode())
     return _unix(text.removeprefix("\ufeff") if at == 0 else text, reading)
 
 

@@ -146,8 +146,8 @@ def _single(path: Path, packed: tuple[str, ...], kind: str) -> TextFile:
     raise DataError(
         f"data.path: {path} is not text: byte {null:,} is NUL",
         where=f"{path} ({sized(size)})",
-        fix="give a text file, or a folder of them (binary files in a folder are left out); "
-        "--vocabulary byte reads any bytes",
+        fix="give a text file, or a folder of them (binary files in a folder are left out)"
+        + ("" if packed else "; --vocabulary byte reads any bytes"),
     )
 
 

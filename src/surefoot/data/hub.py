@@ -48,7 +48,10 @@ def fetch(corpus: str, cache: Path, field: str = "text") -> Path:
     if (folder / "complete").exists():
         return folder
     if is_offline():
-        raise DataError(f"data.corpus: {corpus} is on the hub, and SUREFOOT_OFFLINE is set")
+        fix = "unset it, or --path FOLDER with a copy of your own"
+        raise DataError(
+            f"data.corpus: {corpus} is on the hub, and SUREFOOT_OFFLINE is set", fix=fix
+        )
     try:
         import datasets  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -61,7 +64,8 @@ def fetch(corpus: str, cache: Path, field: str = "text") -> Path:
         )
     except Exception as error:  # the library raises many kinds of its own
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"data.corpus: {corpus} cannot be had: {said}", fix="check it") from None
+        fix = "check the name and the network, or --path FOLDER with a copy of your own"
+        raise DataError(f"data.corpus: {corpus} cannot be had: {said}", fix=fix) from None
     lines = "wikitext" in found["path"]  # its rows are the lines of a file
     for split, rows in splits.items():
         with writing(folder / (f"wiki.{split}.tokens" if lines else f"rows.{split}.jsonl")) as file:

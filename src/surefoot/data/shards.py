@@ -37,6 +37,7 @@ from surefoot.data.tokens import TokenFiles
 __all__ = ["Progress", "Shards", "Side", "Survey", "shards", "survey"]
 
 _FORMAT = 1
+_SURVEY = "2"  # what a survey says, and counts
 _SHARD = 1 << 24  # bytes of text, at least
 _MOST = 128  # shards
 _BLOCK = 1 << 22  # bytes
@@ -95,7 +96,7 @@ class _Plan:
 
 def survey(files: Sequence[TextFile], reading: Reading, cache: Path) -> Survey:
     """Read everything once, or remember having done so."""
-    path = cache / "tokens" / f"survey-{_key(files, reading)}.json"
+    path = cache / "tokens" / f"survey-{_key(files, reading, _SURVEY)}.json"
     try:
         kept = json.loads(path.read_text("utf-8"))
         return Survey(**{**kept, "remarks": tuple(kept["remarks"])})

@@ -12,11 +12,12 @@ on 512 positions. Nothing is left behind when something fails.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,7 +35,7 @@ from surefoot.engine import llama, onnx_file
 from surefoot.engine.adopt import read_weights
 from surefoot.engine.sample import Decodes
 from surefoot.engine.speak import Speaker, TextSpeaker
-from surefoot.errors import CheckFailed, RunError, Unsupported
+from surefoot.errors import CheckFailed, OutOfResources, RunError, Unsupported
 from surefoot.nn.foreign import gpt_weights
 from surefoot.nn.gpt import GPT
 from surefoot.nn.public import public_config, public_weights
@@ -130,13 +132,34 @@ def refuse_other(found: Exported, quant: str) -> None:
 def staged(out: Path) -> Iterator[Path]:
     """Lend a place beside `out` that becomes it when all went well, and else disappears."""
     place = out.with_name(f".{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove(place)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove(place)
         yield place
         place.rename(out)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        stopped = error if isinstance(error, OSError) and error.errno else _refusal(out)
+        if stopped is None:
+            raise
+        kind = OutOfResources if stopped.errno in (errno.ENOSPC, errno.EDQUOT) else RunError
+        fix = "another --out, with free space, that you may write to"
+        raise kind(f"cannot write {out}: {stopped.strerror}", fix=fix) from None
     finally:
-        _remove(place)
+        with suppress(OSError):
+            _remove(place)
+
+
+def _refusal(out: Path) -> OSError | None:
+    """Return what keeps anything from being written beside `out`; libraries say it in their own words."""
+    probe = out.with_name(f".{out.name}.probe")
+    try:
+        probe.write_bytes(bytes(1 << 16))
+    except OSError as error:
+        return error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return None
 
 
 def _remove(place: Path) -> None:
@@ -278,7 +301,12 @@ def through_llama(speaker: Speaker, dtype: str) -> TextSpeaker:
             raise RunError(f"{name} is no language model that llama.cpp knows")
         with tempfile.TemporaryDirectory(prefix="surefoot-") as place:
             path = Path(place) / "model.gguf"
-            write(model, speaker.tokenizer, path, "gguf", llama.QUANT_OF[dtype])
+            try:
+                write(model, speaker.tokenizer, path, "gguf", llama.QUANT_OF[dtype])
+            except Unsupported as error:
+                if (error.fix or "").startswith("--"):  # a flag of `export`
+                    error.fix = "without --engine llama.cpp it is computed here"
+                raise
             engines[name] = llama.LlamaCpp(path, model.config.context)
         model.to("meta")
     return replace(speaker, engines=engines)

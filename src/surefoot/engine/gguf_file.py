@@ -112,8 +112,10 @@ def _fits(model: GPT, tokenizer: Tokenizer, quant: str) -> BPE:
 
 
 def _add_tokenizer(out: Any, bpe: BPE) -> None:
-    model = json.loads(bpe.to_json())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    told = json.loads(bpe.to_json())
+    model, added = told["model"], told.get("added_tokens", ())
+    vocab = model["vocab"] | {token["content"]: token["id"] for token in added}
+    tokens = sorted(vocab, key=vocab.get)
     out.add_tokenizer_model("gpt2")
     out.add_tokenizer_pre("gpt-2")
     out.add_token_list(tokens)

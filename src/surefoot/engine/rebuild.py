@@ -50,7 +50,7 @@ def rebuild(
     job = recipe.build(repeated(config, folder.meta), world)
     if job.source.fingerprint != folder.meta["source"]:
         raise RunError(
-            "the data changed since this run began, so it cannot go on exactly",
+            f"{_other(job, folder)} changed since this run began, so it cannot go on exactly",
             where=str(folder.path), fix="bring the old data back, or start anew with --new",
         )  # fmt: skip
     known = folder.meta.get("horizons") or dict.fromkeys(job.learners, horizon)
@@ -58,6 +58,12 @@ def rebuild(
     for learner in job.learners.values():
         apply(learner, pins)
     return job, world, pins, horizons
+
+
+def _other(job: Job, folder: RunFolder) -> str:
+    """Name what the data of a run differ in."""
+    before = (folder.meta.get("data") or {}).get("tokenizer")
+    return "the data" if before == job.data.get("tokenizer") else "the data or their tokenizer"
 
 
 def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:

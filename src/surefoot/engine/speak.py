@@ -18,6 +18,9 @@ from surefoot.nn.decode import Decoder
 
 __all__ = ["Answerer", "Request", "Speaker", "TextSpeaker"]
 
+_AT_ONCE = 64  # texts
+_BEFORE = 4  # tokens that decide how the next is read
+
 
 @dataclass(frozen=True)
 class Request:
@@ -87,8 +90,9 @@ class TextSpeaker:
 
     def reply(self, learner: str, request: Request) -> Iterator[str]:
         """Continue the prompt; pieces are whole characters, whatever the tokens are."""
-        text = _Writing(self.tokenizer, self.border, request.stop)
-        known = torch.from_numpy(self._read(request.prompt)).unsqueeze(0)
+        prompt = self._read(request.prompt)
+        text = _Writing(self.tokenizer, self.border, request.stop, prompt)
+        known = torch.from_numpy(prompt).unsqueeze(0)
         for token in self._generate(learner, known, request, request.seed):
             yield text.push(int(token))
             if text.done:
@@ -114,9 +118,11 @@ class TextSpeaker:
             key = (len(prompts[i]), replace(request, prompt=None, seed=0))
             groups.setdefault(key, []).append(i)
         found = [("", False)] * len(requests)
-        for (_, shared), members in groups.items():
+        for shared, members in _shares(groups):
             known = torch.from_numpy(np.stack([prompts[i] for i in members]))
-            texts = [_Writing(self.tokenizer, self.border, shared.stop) for _ in members]
+            texts = [
+                _Writing(self.tokenizer, self.border, shared.stop, prompts[i]) for i in members
+            ]
             seeds = [requests[i].seed for i in members]
             said = [""] * len(members)
             for tokens in self._generate(learner, known, shared, seeds):
@@ -153,11 +159,29 @@ class TextSpeaker:
         return np.concatenate((np.array(first, dtype=np.int64), tokens.astype(np.int64)))
 
 
-class _Writing:
-    """A text as it grows, token by token; what may still change is held back."""
+def _shares(groups: Mapping[Any, list[int]]) -> Iterator[tuple[Request, list[int]]]:
+    """Yield what is written at once: not so much that keys and values would fill the memory."""
+    for (_, shared), members in groups.items():
+        for start in range(0, len(members), _AT_ONCE):
+            yield shared, members[start : start + _AT_ONCE]
 
-    def __init__(self, tokenizer: Tokenizer, border: int | None, stops: tuple[str, ...]) -> None:
+
+class _Writing:
+    """A text as it grows, token by token; what may still change is held back.
+
+    Tokens are read after those before them, at first the end of the prompt: some vocabularies
+    drop the space of a word where it is the first.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        border: int | None,
+        stops: tuple[str, ...],
+        prompt: Sequence[int] | NDArray[np.int64] = (),
+    ) -> None:
         self._tokenizer, self._border, self._stops = tokenizer, border, stops
+        self._before = [int(token) for token in prompt[-_BEFORE:] if token != border]
         self._tokens: list[int] = []  # of a character that is not whole yet
         self._held = ""  # may be the beginning of a stop
         self.done = False
@@ -169,20 +193,25 @@ class _Writing:
         if token == self._border:
             return self.rest()
         self._tokens.append(token)
-        text = self._tokenizer.decode(self._tokens)
+        text = self._text()
         if text.endswith("�"):
             return ""
-        self._tokens.clear()
+        self._before, self._tokens = (self._before + self._tokens)[-_BEFORE:], []
         return self._past(text)
 
     def rest(self) -> str:
         """Return what was held back; the text is done."""
         if self.done:
             return ""
-        shown = self._past(self._tokenizer.decode(self._tokens))
+        shown = self._past(self._text())
         found = shown if self.done else shown + self._held
         self.done = True
         return found
+
+    def _text(self) -> str:
+        """Return the text of the last tokens."""
+        before = self._tokenizer.decode(self._before)
+        return self._tokenizer.decode(self._before + self._tokens)[len(before) :]
 
     def _past(self, text: str) -> str:
         """Return what surely stands before a stop."""

@@ -8,6 +8,7 @@ the others answers at once.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ def open_world(device: str = "auto") -> World:
     Of a group that torchrun started each process gets its own device of the kind. Raises
     Unsupported when a device asked for by name is not there, RunError when the group does not meet.
     """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise Unsupported(f"no such device: {device!r}", fix="auto, cpu, mps, cuda or cuda:N")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
     if launched():

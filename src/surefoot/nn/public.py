@@ -25,6 +25,9 @@ _GPT2 = {
     "attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj", "mlp.up": "mlp.c_fc",
     "mlp.down": "mlp.c_proj", "norm1": "ln_1", "norm2": "ln_2",
 }  # fmt: skip
+_ADOPT = (
+    "GPT-2: surefoot adopt FOLDER/model.safetensors --recipe gpt --tokenizer FOLDER/tokenizer.json"
+)
 _BENDS = {"llama": "silu", "qwen3": "silu", "arcee": "relu2"}  # what may be imported
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
@@ -117,7 +120,7 @@ def sizes_of(public: Mapping[str, Any]) -> dict[str, Any]:
     """
     kind = public.get("model_type")
     if kind not in _BENDS:
-        raise DataError(f"model_type {kind} is none of {', '.join(_BENDS)}", fix="surefoot adopt")
+        raise DataError(f"model_type {kind} is none of {', '.join(_BENDS)}", fix=_ADOPT)
     rope = public.get("rope_parameters") or public.get("rope_scaling") or {}
     heads = public["num_attention_heads"]
     width = public.get("head_dim") or public["hidden_size"] // heads

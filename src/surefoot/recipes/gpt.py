@@ -54,7 +54,7 @@ class DocumentData(Section):
     val_ratio: float = knob(
         0.02, "Share of the documents that is held out where no file says which.", ge=0, lt=0.9
     )
-    vocab_size: int = knob(8192, "Tokens of the vocabulary to learn.", ge=257)
+    vocab_size: int = knob(8192, "Tokens of the vocabulary to learn.", ge=257, le=1_000_000)
     tokenizer: Path | None = knob(None, "A tokenizer.json to use instead of learning one.")
     shards: str | None = knob(
         None, "Address of shards (see `surefoot data shard`): a folder, s3://… or https://…."
@@ -122,7 +122,8 @@ def build(config: GPTRunConfig, world: World) -> Job:
         notes=[
             f"data   {found.describe_line()}",
             *found.notes,
-            *_given_up(config.model),
+            *_given_up(config.model, bpe),
+            *_never_whole(config),
         ],
         files={KEPT: bpe.to_json()},
         settings={} if config.data.path or config.data.shards else {"data.corpus": found.name},
@@ -130,12 +131,32 @@ def build(config: GPTRunConfig, world: World) -> Job:
     )
 
 
-def _given_up(model: GPTConfig) -> list[str]:
+def _given_up(model: GPTConfig, bpe: BPE) -> list[str]:
     """Say before training what a model gives up that no other program knows."""
-    if not model.private:
-        return []
-    what = " and ".join(model.private)
-    return [f"export {what}: no HF or GGUF layout has that; ONNX and pt will keep it"]
+    if model.private:
+        what = " and ".join(model.private)
+        return [f"export {what}: no HF or GGUF layout has that; ONNX and pt will keep it"]
+    if model.layout == "gpt2":
+        return ["export layout gpt2: GGUF has it with another GELU; HF, ONNX and pt will keep it"]
+    if not bpe.by_words:
+        return [
+            "export of this tokenizer: GGUF does not split as it does; HF, ONNX and pt will keep it"
+        ]
+    return []
+
+
+def _never_whole(config: GPTRunConfig) -> list[str]:
+    """Say of what grows that training ends before it is whole."""
+    last = config.train.max_steps
+    growing = {
+        "data.context_warmup": config.data.context_warmup,
+        "train.batch_warmup": config.train.batch_warmup,
+    }
+    return [
+        f"{name} lasts {steps:,} steps, and training ends at {last:,}"
+        for name, steps in growing.items()
+        if last is not None and steps > last
+    ]
 
 
 def read(config: GPTRunConfig) -> Collection:
@@ -282,7 +303,10 @@ def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
         weights = _cut(weights, _bpe(Path(kept)).vocab_size, notes)
     else:
         settings["data.vocab_size"] = words
-        notes.append(f"{words:,} tokens: those of --tokenizer FILE, else learned anew")
+        notes.append(
+            f"the {words:,} tokens mean what the tokenizer of these weights says: --tokenizer FILE; "
+            "without it as many are learned anew"
+        )
     unknown = {f"model.{field}": why for field, why in left.items() if field not in told}
     return Adoption({"main": weights}, settings, unknown, notes)
 
