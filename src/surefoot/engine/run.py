@@ -252,8 +252,7 @@ def _train(
     witness.tell()
     status = "done" if ended == "done" else "stopped"
     best = {n: tuple(x.memory["best"]) for n, x in state.learners.items() if "best" in x.memory}
-    crowded = monitor is not None and monitor.crowded
-    taken = {**conductor.meter.taken(), "crowded": crowded}
+    taken = {**conductor.meter.taken(), "crowded": monitor is not None and monitor.crowded}
     if world.leads:
         folder.update(status=status, ended=now(), step=state.step, best=best, taken=taken)
     if status == "done" and world.leads:
