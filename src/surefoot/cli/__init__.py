@@ -10,14 +10,11 @@ import codecs
 import contextlib
 import importlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
+from surefoot.cli.stoppable import STOPPED, stoppable
 from surefoot.errors import ConfigError, DeviceLost, Stopped, SurefootError
 
 __all__ = ["VERBS", "main"]
@@ -62,7 +59,7 @@ _EXAMPLES = (
     ("surefoot resume last", "after anything"),
 )
 TRAINS = ("train", "resume", "sweep")
-_DONE, _BUG, _FULL, _STOPPED, _INTERRUPTED = 0, 1, 4, 75, 130
+_DONE, _BUG, _FULL, _INTERRUPTED = 0, 1, 4, 130
 _PIPE = 141  # the reader of our output went away
 
 
@@ -74,11 +71,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _together(argv: list[str] | None) -> int:
-    from surefoot.track.exits import afresh, note
+    from surefoot.track.exits import afresh, note, told
 
     afresh()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # who is gone is said in our words
-    code = _main(argv)
+    # A signal may come to the launcher before there is a process that it could pass it on to.
+    code = STOPPED if told() else _main(argv)
     if "surefoot.engine" in sys.modules:
         from surefoot.engine.ranks.team import leave
 
@@ -129,32 +127,10 @@ def _dispatch(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise _unknown(verb)
-    with _stoppable() if verb in TRAINS else contextlib.nullcontext():
+    with stoppable() if verb in TRAINS else contextlib.nullcontext():
         module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
         code: int = module.run(verb, rest)
     return code
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end what trains with the words and the code of a stop, also while it starts.
-
-    Between the first step and the last save the engine listens itself, and saves.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.environ.get("RANK", "0") == "0":
-            print("stopped by SIGTERM; the same command goes on", file=sys.stderr)
-        raise SystemExit(_STOPPED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _share_cores() -> None:
@@ -197,11 +173,22 @@ def _fail(error: SurefootError) -> int:
     if "RANK" in os.environ:
         _tell_others(error, error.final)
     # Of several processes one speaks, or another where rank 0 is gone, or that whose device is lost,
-    # for no other one knows it.
-    speaks = getattr(error, "speaks", False) or isinstance(error, DeviceLost)
+    # for no other one knows it, or one of each machine before they have met.
+    speaks = getattr(error, "speaks", False) or isinstance(error, DeviceLost) or _apart()
     if os.environ.get("RANK", "0") == "0" or speaks:
         print(text, file=sys.stderr)
     return error.exit_code
+
+
+def _apart() -> bool:
+    """Whether this is the first process of its machine, and has not met the others."""
+    if os.environ.get("LOCAL_RANK") != "0":
+        return False
+    if "surefoot.engine" not in sys.modules:
+        return True
+    from surefoot.engine.ranks.team import met
+
+    return not met()
 
 
 def _tell_others(error: Exception, final: bool = False) -> None:

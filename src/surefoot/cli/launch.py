@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,7 +30,7 @@ from surefoot.config.devices import enough
 from surefoot.config.fields import Given
 from surefoot.config.schema import Machine, RunConfig
 from surefoot.config.units import parse_seconds
-from surefoot.errors import ConfigError, RunError
+from surefoot.errors import ConfigError, RunError, Stopped
 from surefoot.track import exits
 
 __all__ = ["asked", "every_rank", "flags", "follows", "launch", "wanted"]
@@ -90,6 +92,10 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
     least, most = _nodes(options.nnodes or "1")
     if most > 1 and not options.rdzv_endpoint:
         raise ConfigError("several machines need a place to meet: --rdzv-endpoint HOST:PORT")
+    if options.rdzv_endpoint:
+        _place(options.rdzv_endpoint)
+    if options.max_restarts < 0:
+        raise ConfigError(f"--max-restarts {options.max_restarts}: expected 0 or more")
     machine = config.machine
     count = machine.devices or 1
     micro = machine.micro_batch_size
@@ -104,18 +110,16 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
         "run_id": "surefoot" if most > 1 else uuid.uuid4().hex, "rdzv_backend": "c10d",
         "rdzv_endpoint": options.rdzv_endpoint or "localhost:0",
         "rdzv_configs": {
-            "join_timeout": int(parse_seconds(machine.hang_timeout)), "read_timeout": _STORE,
+            "join_timeout": math.ceil(parse_seconds(machine.hang_timeout)), "read_timeout": _STORE,
         },
         "max_restarts": options.max_restarts, "monitor_interval": 0.1,
         "signals_to_handle": "SIGHUP,SIGQUIT",
     }  # fmt: skip
     known = {f.name for f in dataclasses.fields(LaunchConfig)}
     group = LaunchConfig(**{k: v for k, v in values.items() if k in known})
-    if options.rdzv_endpoint and not options.rdzv_endpoint.rpartition(":")[2].isdecimal():
-        raise ConfigError(f"--rdzv-endpoint {options.rdzv_endpoint}: expected HOST:PORT")
     with tempfile.TemporaryDirectory(prefix="surefoot-") as notes:
         os.environ[exits.NOTES] = notes
-        with _passed_on() as received, _announced(options.rdzv_endpoint) as came:
+        with _passed_on(Path(notes)) as received, _announced(options.rdzv_endpoint) as came:
             code = _run(elastic_launch(group, sys.executable), words, values, came)
         return _ended(code, exits.left(Path(notes)), bool(received))
 
@@ -141,7 +145,7 @@ def _ended(code: int, noted: Sequence[int], told: bool) -> int:
     """
     reasons = [c for c in noted if c != _STOPPED or told or not code]
     if reasons:
-        return reasons[0]
+        return reasons[0] if told else next((c for c in reasons if c != _STOPPED), _STOPPED)
     return _STOPPED if told and code and code not in exits.FINAL else code
 
 
@@ -237,17 +241,27 @@ def _listens(host: str, port: int) -> bool:
 
 
 @contextmanager
-def _passed_on() -> Iterator[list[int]]:
-    """Pass SIGINT and SIGTERM on to the processes, which then save and end; yield what came."""
+def _passed_on(notes: Path) -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to the processes, which then save and end; yield what came.
+
+    Those that do not listen yet find it in the `notes`; where there are none, all ends here.
+    """
     import psutil
 
     received: list[int] = []
 
     def forward(number: int, _: object) -> None:
         received.append(number)
-        for child in psutil.Process().children():
+        with suppress(OSError):
+            (notes / exits.TOLD).touch()
+        children = psutil.Process().children()
+        for child in children:
             with suppress(psutil.Error):
                 child.send_signal(number)
+        if not children:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Stopped("stopped by SIGTERM; the same command goes on")
 
     before = [(n, signal.signal(n, forward)) for n in (signal.SIGINT, signal.SIGTERM)]
     try:
@@ -259,6 +273,14 @@ def _passed_on() -> Iterator[list[int]]:
 
 def _nodes(text: str) -> tuple[int, int]:
     parts = text.split(":")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+    sound = len(parts) <= 2 and all(part.isdecimal() and int(part) for part in parts)
+    if not sound or int(parts[0]) > int(parts[-1]):
         raise ConfigError(f"--nnodes {text}: expected a number, or a range like 1:2")
     return int(parts[0]), int(parts[-1])
+
+
+def _place(text: str) -> None:
+    host, _, port = text.rpartition(":")
+    name = re.fullmatch(r"[\w.-]+|\[[\da-fA-F:]+\]", host)
+    if not name or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ConfigError(f"--rdzv-endpoint {text}: expected HOST:PORT")

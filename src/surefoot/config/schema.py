@@ -181,7 +181,8 @@ class Machine(Section):
     @field_validator("hang_timeout")
     @classmethod
     def _hang_timeout(cls, value: str) -> str:
-        parse_seconds(value)
+        if parse_seconds(value) <= 0:
+            raise ValueError("expected a time longer than 0")
         return value
 
     @field_validator("threads", "micro_batch_size", "prefetch_threads", mode="after")

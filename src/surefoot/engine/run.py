@@ -35,6 +35,7 @@ from surefoot.engine.ranks.play import (
     checkpoint,
     held,
     moved,
+    processes,
     saving,
     teach,
     watched,
@@ -199,7 +200,7 @@ def _play(
         for text in moved(folder, config, world, tape, job):
             record.note(text)
         if world.size > 1 or how != "none":
-            record.note(f"uses   {world.size} processes, {how} ({why})")
+            record.note(f"uses   {processes(world.size)}, {how} ({why})")
         tape.begin(found.step)
         _sign(folder, found.step, job, config, {"ranks": world.size, "parallel": how})
         return _train(folder, config, job, world, pins, state, record, tape, store, mirror)

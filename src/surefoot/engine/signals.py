@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupts", "watching"]
+__all__ = ["Interrupts", "later", "watching"]
 
 
 class Interrupts:
@@ -21,6 +21,15 @@ class Interrupts:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+
+
+@contextmanager
+def later() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block has ended, so that it is done wholly or not begun."""
+    with watching() as interrupts:
+        yield
+    if interrupts.received is not None:
+        signal.raise_signal(signal.Signals[interrupts.received])
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What a process of a group leaves for the one that launched it: that it ended for good, and how.
 
 torchrun begins all anew whenever a process ends with anything but 0. What ends a run for good must
-not begin again, so such a process notes its code in a file and ends with 0.
+not begin again, so such a process notes its code in a file and ends with 0. torchrun then takes it for
+done: those that wait for it to come look here (`missed`), and so learn that it never will.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["FINAL", "NOTES", "afresh", "left", "note"]
+__all__ = ["FINAL", "NOTES", "afresh", "came", "left", "missed", "note", "told"]
 
 NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
+TOLD = "told"  # a file there: the launcher itself was asked to stop
+_CAME = ".came"
 FINAL = frozenset({2, 3, 5, 75, 130})  # codes that another try would not mend
 
 
@@ -39,6 +42,35 @@ def afresh() -> None:
     if place is not None:
         with suppress(OSError):
             place.unlink(missing_ok=True)
+            place.with_suffix(_CAME).unlink(missing_ok=True)
+
+
+def came() -> None:
+    """Leave that this process has met the others, who hear from now on by other ways how it ends."""
+    place = _note()
+    if place is not None:
+        with suppress(OSError):
+            place.with_suffix(_CAME).touch()
+
+
+def missed() -> dict[int, int]:
+    """Return the codes of processes of this machine that ended before they came, by their place."""
+    place = _note()
+    if place is None:
+        return {}
+    return {
+        _number(p): int(code)
+        for p in place.parent.iterdir()
+        if p.name.isdecimal()
+        and not p.with_suffix(_CAME).exists()
+        and (code := _read(p)).isdecimal()
+    }
+
+
+def told() -> bool:
+    """Whether the launcher was asked to stop all, as far as this process can know."""
+    place = _note()
+    return place is not None and place.with_name(TOLD).exists()
 
 
 def left(folder: Path) -> list[int]:

@@ -11,16 +11,21 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-__all__ = ["Missing", "meet", "open_store"]
+from surefoot.errors import Stopped, SurefootError
+from surefoot.track import exits
+
+__all__ = ["Missing", "meet", "open_store", "ready", "together"]
 
 _HOME = "surefoot"
 _GLANCE = 0.02  # seconds
+_DOUBT = 2.0  # seconds until a code that somebody left is not that of an earlier start
+_SLACK = 20.0  # seconds that rank 0 may have begun later, who says which ranks are missing
 
 
 def open_store(seconds: float, serve: bool = False, size: int | None = None) -> Any:
@@ -41,28 +46,75 @@ def meet(rank: int, size: int, seconds: float) -> tuple[Any, str, bool]:
     """Return the store of this start, its name there, and whether another start came before.
 
     Raises DistError or RuntimeError when not all come within `seconds`, Missing where it is known
-    who did not.
+    who did not, SurefootError with the code of one that ended instead of coming. Nothing waits here
+    within the store, where no signal would reach it.
     """
     store = open_store(seconds, rank == 0, size)
-    home, mine, patience = (
-        PrefixStore(_HOME, store),
-        secrets.token_hex(8),
-        timedelta(seconds=seconds),
-    )
+    home, mine = PrefixStore(_HOME, store), secrets.token_hex(8)
     if rank:
         home.set(f"asks/{rank}", mine)
-        home.wait([f"answer/{mine}"], patience)
+        _wait(home, f"answer/{mine}", seconds)
         name, _, again = home.get(f"answer/{mine}").decode().partition(" ")
         home.set(f"{name}/here/{rank}", socket.gethostname())
-        home.wait([f"{name}/all"], patience)
+        _wait(home, f"{name}/all", seconds + _SLACK)
     else:
         name, again = mine, "again" if home.check(["begun"]) else ""
         home.set("begun", mine)
-        hosts = _answer(home, size, f"{name} {again}", seconds)
+        try:
+            hosts = _answer(home, size, f"{name} {again}", seconds)
+        except SurefootError as error:
+            home.set(f"{name}/all", error.what)
+            raise
         home.set(f"{name}/all", _missing(hosts, size))
     if missing := home.get(f"{name}/all").decode():
         raise Missing(missing)
     return PrefixStore(f"{_HOME}/{name}", store), name, bool(again)
+
+
+def ready(store: Any, rank: int, size: int) -> None:
+    """Wait, on rank 0, until all others are in `together`, where no signal makes them leave."""
+    for other in range(1, size if rank == 0 else 0):
+        _wait(store, f"ready/{other}", _SLACK)
+
+
+def together(store: Any, rank: int) -> None:
+    """Go on at the same time as the others; called where signals wait."""
+    if rank == 0:
+        store.set("go", "")
+        return
+    store.set(f"ready/{rank}", "")
+    _wait(store, "go", _SLACK)
+
+
+def _wait(home: Any, key: str, seconds: float) -> None:
+    for _ in _glances(seconds):
+        if home.check([key]):
+            return
+    raise RuntimeError(f"it did not answer within {seconds:.0f} s")
+
+
+def _glances(seconds: float) -> Iterator[None]:
+    """Yield now and then for so long; raise what a process of this machine ended with before it came."""
+    end, since = time.monotonic() + seconds, 0.0
+    while (now := time.monotonic()) < end:
+        yield
+        time.sleep(_GLANCE)
+        ended = exits.missed()
+        since = (since or now) if ended else 0.0
+        if ended and now - since > _DOUBT:
+            raise _ended(ended)
+
+
+def _ended(codes: Mapping[int, int]) -> SurefootError:
+    """Return what the others raise: the code of an error rather than that of a stop."""
+    local, code = max(codes.items(), key=lambda item: (item[1] != Stopped.exit_code, -item[0]))
+    first = int(os.environ["RANK"]) - int(os.environ.get("LOCAL_RANK", "0"))
+    who = f"rank {first + local} ({socket.gethostname()})"
+    if code == Stopped.exit_code:
+        return Stopped(f"{who} was told to stop before it came", fix="the same command goes on")
+    found = SurefootError(f"{who} ended with code {code} before it came")
+    found.__dict__.update(exit_code=code, final=True)
+    return found
 
 
 def _answer(home: Any, size: int, answer: str, seconds: float) -> dict[int, str]:
@@ -70,9 +122,9 @@ def _answer(home: Any, size: int, answer: str, seconds: float) -> dict[int, str]
 
     An older start's question is answered, too.
     """
-    name, end = answer.partition(" ")[0], time.monotonic() + seconds
+    name = answer.partition(" ")[0]
     hosts, answered = {0: socket.gethostname()}, dict[int, bytes]()
-    while len(hosts) < size and time.monotonic() < end:
+    for _ in _glances(seconds):
         for rank in sorted(set(range(size)).difference(hosts)):
             if home.check([f"asks/{rank}"]):
                 asked = home.get(f"asks/{rank}")
@@ -81,7 +133,8 @@ def _answer(home: Any, size: int, answer: str, seconds: float) -> dict[int, str]
                     answered[rank] = asked
             if home.check([f"{name}/here/{rank}"]):
                 hosts[rank] = home.get(f"{name}/here/{rank}").decode()
-        time.sleep(_GLANCE if len(hosts) < size else 0)
+        if len(hosts) == size:
+            break
     return hosts
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "held",
     "learned",
     "moved",
+    "processes",
     "saving",
     "stragglers",
     "teach",
@@ -142,7 +143,7 @@ def moved(
         return
     if before == world.size and not coarse:
         return
-    text = f"trained by {_processes(before)} so far, by {_processes(world.size)} from here: "
+    text = f"trained by {processes(before)} so far, by {processes(world.size)} from here: "
     if coarse:
         text += f"in pieces of {coarse[0].micro} examples now, so that each has one; "
     if config.machine.reduce == "tree" and not coarse:
@@ -153,7 +154,8 @@ def moved(
     yield text + (f"; {steps} steps of the journal are compared so" if steps else "")
 
 
-def _processes(count: int) -> str:
+def processes(count: int) -> str:
+    """Return how many, in words."""
     return f"{count} processes" if count > 1 else "1 process"
 
 

@@ -19,11 +19,13 @@ import torch
 import torch.distributed as dist
 
 from surefoot.config.units import parse_seconds
-from surefoot.engine.ranks.meet import Missing, meet
+from surefoot.engine.ranks.meet import Missing, meet, ready, together
 from surefoot.engine.ranks.tree import share
+from surefoot.engine.signals import later
 from surefoot.errors import RunError, SurefootError
+from surefoot.track import exits
 
-__all__ = ["SAVE", "STOP", "Team", "join", "launched", "leave", "reaching", "tell"]
+__all__ = ["SAVE", "STOP", "Team", "join", "launched", "leave", "met", "reaching", "tell"]
 
 T = TypeVar("T")
 
@@ -215,7 +217,8 @@ def join(patience: str = "10min") -> Team:
     """Join the group that the environment describes, once; return the team.
 
     Gradients go through NCCL on CUDA and through gloo elsewhere, everything small through gloo.
-    Raises RunError when the others do not come, or the address is taken.
+    Raises RunError when the others do not come, or the address is taken. A signal ends this process
+    before it has come or when it can tell the others, not in between.
     """
     global _joined
     if _joined is not None:
@@ -226,20 +229,25 @@ def join(patience: str = "10min") -> Team:
     place = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(place)
+    from surefoot.engine.ranks.beat import Watch  # which knows teams
+
     seconds = parse_seconds(patience)
     try:
         store, name, again = meet(rank, size, seconds)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=store, rank=rank, world_size=size, timeout=timedelta(seconds=_WAIT),
-        )  # fmt: skip
+        ready(store, rank, size)
+        with later():
+            together(store, rank)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=store, rank=rank, world_size=size, timeout=timedelta(seconds=_WAIT),
+            )  # fmt: skip
+            around = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+            joined = Team(rank, size, local, place, around, name=name, again=again)
+            joined.watch = Watch(joined, _WAIT).start()
+            _joined = joined
+            exits.came()
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise _absent(error, rank, size, seconds) from error
-    around = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    from surefoot.engine.ranks.beat import Watch  # which knows teams
-
-    _joined = Team(rank, size, local, place, around, name=name, again=again)
-    _joined.watch = Watch(_joined, _WAIT).start()
     return _joined
 
 
@@ -257,6 +265,11 @@ def _absent(error: Exception, rank: int, size: int, seconds: float) -> RunError:
         what = f"rank 0 cannot be reached ({text})"
     fix = "start every node with the same --nnodes and --rdzv-endpoint; see that they reach it"
     return RunError(what, where=place, fix=fix)
+
+
+def met() -> bool:
+    """Whether this process belongs to a group by now."""
+    return _joined is not None
 
 
 def leave(code: int = 0) -> int:
