@@ -12,21 +12,32 @@ SCRIPT = """
 from surefoot.engine.ranks.team import join
 from surefoot.errors import SurefootError
 try:
-    join("3s")
+    join(PATIENCE)
 except SurefootError as error:
     print(type(error).__name__, error.exit_code, error)
 """
 
 
-def start(port: int, rank: int = 0, machine: int = 3) -> subprocess.Popen[str]:
+def start(
+    port: int, rank: int = 0, machine: int = 3, patience: str = "3s", **more: str
+) -> subprocess.Popen[str]:
     environment = {
-        **os.environ, "RANK": str(rank), "LOCAL_WORLD_SIZE": str(machine), "WORLD_SIZE": "3", "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1",
+        **os.environ, **more, "RANK": str(rank), "LOCAL_WORLD_SIZE": str(machine), "WORLD_SIZE": "3", "LOCAL_RANK": str(rank % machine), "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Path(__file__).parents[2] / "src")])
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCRIPT.replace("PATIENCE", repr(patience))],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+
+
+def free() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def said(*parts: subprocess.Popen[str]) -> list[str]:
@@ -49,3 +60,18 @@ def test_ranks_that_do_not_come_and_a_port_in_use() -> None:
         assert (
             f"rank 2 (machine 3 of 3) did not; here are rank 0, 1 ({socket.gethostname()})" in told
         )
+
+
+def test_a_process_that_ends_before_it_came_is_not_waited_for(tmp_path: Path) -> None:
+    """torchrun takes it for done, and would let the others wait until their patience ends."""
+    (tmp_path / "2").write_text("75")
+    (tmp_path / "1.came").touch()
+    (tmp_path / "1").write_text("75")  # of an earlier start
+    notes = {"SUREFOOT_EXIT_NOTES": str(tmp_path), "patience": "10min"}
+    (first,) = said(start(free(), 0, **notes))
+    who = f"rank 2 ({socket.gethostname()})"
+    assert first.startswith(f"Stopped 75 {who} was told to stop before it came"), first
+    (tmp_path / "1.came").unlink()
+    (tmp_path / "2").write_text("2")
+    (first,) = said(start(free(), 0, **notes))
+    assert first.startswith(f"SurefootError 2 {who} ended with code 2 before it came"), first

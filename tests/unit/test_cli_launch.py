@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from torch.distributed import TCPStore
 
 from surefoot.cli import launch, main
 from surefoot.cli.launch import _apart, _ended
-from surefoot.errors import Diverged
+from surefoot.errors import Diverged, Stopped
 from surefoot.track import exits
 from surefoot.track.exits import NOTES, note
 
@@ -41,6 +44,40 @@ def test_what_is_no_code_is_no_note(tmp_path: Path) -> None:
     assert exits.left(tmp_path) == [75, 5]
 
 
+def test_who_ended_before_it_came_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exits.missed() == {} and not exits.told(), "nobody launched this process"
+    monkeypatch.setenv(NOTES, str(tmp_path))
+    for place, comes in ((0, False), (1, True), (2, False)):
+        monkeypatch.setenv("LOCAL_RANK", str(place))
+        if comes:
+            exits.came()
+        note(75)
+    assert exits.missed() == {0: 75, 2: 75}
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    exits.afresh()
+    note(2)
+    assert exits.missed() == {0: 75, 1: 2, 2: 75}, "begun again, it has not come yet"
+
+
+def test_a_launcher_that_was_told_to_stop_is_obeyed_by_who_begins_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a process that hears it, the launcher ends; processes that begin later find it."""
+    monkeypatch.setattr(psutil.Process, "children", lambda _: [])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), launch._passed_on(tmp_path):
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), launch._passed_on(tmp_path):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setenv(NOTES, str(tmp_path))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("surefoot.cli.train.run", lambda *_: pytest.fail("it began"))
+    assert main(["train", "charlm"]) == 0 and exits.left(tmp_path) == [75]
+
+
 def test_an_error_that_would_come_again_is_final_whatever_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +101,7 @@ def test_an_error_that_would_come_again_is_final_whatever_its_code(
         (1, [75], True, 75),
         (1, [], True, 75),
         (1, [75, 2], False, 2),
+        (0, [75, 2], False, 2),  # rank 0 stopped, because another would not come
         (4, [], False, 4),
     ],
 )
@@ -78,10 +116,25 @@ def test_machines_that_do_not_meet_are_told_by_name() -> None:
     assert _apart(ConnectionError("refused\nframes"), group, ["a"]) == "refused"
 
 
-def test_an_endpoint_without_a_port_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--preset", "tiny", "--devices", "2", "--nnodes", "2", "--rdzv-endpoint", "here"]
-    assert main(["train", "charlm", *words]) == 2
-    assert "--rdzv-endpoint here: expected HOST:PORT" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rdzv-endpoint", "here"], "--rdzv-endpoint here: expected HOST:PORT"),
+        (["--rdzv-endpoint", ":29400"], "--rdzv-endpoint :29400: expected HOST:PORT"),
+        (["--rdzv-endpoint", "here:99999"], "--rdzv-endpoint here:99999: expected HOST:PORT"),
+        (["--rdzv-endpoint", "he re:1"], "--rdzv-endpoint he re:1: expected HOST:PORT"),
+        (["--nnodes", "2:1"], "--nnodes 2:1: expected a number, or a range like 1:2"),
+        (["--nnodes", "0:1"], "--nnodes 0:1: expected a number, or a range like 1:2"),
+        (["--max-restarts", "-1"], "--max-restarts -1: expected 0 or more"),
+        (["--hang-timeout", "0s"], "machine.hang_timeout: expected a time longer than 0"),
+    ],
+)
+def test_what_torchrun_would_stumble_over_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ["--preset", "tiny", "--devices", "2", "--nnodes", "2", "--rdzv-endpoint", "here:29400"]
+    assert main(["train", "charlm", *usual, *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_program_that_listens_and_never_answers_ends_the_launcher(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,45 @@ def test_a_signal_before_the_first_step_ends_like_any_stop(monkeypatch: Any, cap
     monkeypatch.setattr(surefoot.cli.train, "run", start)
     assert main(["train", "charlm"]) == 75
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_an_import(
+    number: int, monkeypatch: Any, capsys: Any, tmp_path: Path
+) -> None:
+    """numpy takes an exception that comes while it is imported for a failure of its own."""
+    import surefoot.cli.train
+
+    (tmp_path / "slow_to_import.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.12)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole = []
+
+    def start(verb: str, argv: list[str]) -> int:
+        whole.append(importlib.import_module("slow_to_import").whole)
+        time.sleep(30)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(surefoot.cli.train, "run", start)
+    alarm = signal.getsignal(signal.SIGALRM)
+    assert main(["train", "charlm"]) == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert whole == [True]
+    assert signal.getsignal(signal.SIGALRM) is alarm
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    del sys.modules["slow_to_import"]
+
+
+def test_a_second_ctrl_c_waits_for_nothing(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    import surefoot.cli.train
+
+    again = "os.kill(os.getpid(), 2)"
+    (tmp_path / "never_imported.py").write_text(f"import os\n{again}\n{again}\nraise ValueError\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        surefoot.cli.train, "run", lambda *_: importlib.import_module("never_imported")
+    )
+    assert main(["train", "charlm"]) == 130
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

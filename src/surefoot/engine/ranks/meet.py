@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ __all__ = ["Missing", "meet", "open_store", "ready", "together"]
 _HOME = "surefoot"
 _GLANCE = 0.02  # seconds
 _DOUBT = 2.0  # seconds until a code that somebody left is not that of an earlier start
-_SLACK = 20.0  # seconds that rank 0 may have begun later, who says which ranks are missing
+_SLACK = 60.0  # seconds that rank 0 may have begun later, or that a rank that is here may not be heard of
 
 
 def open_store(seconds: float, serve: bool = False, size: int | None = None) -> Any:
@@ -67,6 +67,10 @@ def meet(rank: int, size: int, seconds: float) -> tuple[Any, str, bool]:
             raise
         home.set(f"{name}/all", _missing(hosts, size))
     if missing := home.get(f"{name}/all").decode():
+        if rank:
+            home.set(f"{name}/heard/{rank}", "")
+        else:  # with this process the store may go
+            _leave_last(home, [f"{name}/heard/{other}" for other in hosts if other])
         raise Missing(missing)
     return PrefixStore(f"{_HOME}/{name}", store), name, bool(again)
 
@@ -84,6 +88,12 @@ def together(store: Any, rank: int) -> None:
         return
     store.set(f"ready/{rank}", "")
     _wait(store, "go", _SLACK)
+
+
+def _leave_last(home: Any, heard: Sequence[str]) -> None:
+    end = time.monotonic() + _DOUBT
+    while not home.check(heard) and time.monotonic() < end:
+        time.sleep(_GLANCE)
 
 
 def _wait(home: Any, key: str, seconds: float) -> None:
