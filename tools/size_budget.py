@@ -23,7 +23,7 @@ BUDGET = {
     "engine": 10220,
     "recipes": 3000,
     "sweep": 1500,
-    "cli": 4560,
+    "cli": 4580,
 }
 FILE, FUNCTION = 400, 60  # lines of text of a file, lines of a function
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
