@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["FINAL", "NOTES", "afresh", "came", "left", "missed", "note", "told"]
+__all__ = ["FINAL", "NOTES", "TOLD", "afresh", "came", "left", "missed", "note", "told"]
 
 NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
 TOLD = "told"  # a file there: the launcher itself was asked to stop
