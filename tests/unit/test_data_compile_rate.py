@@ -40,6 +40,22 @@ def test_prompts_end_where_a_body_begins() -> None:
     assert function_prompts([broken, CodeFile("c.go", "go", "func f() {}")], 9) == []
 
 
+HEADS = [
+    ("def f(\n    x,\n) -> int: return 1\n", None),
+    ("def f(\n    x,\n): ...\n", None),
+    ("def f(x):\n    \'\'\'Say.\'\'\'; return 1\n", None),
+    ("def f(x=\'ä\',\n      y=\'ä\'): return 1\n", None),
+    ("def f(\n    x,\n) -> int:\n    return 1\n", "def f(\n    x,\n) -> int:"),
+    ("def f(x):\n    @g\n    def h(): return 1\n    return h\n", "def f(x):"),
+]
+
+
+@pytest.mark.parametrize(("text", "prefix"), HEADS)
+def test_no_prompt_ends_within_a_head(text: str, prefix: str | None) -> None:
+    found = [p.prefix for p in function_prompts([CodeFile("a.py", "python", text)], 9)]
+    assert found == ([] if prefix is None else [prefix])
+
+
 # text, ended by itself -> as_is, cut, ended
 CASES = [
     ("    y = x\n    retu", False, (True, True, False)),  # `retu` is a name

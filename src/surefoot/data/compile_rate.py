@@ -118,7 +118,8 @@ def _prompt(
         return None
     first = min([body[0].lineno, *(d.lineno for d in getattr(body[0], "decorator_list", []))])
     before = lines[first - 2].strip() if first > 1 else ""
-    if first <= node.lineno or before.startswith("#"):  # a body on the line of its head
+    shared = lines[body[0].lineno - 1].encode()[: body[0].col_offset].strip()
+    if shared or before.startswith("#"):  # a body on the line where its head or docstring ends
         return None
     prefix = "\n".join(lines[: first - 1])
     return Prompt(file.name, node.lineno, prefix, body[0].col_offset)

@@ -39,6 +39,7 @@ T = TypeVar("T")
 Rows = Callable[[], Iterable["Batch"]]
 _Z = 1.959964  # 95 %
 _ALONE = ("_loss", "_low", "_high", "_per_byte")  # what is told of the model alone
+_AT_ONCE = 32  # texts
 _WORST = 700.0  # nats, beyond which exp overflows
 
 
@@ -93,14 +94,21 @@ def _joined(pieces: Sequence[Likelihood]) -> Likelihood:
 def written(
     model: Pretrained, bpe: BPE, prompts: Sequence[Prompt], tokens: int, seen: int
 ) -> list[Completion]:
-    """Let the model complete each prompt with the likeliest tokens, seeing the last `seen` of it."""
+    """Let the model complete each prompt with the likeliest tokens, seeing the last `seen` of it.
+
+    A few are written at once: the memory of keys and values grows with them.
+    """
     speaker = TextSpeaker(
         {"main": model}, bpe, "", bpe.boundary, {"main": Writer(model, bpe.vocab_size)}
     )
-    known = [bpe.encode(prompt.prefix)[-seen:].astype(np.int64) for prompt in prompts]
-    asked = [Request(None, tokens, temperature=0.0)] * len(prompts)
-    texts = speaker.continuations("main", known, asked)
-    return [Completion(prompt, *text) for prompt, text in zip(prompts, texts)]
+    found: list[Completion] = []
+    for at in range(0, len(prompts), _AT_ONCE):
+        some = prompts[at : at + _AT_ONCE]
+        known = [bpe.encode(prompt.prefix)[-seen:].astype(np.int64) for prompt in some]
+        asked = [Request(None, tokens, temperature=0.0)] * len(some)
+        texts = speaker.continuations("main", known, asked)
+        found += [Completion(prompt, *text) for prompt, text in zip(some, texts)]
+    return found
 
 
 def rates(name: str, prefix: str, verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -103,8 +103,8 @@ class Judging(Section):
     prompts_file: Path | None = circumstance(
         None, "Problems as in HumanEval or MBPP (JSON Lines) whose beginnings it completes, too."
     )
-    prompt_tokens: int = circumstance(96, "Tokens that the model sees before each.", ge=8)
-    new_tokens: int = circumstance(96, "Tokens that it may write.", ge=1)
+    prompt_tokens: int = circumstance(256, "Tokens that the model sees before each.", ge=8)
+    new_tokens: int = circumstance(128, "Tokens that it may write.", ge=1)
 
 
 class Memory(Section):
