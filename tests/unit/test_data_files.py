@@ -126,6 +126,8 @@ def test_neighbours_are_looked_for_here_when_the_folder_is_missing_too(tmp_path,
     (tmp_path / "corpus").mkdir()
     assert "the folder corpus" in str(looks_like(Path("nowhere/corpsu")))
     assert looks_like(Path("nothing-like-it.csv")) is None
+    Path("loop").symlink_to("loop")
+    assert "did you mean loop (a link that leads nowhere)" in str(looks_like(Path("loop")))
     assert "did you mean" not in str(refused(Path("nothing-like-it.csv")).fix)
 
 

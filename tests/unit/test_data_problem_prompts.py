@@ -51,6 +51,7 @@ def test_both_kinds_become_prompts_whose_solutions_compile(tmp_path: Path) -> No
         ([HUMAN, {"task_id": 1}], "problems.jsonl:2"),
         ([{**MBPP, "code": "x = 1"}], "defines no function"),
         ([{**MBPP, "code": "def f(:"}], "SyntaxError"),
+        ([{**HUMAN, "prompt": " \n"}], "its prompt is empty"),
         ([], "is empty"),
     ],
 )
@@ -58,6 +59,12 @@ def test_other_files_are_refused_with_the_line(tmp_path: Path, rows: list[Any], 
     with pytest.raises(DataError) as caught:
         read_problems(written(tmp_path, *rows), 9)
     assert said in str(caught.value)
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_none_of_it(tmp_path: Path) -> None:
+    path = written(tmp_path, HUMAN)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [p.name for p in read_problems(path, 9)] == [HUMAN["task_id"]]
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

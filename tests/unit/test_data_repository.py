@@ -102,6 +102,16 @@ def test_links_out_of_the_repository_are_not_followed(tmp_path: Path) -> None:
     assert not any("private" in n or n == "link.py" for n in found)
 
 
+def test_repositories_within_are_left_out_and_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "repo")
+    write(root / "vendored", count=2)
+    for folder in (root, root / "vendored"):
+        subprocess.run(["git", "-C", str(folder), "init", "-q"], check=True)
+    found = read_repository(root)
+    assert not any(n.startswith("vendored") for n in names(found))
+    assert "repositories within it, left out: vendored/" in found.notes
+
+
 def test_sides_are_by_file_disjoint_and_stay_when_files_come(tmp_path: Path) -> None:
     root = write(tmp_path, count=120)
     before = read_repository(root)
@@ -134,12 +144,18 @@ def test_a_stored_repository_is_as_it_was_or_none(tmp_path: Path) -> None:
     assert stored_repository(tmp_path, "0" * 32) is None
 
 
+def _to_itself(place: Path) -> Path:
+    (place / "loop").symlink_to("loop")
+    return place / "loop"
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda p: p / "nowhere", "there is nothing at"),
         (lambda p: p, "0 files of code"),
         (lambda p: write(p, count=2), "2 files of code"),
+        (_to_itself, "there is nothing at"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, make: object, said: str) -> None:

@@ -143,6 +143,14 @@ def test_unknown_targets_are_refused_with_those_that_exist() -> None:
     assert "q_proj, k_proj, v_proj, o_proj" in str(caught.value)
 
 
+def test_a_rank_above_that_of_the_layers_is_refused() -> None:
+    adapted(Lora(rank=64))  # the keys' layers have 32, which is no reason
+    with pytest.raises(ConfigError, match="65 is more than 64"):
+        adapted(Lora(rank=65))
+    with pytest.raises(ConfigError, match="64 is more than 32"):
+        adapted(Lora(rank=64, targets=("k_proj", "v_proj")))
+
+
 def test_dropout_depends_on_keys_also_when_layers_are_computed_again(rows: Any) -> None:
     model = adapted(Lora(rank=4, dropout=0.3))
     stir(model)

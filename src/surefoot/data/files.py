@@ -110,7 +110,10 @@ def looks_like(path: Path) -> str | None:
     if not close:
         return None
     found = folder / lowered[close[0]]
-    what = f"the folder {found}" if found.is_dir() else f"{found} ({sized(found.stat().st_size)})"
+    try:
+        what = f"the folder {found}" if found.is_dir() else f"{found} ({sized(found.stat().st_size)})"
+    except OSError:
+        what = f"{found} (a link that leads nowhere)"
     return f"did you mean {what}? It is in {folder.resolve()}."
 
 

@@ -51,7 +51,7 @@ def read_problems(path: Path, most: int, seed: int = 0) -> list[Problem]:
         raise DataError(what, fix=looks_like(path))
     found: list[Problem] = []
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         what = f"evaluation.prompts_file: {path} is no text: {error.reason}"
         raise DataError(what, fix="JSON Lines, unpacked") from None
@@ -76,6 +76,8 @@ def _problem(told: Mapping[str, Any], line: int) -> Problem:
     name = str(told.get("task_id", line))
     if "canonical_solution" in told:
         text = str(told["prompt"])
+        if not text.strip():
+            raise ValueError("its prompt is empty")
         column = len(text.rstrip().rpartition("\n")[2]) - len(
             text.rstrip().rpartition("\n")[2].lstrip()
         )

@@ -116,7 +116,8 @@ def read_repository(
         raise DataError(f"data.languages: unknown: {', '.join(unknown)}", fix=fix)
     root = _root(path)
     names, how = _names(root)
-    left: dict[str, list[str]] = {}
+    inner = [name for name in names if (root / name).is_dir() and not (root / name).is_symlink()]
+    left = {"repositories within it, left out": inner}
     files = list(_texts(root, names, set(languages), left))
     files = _without_copies(files, similarity, left)
     found = [f"{f.name}:{n}: {kind}" for f in files for n, kind in looking_secret(f.text)]
@@ -248,7 +249,10 @@ def _divided(
     test = max(1, sum(edges[0] <= rank(f) < edges[1] for f in ordered[val:]))
     cut = {"val": ordered[:val], "test": ordered[val : val + test], "train": ordered[val + test :]}
     if not cut["train"]:
-        raise DataError("data.val_ratio and data.test_ratio leave nothing to train on")
+        raise DataError(
+            "data.val_ratio and data.test_ratio leave nothing to train on",
+            where=f"{len(files)} files", fix="smaller shares",
+        )  # fmt: skip
     return {side: sorted(cut[side], key=lambda f: f.name) for side in SIDES}
 
 

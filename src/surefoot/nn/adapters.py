@@ -184,14 +184,14 @@ def _as_said(logits: Tensor, config: Any) -> Tensor:
 
 
 def linears(model: nn.Module) -> dict[str, int]:
-    """Return the names that linear layers of the blocks go by, and how many layers each names."""
+    """Return the names that linear layers of the blocks go by, and the highest rank of each."""
     causal: Any = model
     head = causal.get_output_embeddings()
     found: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
             last = name.rpartition(".")[2]
-            found[last] = found.get(last, 0) + 1
+            found[last] = max(found.get(last, 0), min(module.in_features, module.out_features))
     return found
 
 
@@ -199,7 +199,7 @@ def adapt(model: nn.Module, lora: Lora, seed: int) -> nn.Module:
     """Return `model` with fresh adapters in its linear layers; only they are trained.
 
     Until the first update it computes what it computed before. Raises ConfigError for targets
-    that are no linear layers of the model, and lists those.
+    that are no linear layers of the model, and lists those, and for a rank above theirs.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -210,6 +210,11 @@ def adapt(model: nn.Module, lora: Lora, seed: int) -> nn.Module:
         names = ", ".join(there)
         what = f"adapter.targets: no linear layer is called {', '.join(unknown)}"
         raise ConfigError(what, fix=f"all, or of: {names}")
+    chosen = [rank for t, rank in there.items() if t in lora.targets or "all" in lora.targets]
+    most = max(chosen, default=lora.rank)
+    if lora.rank > most:
+        what = f"adapter.rank: {lora.rank:,} is more than {most:,}, the rank of the layers themselves"
+        raise ConfigError(what, fix=f"at most {most:,}; --method full trains all weights")
     options: dict[str, Any] = {
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
         "target_modules": "all-linear" if "all" in lora.targets else list(lora.targets),
