@@ -195,6 +195,8 @@ MISTAKES = [
     (["--prompts-file", "{tmp}/none.jsonl"], 2, "there is no file"),
     (["--context", "4"], 2, "at least 8"),
     (["--languages", "cobol"], 2, "unknown: cobol"),
+    (["--rank", "100000"], 2, "more than 64, the rank of the layers"),
+    (["--val-ratio", "0.49", "--test-ratio", "0.49"], 2, "leave nothing to train on"),
 ]
 
 
@@ -312,6 +314,7 @@ def test_problems_and_other_languages_are_judged_beside_the_base(
     for name in ("compile", "parse", "problems"):
         assert 0 <= row[f"{name}_cut_low"] <= row[f"{name}_cut"] <= row[f"{name}_cut_high"] <= 1
         assert {f"base_{name}_as_is", f"base_{name}_cut"} <= row.keys()
+    assert 0 <= row["compile_cut_files"] <= 1 and 0 <= row["parse_cut_files"] <= 1
     for prefix in ("", "parse_", "problems_"):
         parts = [row[f"{prefix}{what}"] for what in ("ended", "empty", "truncated")]
         assert sum(parts) == pytest.approx(1)

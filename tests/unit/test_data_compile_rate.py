@@ -43,8 +43,8 @@ def test_prompts_end_where_a_body_begins() -> None:
 HEADS = [
     ("def f(\n    x,\n) -> int: return 1\n", None),
     ("def f(\n    x,\n): ...\n", None),
-    ("def f(x):\n    \'\'\'Say.\'\'\'; return 1\n", None),
-    ("def f(x=\'ä\',\n      y=\'ä\'): return 1\n", None),
+    ("def f(x):\n    '''Say.'''; return 1\n", None),
+    ("def f(x='ä',\n      y='ä'): return 1\n", None),
     ("def f(\n    x,\n) -> int:\n    return 1\n", "def f(\n    x,\n) -> int:"),
     ("def f(x):\n    @g\n    def h(): return 1\n    return h\n", "def f(x):"),
 ]

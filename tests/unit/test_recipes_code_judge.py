@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from surefoot.data.compile_rate import Verdict
-from surefoot.recipes.code.judge import Likelihood, ShareJudge, TextJudge, share_change
+from surefoot.data.bpe import train_bpe
+from surefoot.data.compile_rate import Verdict, function_prompts
+from surefoot.data.repository import CodeFile
+from surefoot.recipes.code.judge import (
+    Likelihood,
+    ShareJudge,
+    TextJudge,
+    as_they_are,
+    share_change,
+)
 
 
 class Model:
@@ -74,6 +82,30 @@ def test_a_change_of_shares_has_an_interval_also_where_nothing_changed() -> None
     assert share_change(before, after) == pytest.approx((0.2, up - down - half, up - down + half))
     with pytest.raises(ValueError, match="shorter"):
         share_change([True, False], [True])
+
+
+def test_what_the_files_have_is_judged_by_the_same_rule_once() -> None:
+    asked: list[int] = []
+
+    def judged(texts: Any) -> Any:
+        asked.append(len(texts))
+        return [verdict(text in ("own", "written")) for text in texts]
+
+    own: Any = ["own", "own", "own", "longer"]
+    judge = ShareJudge(lambda model: ["written"] * 8, judged, "compile", own=own)  # type: ignore[arg-type]
+    told = [judge(Model()) for _ in range(2)]
+    assert [row["compile_cut_files"] for row in told] == [0.75, 0.75] and asked.count(4) == 1
+    assert "base_compile_cut_files" not in told[0]
+    assert "compile_cut_files" not in ShareJudge(lambda model: ["own"], judged, "compile")(Model())  # type: ignore[arg-type]
+
+
+def test_files_go_on_as_they_are_for_as_many_tokens() -> None:
+    text = "def f(x):\n    y = x\n    return y\n"
+    bpe = train_bpe([text * 9], 270)
+    (prompt,) = function_prompts([CodeFile("a.py", "python", text)], 1)
+    whole, part = (as_they_are([prompt], {"a.py": text}, bpe, n)[0] for n in (99, 3))
+    assert (prompt.prefix + whole.text, whole.whole, part.whole) == (text, True, False)
+    assert whole.text.startswith(part.text) and len(bpe.encode(part.text)) == 3
 
 
 def test_the_base_is_looked_at_once_and_under_the_same_rule() -> None:

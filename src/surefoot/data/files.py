@@ -111,7 +111,9 @@ def looks_like(path: Path) -> str | None:
         return None
     found = folder / lowered[close[0]]
     try:
-        what = f"the folder {found}" if found.is_dir() else f"{found} ({sized(found.stat().st_size)})"
+        what = (
+            f"the folder {found}" if found.is_dir() else f"{found} ({sized(found.stat().st_size)})"
+        )
     except OSError:
         what = f"{found} (a link that leads nowhere)"
     return f"did you mean {what}? It is in {folder.resolve()}."

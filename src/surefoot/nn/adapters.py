@@ -213,7 +213,9 @@ def adapt(model: nn.Module, lora: Lora, seed: int) -> nn.Module:
     chosen = [rank for t, rank in there.items() if t in lora.targets or "all" in lora.targets]
     most = max(chosen, default=lora.rank)
     if lora.rank > most:
-        what = f"adapter.rank: {lora.rank:,} is more than {most:,}, the rank of the layers themselves"
+        what = (
+            f"adapter.rank: {lora.rank:,} is more than {most:,}, the rank of the layers themselves"
+        )
         raise ConfigError(what, fix=f"at most {most:,}; --method full trains all weights")
     options: dict[str, Any] = {
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -30,6 +31,7 @@ __all__ = [
     "Likelihood",
     "ShareJudge",
     "TextJudge",
+    "as_they_are",
     "likelihood",
     "rates",
     "written",
@@ -108,6 +110,17 @@ def written(
         asked = [Request(None, tokens, temperature=0.0)] * len(some)
         texts = speaker.continuations("main", known, asked)
         found += [Completion(prompt, *text) for prompt, text in zip(some, texts)]
+    return found
+
+
+def as_they_are(
+    prompts: Sequence[Prompt], texts: Mapping[str, str], bpe: BPE, tokens: int
+) -> list[Completion]:
+    """Return what stands after each prompt in the texts of files by name, as many tokens of it."""
+    found = []
+    for prompt in prompts:
+        rest = bpe.encode(texts[prompt.file][len(prompt.prefix) :])
+        found.append(Completion(prompt, bpe.decode(rest[:tokens]), len(rest) <= tokens))
     return found
 
 
@@ -245,14 +258,25 @@ class TextJudge(Judge[Likelihood]):
 
 
 class ShareJudge(Judge[Sequence[Verdict]]):
-    """Lets the model complete prompts, and tells how much of it `judge` takes (see `rates`)."""
+    """Lets the model complete prompts, and tells how much of it `judge` takes (see `rates`).
+
+    With `own`, what stands after the prompts in their files, NAME_cut_files is the share of that
+    under the same rule: the most that a model can reach.
+    """
 
     def __init__(
         self, write: Callable[[Any], list[Completion]],
         judge: Callable[[Sequence[Completion]], Sequence[Verdict]], name: str, prefix: str = "",
+        own: Sequence[Completion] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.write, self.judge, self.name, self.prefix = write, judge, name, prefix
+        self.own = own
+
+    @cached_property
+    def _most(self) -> dict[str, float]:
+        hits = [verdict.cut for verdict in self.judge(self.own)] if self.own else []
+        return {f"{self.name}_cut_files": sum(hits) / len(hits)} if hits else {}
 
     def look(self, model: Any) -> Sequence[Verdict]:
         return self.judge(self.write(model))
@@ -263,4 +287,5 @@ class ShareJudge(Judge[Sequence[Verdict]]):
     def changes(self, base: Sequence[Verdict], seen: Sequence[Verdict]) -> dict[str, float]:
         found = share_change([v.cut for v in base], [v.cut for v in seen])
         ends = ("", "_low", "_high")
-        return {f"{self.name}_cut_change{end}": value for end, value in zip(ends, found)}
+        told = {f"{self.name}_cut_change{end}": value for end, value in zip(ends, found)}
+        return told | self._most

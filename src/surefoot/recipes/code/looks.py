@@ -23,6 +23,7 @@ from surefoot.recipes.code.judge import (
     Judge,
     ShareJudge,
     TextJudge,
+    as_they_are,
     written,
 )
 from surefoot.recipes.code.settings import CodeConfig, Judging
@@ -45,11 +46,13 @@ def looks(config: CodeConfig, code: Repository, bpe: BPE, world: World) -> dict[
         source, _ = _rows(config, [_outside()], bpe, world, ask.outside_tokens)
         found["outside"] = TextJudge(source, "outside")
     for side, label in (("val", "completions"), ("test", "test completions")):
+        texts = {f.name: f.text for f in code.sides[side]}
         for name, prefix, prompts_of, asked in _KINDS:
             prompts = prompts_of(code.sides[side], ask.prompts, config.train.seed)
             if prompts:
                 shown = label if name == "compile" else f"{label} in other languages"
-                found[shown] = ShareJudge(_writing(ask, bpe, prompts), asked, name, prefix)
+                own = as_they_are(prompts, texts, bpe, ask.new_tokens)
+                found[shown] = ShareJudge(_writing(ask, bpe, prompts), asked, name, prefix, own)
     if ask.prompts_file is not None:
         found["problems"] = _problems(config, code, bpe, ask.prompts_file)
     return found
