@@ -37,7 +37,7 @@ from surefoot.data.tokens import TokenFiles
 __all__ = ["Progress", "Shards", "Side", "Survey", "shards", "survey"]
 
 _FORMAT = 1
-_SURVEY = "2"  # what a survey says, and counts
+_READING = "2"  # how files become documents, and what is counted of them
 _SHARD = 1 << 24  # bytes of text, at least
 _MOST = 128  # shards
 _BLOCK = 1 << 22  # bytes
@@ -96,7 +96,7 @@ class _Plan:
 
 def survey(files: Sequence[TextFile], reading: Reading, cache: Path) -> Survey:
     """Read everything once, or remember having done so."""
-    path = cache / "tokens" / f"survey-{_key(files, reading, _SURVEY)}.json"
+    path = cache / "tokens" / f"survey-{_key(files, reading, _READING)}.json"
     try:
         kept = json.loads(path.read_text("utf-8"))
         return Survey(**{**kept, "remarks": tuple(kept["remarks"])})
@@ -128,7 +128,7 @@ def shards(
     `size` is that of the survey. Goes on where an earlier call was interrupted. Raises DataError.
     """
     shard = max(shard, -(-size // _MOST))
-    words = f"{_FORMAT} {tokenizer.fingerprint} {held} {shard}"
+    words = f"{_READING} {tokenizer.fingerprint} {held} {shard}"
     folder = cache / "tokens" / f"bpe-{_key(files, reading, words)}"
     plan = _Plan(
         list(files), reading.text_field, reading.bad_utf8, tokenizer.to_json(), held, shard, folder
