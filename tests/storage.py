@@ -22,7 +22,7 @@ class Storage:
     """Files by path without the first slash: `bucket/name/train-00000.bin`.
 
     `faults` holds words for the next answers to GET: `cut` ends the connection in the middle,
-    `busy` answers 503, `ok` is none. `ranges=False` sends whole files only. `asked` counts bytes
+    `mute` falls silent there until the client has left, `busy` answers 503, `ok` is none. `ranges=False` sends whole files only. `asked` counts bytes
     sent by path.
     """
 
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             more["Content-Range"] = f"bytes {start}-{min(stop, len(found)) - 1}/{len(found)}"
             status, found = 206, found[start:stop]
         self.storage.asked[self.key] += len(found)
-        self._answer(status, found, more, cut=fault == "cut")
+        self._answer(status, found, more, fault)
 
     def _list(self) -> None:
         """Answer ListObjectsV2, as flat as it can be."""
@@ -119,16 +119,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, f"{head}{rows}{tail}".encode(), {"Content-Type": "application/xml"})
 
     def _answer(
-        self, status: int, content: bytes, more: dict[str, str] | None = None, cut: bool = False
+        self, status: int, content: bytes, more: dict[str, str] | None = None, fault: str = "ok"
     ) -> None:
         self.send_response(status)
         for name, value in {**(more or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content[: len(content) // 2] if cut else content)
-        if cut:
-            self.close_connection = True
+            self.wfile.write(content if fault == "ok" else content[: len(content) // 2])
+        if fault == "mute":
+            with suppress(OSError):
+                self.rfile.read(1)  # nothing comes, until it is gone
+        self.close_connection = self.close_connection or fault != "ok"
 
 
 def _unchunked(content: bytes) -> bytes:

@@ -140,6 +140,25 @@ def one_out_of_memory(world: World, folder: Path, *, when: str, times: int) -> A
     return [str(play), play.record(), play.happenings, mine.micro]
 
 
+def overlapped(world: World, folder: Path, *, reduce: str) -> Any:
+    """What a step tells the others, and what of it is under way when the last gradient is computed."""
+    with patch("surefoot.engine.ranks.exchange.BUCKET", 0.008):  # 8 KB: a bucket for some tensors
+        play = Play(world, "ddp", reduce)
+    play.go(2)  # DDP sorts its buckets after the first step
+    exchange, under_way = play.state.learners["main"].exchange, []
+    first = play.state.learners["main"].model.inner.weight  # whose gradient is computed last
+    handle = first.register_hook(lambda _: under_way.append(exchange._begun))
+    before = dict(exchange.traffic.calls)
+    with torch.profiler.profile() as seen:
+        play.go(3)
+    handle.remove()
+    sums = exchange.traffic.calls["gradients"] - before["gradients"]
+    told = sorted(e.name for e in seen.events() if e.name.startswith("gloo:"))
+    begun = [e.time_range.start for e in seen.events() if e.name.startswith("gloo:all_gather")]
+    backward = [e.time_range.start for e in seen.events() if "Backward" in e.name]
+    return [under_way, sums, told, min(begun) < max(backward)]
+
+
 def _fail(gradient: torch.Tensor) -> torch.Tensor:
     raise MemoryError("out of memory")
 
@@ -396,6 +415,7 @@ def quick(size: int) -> dict[str, Check]:
         for step, where in ((0, "gradient"), (3, "gradient"), (3, "begin")):
             found[f"midway {step} {where}"] = partial(midway, step=step, where=where)
         found |= {f"nan {how}": partial(one_not_finite, how=how) for how in ("ddp", "fsdp2")}
+        found |= {f"overlap {r}": partial(overlapped, reduce=r) for r in ("ordered", "tree")}
         found |= {"beside": beside, "gathered": gathered, "tampered": tampered, "host": memory}
         found |= {"apart": apart, "no room": no_room_to_stand_in}
     return found

@@ -53,6 +53,17 @@ def test_a_tree_has_the_same_bits_for_any_number_of_ranks(found: Any) -> None:
     assert len(set(other.values())) == 2, "ordered sums are those of a number of ranks"
 
 
+@pytest.mark.parametrize("reduce", ["ordered", "tree"])
+def test_a_step_waits_for_one_reduction_which_the_backward_pass_hides(
+    found: Any, reduce: str
+) -> None:
+    for under_way, sums, told, in_time in found[2][f"overlap {reduce}"]:
+        assert sums > 2, "several buckets, so that there is something to hide"
+        assert under_way[-1] >= sums - 1, "all but the last are under way at the last gradient"
+        assert told == ["gloo:all_gather"] + ["gloo:all_reduce"] * sums, "and nothing besides"
+        assert in_time, "losses, wishes and checksums travel during the backward pass"
+
+
 def test_memory_that_runs_out_on_one_rank_is_met_by_all(found: Any) -> None:
     undisturbed = None
     for when in ("forward", "backward"):

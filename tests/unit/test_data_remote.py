@@ -158,6 +158,18 @@ def test_over_http_with_a_bad_network(
     assert not storage.faults
 
 
+def test_a_server_that_falls_silent_is_asked_again(
+    near: Collection, storage: Storage, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(place, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(place, "_SILENCE", 0.2)
+    far = open_shards(f"{storage.url}/b/s", 5 * SHARD, cache=tmp_path)
+    storage.faults.extend(["mute", "ok", "mute"])
+    for one, other in zip(steps(near.source(CONTEXT), 8), steps(far.source(CONTEXT), 8)):
+        assert np.array_equal(one, other)
+    assert not storage.faults
+
+
 def test_from_a_bucket(near: Collection, storage: Storage, tmp_path: Path, bucket: None) -> None:
     made, sent = publish(near, "s3://b/other", SHARD)
     assert publish(near, "s3://b/other", SHARD) == (made, 0)

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 import surefoot as package
+from surefoot.config.schema import RunConfig
+from surefoot.engine import World, monitor
 from surefoot.engine import sensors as seen
 from surefoot.engine.monitor import Monitor
+from surefoot.engine.ranks.team import Team
 from surefoot.engine.sensors import Gone, Nvidia, Processor
 
 GPU = {
@@ -107,6 +110,25 @@ def test_other_programs_on_a_processor_are_named(monkeypatch: pytest.MonkeyPatch
     }
     (text,) = told = train(machine)
     assert "other programs keep 1.5 of 2 cores busy" in text and told.crowded
+
+
+def test_a_share_is_that_of_what_all_devices_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of several ranks is shared out, so its operations are those of all of them."""
+    monkeypatch.setattr(monitor, "work", lambda *_: {"main": 4e9})
+    monkeypatch.setattr(monitor, "sensors", lambda _: [])
+    plan = {"ceiling": 1e10, "moved": 4e9, "bandwidth": 1e10}
+    spent = {"steps": 10, "compute_s": 10.0}
+    shares = []
+    for size in (1, 4):
+        team = Team(0, size, 0, torch.device("cpu")) if size > 1 else None
+        world = World(torch.device("cpu"), team)
+        meta = {"plan": plan, "pinned": {"threads": 1}}
+        with monitor.monitoring(meta, RunConfig(), None, world, None) as found:  # type: ignore[arg-type]
+            assert found is not None
+            shares.append(found._speed(spent))
+    one, four = shares
+    assert (one["flop_s"], one["mfu"], one["mbu"]) == (4e9, 0.4, 0.4)
+    assert four == {"flop_s": 4e9, "mfu": 0.1}
 
 
 def test_a_gpu_that_disappears_is_said_once_and_the_rest_goes_on() -> None:

@@ -227,7 +227,11 @@ class Monitor:
 def monitoring(
     meta: Mapping[str, Any], config: RunConfig, job: Job, world: World, record: Record
 ) -> Iterator[Monitor | None]:
-    """Watch the machine of the run whose run.json is `meta`, unless that is not wanted."""
+    """Watch the machine of the run whose run.json is `meta`, unless that is not wanted.
+
+    Operations are those of all ranks, and a share is that of what all their devices can. Bytes are not
+    shared out so evenly (each rank has its optimiser), so of several ranks they are not told.
+    """
     if not (config.track.monitor and world.leads):
         yield None
         return
@@ -236,10 +240,12 @@ def monitoring(
         record.note(text, "warning")
 
     plan, flops = meta.get("plan", {}), sum(work(job, config.train.batch_size).values())
+    one, ceiling = world.size == 1, plan.get("ceiling")
     memory = gpu(world.device).get("gpu_memory")
     with Monitor(
         sensors(world.device), tell, threads=meta["pinned"]["threads"], flops=flops or None,
-        ceiling=plan.get("ceiling"), moved=plan.get("moved"), bandwidth=plan.get("bandwidth"),
+        ceiling=ceiling and ceiling * world.size, moved=plan.get("moved") if one else None,
+        bandwidth=plan.get("bandwidth"),
         memory=memory,
     ) as found:  # fmt: skip
         yield found
