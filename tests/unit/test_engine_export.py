@@ -87,6 +87,28 @@ def test_gguf_holds_the_same_model(tmp_path, bpe, kind, quant, near):
     assert reader.fields[f"{arch}.attention.head_count_kv"].contents() == expected
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_a_model_that_suffers_from_rounding_is_written_and_another_is_not(
+    tmp_path, bpe, kind, monkeypatch
+):
+    pytest.importorskip("gguf")
+    from surefoot.engine import gguf_file
+
+    model = awake(bpe, kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter[:, ::32] *= 30  # what is beside them in four bits becomes zero
+    found = write(model, bpe, tmp_path / "m.gguf", "gguf", "q4_0")
+    assert found.difference > 0.3 * found.scale
+    real = gguf_file.public_weights
+    wrong = lambda model: {n: t * (1.2 if "up_proj" in n else 1) for n, t in real(model).items()}
+    monkeypatch.setattr(gguf_file, "public_weights", wrong)
+    with pytest.raises(CheckFailed, match=r"up\.weight was written with other numbers"):
+        write(awake(bpe, kind), bpe, tmp_path / "n.gguf", "gguf", "q4_0")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+
+
 def test_ollama_is_told_what_the_model_needs(tmp_path, bpe):
     pytest.importorskip("gguf")
     assert write(awake(bpe, "qwen3"), bpe, tmp_path / "o", "ollama", "f16").difference > 0

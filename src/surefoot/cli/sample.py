@@ -260,7 +260,7 @@ def _repl(options: argparse.Namespace, speaker: Speaker, learner: str) -> int:
             _remark(speaker, learner, prompt)
             _write(options, speaker, learner, _request(options, prompt, seed))
         except DataError as error:  # such as a character that the vocabulary lacks
-            print(error, file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
         except KeyboardInterrupt:
             if not asking:
                 raise

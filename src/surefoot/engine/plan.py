@@ -112,9 +112,18 @@ def compared(plan: Mapping[str, Any], taken: Mapping[str, float]) -> Iterator[st
     foreseen = plan.get("step_seconds")
     if foreseen and taken["steps"] >= _ENOUGH:
         step, held = taken["step_seconds"], taken["bytes"] / 1e6
-        times = f"{foreseen * 1e3:.3g} ms a step foreseen, {step * 1e3:.3g} ms taken"
+        times = f"{_ms(foreseen)} ms a step foreseen, {_ms(step)} ms taken"
         times += " beside other programs" if taken.get("crowded") else ""
         yield f"plan   {times}; the process held {held:.0f} MB"
+
+
+def _ms(seconds: float) -> str:
+    """Write milliseconds with three digits, also many.
+
+    >>> _ms(0.00448), _ms(0.0256), _ms(15.57)
+    ('4.48', '25.6', '15,600')
+    """
+    return f"{float(f'{seconds * 1e3:.3g}'):,.10g}"
 
 
 def farewell(
