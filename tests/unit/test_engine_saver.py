@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from surefoot.config.schema import Keep
+from surefoot.engine import loan
 from surefoot.engine import saver as module
 from surefoot.engine.saver import Pace, Saver
 from surefoot.engine.state import Payload, TrainState
@@ -56,44 +58,82 @@ def test_auto_pace_spends_one_percent(cost: float, interval: float) -> None:
     assert Pace("auto", cost=cost).interval == interval
 
 
-def test_a_save_is_a_copy_of_its_moment(
-    saver: Saver, state: TrainState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate, take = threading.Event(), saver._snapshot.take
-    copies: list[Payload] = []
-
-    def take_late(payload: Payload) -> Payload:
-        gate.wait()
-        copies.append(take(payload))
-        return copies[0]
-
-    monkeypatch.setattr(saver._snapshot, "take", take_late)
-    learner = state.learners["main"]
-    learner.model.register_buffer("seen", torch.zeros(1))
-    before = learner.parameters[0].detach().clone()
-    learner.memory["best"] = [1, 2.0]
-    saver.save(state, places={})
-    learner.memory["best"][1] = 3.0
+def change(learner: Any) -> None:
+    """Do what a step does to the state."""
     learner.model.seen += 1  # as a forward pass does
+    learner.memory["best"][1] += 1
     for parameter in learner.parameters:
         parameter.grad = torch.ones_like(parameter)
-    hold = learner.before_change
-
-    def change() -> None:
-        assert not copies
-        gate.set()
-        hold()
-        assert copies, "the update did not wait for the copy"
-
-    learner.before_change = change
     learner.update()
+
+
+@pytest.fixture
+def learner(state: TrainState) -> Any:
+    found: Any = state.learners["main"]
+    found.model.register_buffer("seen", torch.zeros(1))
+    found.memory["best"] = [1, 2.0]
+    change(found)  # so that there are moments
+    found.average_with(0.9)
+    return found
+
+
+def differences(saver: Saver, expected: Payload) -> list[str]:
+    found = saver.store.checkpoints()[-1].read()
+    assert found.small == expected.small and found.tensors.keys() == expected.tensors.keys()
+    pairs = [(f, n, t) for f, group in expected.tensors.items() for n, t in group.items()]
+    return [n for f, n, t in pairs if not torch.equal(found.tensors[f][n], t)]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_save_is_the_state_of_its_moment(
+    saver: Saver, state: TrainState, learner: Any, early: bool
+) -> None:
+    gate = threading.Event()
+    saver._before_commit = lambda: assert_(gate.wait(60))
+    expected = copy.deepcopy(state.payload())
+    saver.save(state, places={})
+    if early:  # the update comes before anything is written
+        change(learner)
+        gate.set()
+        saver.wait()
+    else:
+        gate.set()
+        saver.wait()
+        change(learner)
     saver.finish()
-    assert not torch.equal(learner.parameters[0], before) and saver.stall > 0.0
-    payload = saver.store.checkpoints()[0].read()
-    assert payload.tensors["main.model.safetensors"]["seen"] == 0
-    assert torch.equal(payload.tensors["main.model.safetensors"]["0.weight"], before)
-    assert payload.small["learners"]["main"]["memory"] == {"best": [1, 2.0]}
-    assert saver.pace.cost < 5.0 and saver.stall < 5.0
+    assert not differences(saver, expected)
+    assert bool(saver._room) == early, "memory for copies is kept only where it was needed"
+    assert saver._late == (1.0 if early else 0.0) and 0 < saver.stall < 5
+
+
+def test_saves_beside_steps_are_whole(
+    saver: Saver, state: TrainState, learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loan, "PIECE", 64)
+    for step in range(2, 42):
+        learner.step = step
+        expected = copy.deepcopy(state.payload())
+        saver.save(state, places={})
+        for _ in range(step % 4):  # beside the thread that writes
+            change(learner)
+        saver.wait()
+        assert not differences(saver, expected), step
+    assert saver.complaint() is None
+
+
+def test_a_loan_to_a_save_that_failed_costs_the_next_update_nothing(
+    saver: Saver, state: TrainState, learner: Any
+) -> None:
+    saver._before_commit = refuse(OSError(errno.EIO, "Input/output error"))
+    saver.save(state, places={})
+    saver.wait()
+    lent = learner.before_change.args[0]
+    change(learner)
+    assert not lent.used and "Input/output error" in str(saver.complaint())
+
+
+def assert_(true: bool) -> None:
+    assert true
 
 
 def refuse(error: Exception) -> Any:

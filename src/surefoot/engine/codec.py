@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from io import RawIOBase
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,7 +23,10 @@ from torch import Tensor
 
 from surefoot.errors import CheckpointError
 
-__all__ = ["copy_file", "digest", "read_tensors", "sync_folder", "write_bytes", "write_tensors"]
+__all__ = [
+    "copy_file", "digest", "read_tensors", "safetensors", "sync_folder", "write_bytes", "write_files",
+    "write_tensors",
+]  # fmt: skip
 
 _CHUNK = 1 << 22  # bytes per write, so that hashing works on cached memory
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
@@ -36,11 +42,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
 
     Raises CheckpointError for a dtype that the format does not have, before anything is written.
     """
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _NAMES:
-            text = f"cannot save {name}: {tensor.dtype} is not a type of the safetensors format"
-            raise CheckpointError(text, where=str(path))
-    return _write(path, _safetensors(tensors))
+    return _write(path, safetensors(path, tensors))
 
 
 def write_bytes(path: Path, data: bytes) -> tuple[int, str]:
@@ -48,16 +50,34 @@ def write_bytes(path: Path, data: bytes) -> tuple[int, str]:
     return _write(path, iter([memoryview(data)]))
 
 
+def write_files(
+    folder: Path, contents: Mapping[str, Iterator[memoryview]]
+) -> dict[str, tuple[int, str]]:
+    """Write files into `folder`, then fsync each; return (bytes, xxh3-128 hex) by name.
+
+    All are read before the disk is waited for.
+    """
+    with ExitStack() as opened:
+        files = {n: opened.enter_context((folder / n).open("wb", buffering=0)) for n in contents}
+        found = {name: _pour(files[name], pieces) for name, pieces in contents.items()}
+        for file in files.values():
+            os.fsync(file.fileno())
+    return found
+
+
 def _write(path: Path, pieces: Iterator[memoryview]) -> tuple[int, str]:
+    return write_files(path.parent, {path.name: pieces})[path.name]
+
+
+def _pour(file: RawIOBase, pieces: Iterator[memoryview]) -> tuple[int, str]:
+    """Write what `pieces` yields and return (bytes, xxh3-128 hex)."""
     hasher, size = xxhash.xxh3_128(), 0
-    with path.open("wb", buffering=0) as file:
-        for piece in pieces:
-            for start in range(0, len(piece), _CHUNK):
-                chunk = piece[start : start + _CHUNK]
-                hasher.update(chunk)
-                _write_all(file.fileno(), chunk)
-            size += len(piece)
-        os.fsync(file.fileno())
+    for piece in pieces:
+        for start in range(0, len(piece), _CHUNK):
+            chunk = piece[start : start + _CHUNK]
+            hasher.update(chunk)
+            _write_all(file.fileno(), chunk)
+        size += len(piece)
     return size, hasher.hexdigest()
 
 
@@ -66,23 +86,36 @@ def _write_all(handle: int, chunk: memoryview) -> None:
         chunk = chunk[os.write(handle, chunk) :]
 
 
-def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+def safetensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    pieces: Callable[[str], Iterator[memoryview]] | None = None,
+) -> Iterator[memoryview]:
+    """Return the bytes of a file of CPU tensors for `path`, those of a tensor from `pieces` if given.
+
+    Raises CheckpointError for a dtype that the format does not have.
+    """
     header, offset = {}, 0
-    ordered = sorted(tensors.items())
-    for name, tensor in ordered:
-        size = tensor.numel() * tensor.element_size()
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in _NAMES:
+            what = f"cannot save {name}: {tensor.dtype} is not a type of the safetensors format"
+            raise CheckpointError(what, where=str(path))
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
+            "data_offsets": [offset, offset + tensor.nbytes],
         }
-        offset += size
+        offset += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    yield memoryview(struct.pack("<Q", len(text)) + text)
-    for _, tensor in ordered:
-        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        yield flat.numpy().data
+    begin = iter([memoryview(struct.pack("<Q", len(text)) + text)])
+    names = sorted(tensors)
+    return chain(begin, *(pieces(n) if pieces else _bytes_of(tensors[n]) for n in names))
+
+
+def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    yield flat.numpy().data
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

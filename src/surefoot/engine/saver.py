@@ -1,7 +1,8 @@
-"""Save in the background: the state is copied while the next gradient is computed.
+"""Save in the background: the state is written while the next gradient is computed.
 
-The next update waits until the copy is made; the copy is written beside training. At most one save is in flight. A save that fails is reported, older checkpoints stay whole, and it
-is tried again; it never ends training.
+The state is on loan until the next update (`loan`), which copies what is not written by then. At most
+one save is in flight. A save that fails is reported, older checkpoints stay whole, and it is tried
+again; it never ends training.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from surefoot.config.schema import Keep
 from surefoot.config.units import parse_seconds
 from surefoot.engine import retain
+from surefoot.engine.loan import Loan, Room, Withheld
 from surefoot.engine.mirror import Mirror
 from surefoot.engine.state import Payload, Snapshot, TrainState
 from surefoot.engine.store import Checkpoint, Store
@@ -77,6 +79,8 @@ class Saver:
         self.pinned: Collection[int] = ()
         self._before_commit = before_commit
         self._snapshot = Snapshot()
+        self._room: Room = {}  # for copies of what the last update came too soon for
+        self._late = 0.0  # what share of the state that was
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None  # of the last save; None when it is on the disk
         self._news: list[str] = []  # what is not yet told, in words
@@ -98,7 +102,7 @@ class Saver:
         write: Callable[[Path], dict[str, tuple[int, str]]] | None = None,
         **facts: Any,
     ) -> None:
-        """Copy `state` and write it in the background, after the save before has ended.
+        """Write `state` as it is now in the background, after the save before has ended.
 
         `still` is what `TrainState.still` gave, where that takes more than this process. With `write`,
         which writes the tensors with the help of others, nothing is left for later.
@@ -106,8 +110,8 @@ class Saver:
         begun = time.monotonic()
         self.wait()
         self._retry_at = None
-        copied = threading.Event()
-        what = (state.step, still or state.still(), copied, metric, facts, self.pinned)
+        loan = self._lend(still or state.still())
+        what = (state.step, loan, metric, facts, self.pinned)
         if write is not None:
             self._write(*what, write=write)
             self.stall += time.monotonic() - begun
@@ -115,21 +119,24 @@ class Saver:
         self._thread = threading.Thread(target=self._write, args=what, name="surefoot-save")
         self._thread.start()
         for learner in state.learners.values():
-            learner.before_change = partial(self._hold, copied)
+            learner.before_change = partial(self._end, loan)
         self.pace.last_time = time.monotonic()
         self.stall += self.pace.last_time - begun
 
-    def _hold(self, copied: threading.Event) -> None:
-        if not copied.is_set():
-            begun = time.monotonic()
-            copied.wait()
-            self.stall += time.monotonic() - begun
+    def _lend(self, still: Payload) -> Loan | Withheld:
+        if still.copied or not still.on_host:
+            return Withheld(still, self._snapshot)
+        return Loan(still, self._room, self._late)
+
+    def _end(self, loan: Loan | Withheld) -> None:
+        begun = time.monotonic()
+        loan.end()
+        self.stall += time.monotonic() - begun
 
     def _write(
         self,
         step: int,
-        state: Payload,
-        copied: threading.Event,
+        loan: Loan | Withheld,
         metric: float | None,
         facts: Any,
         pinned: Collection[int],
@@ -137,14 +144,12 @@ class Saver:
     ) -> None:
         begun = time.monotonic()
         try:
-            try:
-                payload = self._snapshot.take(state)
-            finally:
-                copied.set()
+            payload = loan.take()
             self._check_room(payload)
             self._before_commit()
             self.store.save(step, payload, metric=metric, write=write, **facts)
         except Exception as error:  # whatever it is, training goes on and hears of it
+            loan.close()
             self._failure, self._retry_at = error, time.monotonic() + RETRY
             self._news.append(
                 f"checkpoint not saved: {self._why(error)}; training goes on, "
@@ -152,6 +157,8 @@ class Saver:
             )
         else:
             self._failure = None
+            self._room, self._late = loan.used, loan.late
+            loan.close()
             self.tidy(pinned)
             self._reflect()
         self.pace.cost = time.monotonic() - begun

@@ -6,7 +6,7 @@ learning rate are not in, because they are functions of the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,18 @@ class Payload:
     """A checkpoint's contents: tensors by file name, and the small state.
 
     `copied`: the tensors are on the host already, and nobody changes them until the next save.
+    `pieces` gives the bytes of a tensor, by file and name, where they must not be read otherwise.
     """
 
     tensors: dict[str, dict[str, Tensor]]
     small: dict[str, Any]
     copied: bool = False
+    pieces: Callable[[str, str], Iterator[memoryview]] | None = None
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all tensors are in the memory of the processor."""
+        return all(t.device.type == "cpu" for g in self.tensors.values() for t in g.values())
 
 
 @dataclass

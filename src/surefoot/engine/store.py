@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,13 @@ class Store:
     def _write_payload(
         self, staging: Path, payload: Payload, written: Mapping[str, tuple[int, str]]
     ) -> dict[str, dict[str, Any]]:
-        files = dict(written)
+        contents: dict[str, Iterator[memoryview]] = {}
         for name, tensors in payload.tensors.items():
-            files[name] = codec.write_tensors(staging / name, tensors)
+            pieces = None if payload.pieces is None else partial(payload.pieces, name)
+            contents[name] = codec.safetensors(staging / name, tensors, pieces)
         small = json.dumps(payload.small, indent=1, sort_keys=True).encode()
-        files["state.json"] = codec.write_bytes(staging / "state.json", small)
+        contents["state.json"] = iter([memoryview(small)])
+        files = {**written, **codec.write_files(staging, contents)}
         return {name: {"size": size, "xxh3_128": hashed} for name, (size, hashed) in files.items()}
 
     def _commit(self, staging: Path, final: Path) -> None:
