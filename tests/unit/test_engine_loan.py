@@ -17,7 +17,6 @@ from surefoot.engine import loan as module
 from surefoot.engine.loan import Loan, Withheld
 from surefoot.engine.state import Payload, Snapshot
 
-
 PIECE = 64  # bytes
 
 
@@ -107,9 +106,13 @@ def test_beside_a_thread_that_writes() -> None:
     room: Any = {}
     for _ in range(100):
         state = payload()
-        expected, found = whole(state), []
+        expected, found = whole(state), list[bytes]()
         lent = Loan(state, room, 0.2)
-        writer = threading.Thread(target=lambda lent=lent: found.extend(read(lent.take())))
+
+        def write(lent: Loan = lent, found: list[bytes] = found) -> None:
+            found.extend(read(lent.take()))
+
+        writer = threading.Thread(target=write)
         writer.start()
         lent.end()
         scribble(live(state))

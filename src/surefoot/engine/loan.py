@@ -119,10 +119,9 @@ class Withheld:
     The next update waits for that.
     """
 
-    used: Room = {}
-    late = 0.0
-
     def __init__(self, payload: Payload, snapshot: Snapshot) -> None:
+        self.used: Room = {}
+        self.late = 0.0
         self._payload, self._snapshot = payload, snapshot
         self._copied = threading.Event()
 
