@@ -103,7 +103,27 @@ def test_a_save_is_the_state_of_its_moment(
     saver.finish()
     assert not differences(saver, expected)
     assert bool(saver._room) == early, "memory for copies is kept only where it was needed"
-    assert saver._late == (1.0 if early else 0.0) and 0 < saver.stall < 5
+    assert 0 < saver.stall < 5
+
+
+def test_what_the_next_update_comes_too_soon_for_is_copied_ahead(
+    saver: Saver, state: TrainState, learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loan, "PIECE", 64)
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    size = sum(t.nbytes for group in state.payload().tensors.values() for t in group.values())
+    shares = []
+    for seconds in (8.0, 1.0, 8.0):  # that a step takes; all is written in 2.5 s
+        for _ in range(2):
+            now[0] += seconds
+            assert not saver.due(3)
+        saver._rate = size / 2.5
+        saver.save(state, places={})
+        saver.wait()
+        change(learner)
+        shares.append(sum(t.nbytes for t in saver._room.values()) / size)
+    assert shares == pytest.approx([0, 1 - 0.8 * 1 / 2.5, 0], abs=0.05)
 
 
 def test_saves_beside_steps_are_whole(

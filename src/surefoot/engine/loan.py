@@ -9,7 +9,9 @@ that happens, every piece was read or copied before the change.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,14 +31,15 @@ Room = dict[Key, Tensor]  # memory for copies, kept from save to save
 class Loan:
     """A payload on the processor, until `end`. Several threads may call its methods.
 
-    `room` is memory of an earlier loan for copies. `ahead` is the share of the bytes that the writer
-    copies before it reads any, because the next update is expected to come too soon for them.
+    `room` is memory of an earlier loan for copies. `in_time` are the bytes that the next update is
+    expected to find written; the writer copies the others before it reads any.
     """
 
-    def __init__(self, payload: Payload, room: Room, ahead: float = 0.0) -> None:
+    def __init__(self, payload: Payload, room: Room, in_time: float = math.inf) -> None:
         self.used: Room = {}  # memory that copies took, for the next loan
-        self.late = 0.0  # share of the bytes that the update did not find written
-        self._payload, self._room, self._ahead = payload, room, ahead
+        self.rate: float | None = None  # bytes a second at which all of it was read, when it was
+        self._payload, self._room, self._in_time = payload, room, in_time
+        self._begun = math.nan
         self._lock = threading.Lock()
         self._live = dict(_pieces(payload))
         self._bytes = sum(piece.numel() for piece in self._live.values())
@@ -47,7 +50,8 @@ class Loan:
 
     def take(self) -> Payload:
         """Return the payload, whose bytes must be read through `pieces`; copies ahead first."""
-        left = int(self._ahead * self._bytes)
+        self._begun = time.monotonic()
+        left = self._bytes - self._in_time
         for key in reversed(list(self._live)):
             if left <= 0:
                 break
@@ -71,8 +75,6 @@ class Loan:
             if self._ended:
                 return
             self._ended = True
-            waiting = (*self._live.values(), *self._copies.values())
-            self.late = sum(piece.numel() for piece in waiting) / max(1, self._bytes)
             try:
                 for key, piece in self._live.items():
                     self._copies[key] = self._copy(key, piece)
@@ -95,6 +97,8 @@ class Loan:
             with self._lock:
                 copy = self._copies.pop(key, None)
                 found = self._page_of(key) if copy is None else copy.numpy()
+                if not (self._live or self._copies):
+                    self.rate = self._bytes / max(1e-9, time.monotonic() - self._begun)
             yield found.data
 
     def _page_of(self, key: Key) -> np.ndarray:
@@ -121,7 +125,7 @@ class Withheld:
 
     def __init__(self, payload: Payload, snapshot: Snapshot) -> None:
         self.used: Room = {}
-        self.late = 0.0
+        self.rate: float | None = None
         self._payload, self._snapshot = payload, snapshot
         self._copied = threading.Event()
 

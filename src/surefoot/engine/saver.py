@@ -8,9 +8,11 @@ again; it never ends training.
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ from surefoot.errors import OutOfResources, RunError
 __all__ = ["Pace", "Saver"]
 
 RETRY = 30.0  # seconds until a save that failed is tried again
+_RATE = 5e8  # bytes a second that a save writes, guessed before the first
+_SURE = 0.8  # share of a step in which its update surely does not come
 
 
 @dataclass
@@ -80,7 +84,9 @@ class Saver:
         self._before_commit = before_commit
         self._snapshot = Snapshot()
         self._room: Room = {}  # for copies of what the last update came too soon for
-        self._late = 0.0  # what share of the state that was
+        self._rate = _RATE  # bytes a second that the last save wrote
+        self._asked: float | None = None  # when it last was whether a save is due: once a step
+        self._steps: deque[float] = deque(maxlen=2)  # seconds of the last ones
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None  # of the last save; None when it is on the disk
         self._news: list[str] = []  # what is not yet told, in words
@@ -90,6 +96,9 @@ class Saver:
     def due(self, step: int) -> bool:
         """Whether to save now: by cadence, or because an earlier save failed a while ago."""
         now = time.monotonic()
+        if self._asked is not None:
+            self._steps.append(now - self._asked)
+        self._asked = now
         retry = self._retry_at is not None and now >= self._retry_at
         return retry or self.pace.due(step, now)
 
@@ -110,7 +119,7 @@ class Saver:
         begun = time.monotonic()
         self.wait()
         self._retry_at = None
-        loan = self._lend(still or state.still())
+        loan = self._lend(still or state.still(), len(state.learners))
         what = (state.step, loan, metric, facts, self.pinned)
         if write is not None:
             self._write(*what, write=write)
@@ -123,10 +132,12 @@ class Saver:
         self.pace.last_time = time.monotonic()
         self.stall += self.pace.last_time - begun
 
-    def _lend(self, still: Payload) -> Loan | Withheld:
+    def _lend(self, still: Payload, learners: int) -> Loan | Withheld:
         if still.copied or not still.on_host:
             return Withheld(still, self._snapshot)
-        return Loan(still, self._room, self._late)
+        # One of the two may have had an evaluation in it.
+        until_update = _SURE * min(self._steps, default=math.inf) / learners
+        return Loan(still, self._room, until_update * self._rate)
 
     def _end(self, loan: Loan | Withheld) -> None:
         begun = time.monotonic()
@@ -157,7 +168,7 @@ class Saver:
             )
         else:
             self._failure = None
-            self._room, self._late = loan.used, loan.late
+            self._room, self._rate = loan.used, loan.rate or self._rate
             loan.close()
             self.tidy(pinned)
             self._reflect()
