@@ -71,3 +71,35 @@ def test_an_older_library_is_asked_for_what_it_takes(
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
     assert keep_freed_memory.__wrapped__() and asked == told
+
+
+HOLES = """
+import torch
+from surefoot.engine.heap import give_back, keep_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+keep_freed_memory()
+taken = [torch.ones(500_000) for _ in range(100)]  # 200 MB
+taken = taken[::10]  # what stays lies between what was freed
+before = resident()
+give_back()
+print(before - resident(), all(bool(t.eq(1).all()) for t in taken))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_free_memory_between_what_stays_can_be_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    returned, whole = done.stdout.split()
+    assert float(returned) > 150 and whole == "True"
+
+
+def test_where_memory_cannot_be_kept_there_is_none_to_give_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heap, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: pytest.fail("asked the C library"))
+    heap.give_back()

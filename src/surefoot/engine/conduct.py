@@ -12,6 +12,7 @@ from surefoot.config.learners import alone
 from surefoot.config.schema import RunConfig, Train
 from surefoot.data.batch import Data
 from surefoot.engine import faults, named, retain
+from surefoot.engine.heap import give_back
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
 from surefoot.engine.lives import Lives
@@ -60,6 +61,7 @@ class Conductor:
     _lives: Lives | None = None
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
+    _settled: bool = False  # whether what training keeps has its place in memory
 
     def run(self) -> str:
         """Train; return `done` or the name of the signal that stopped the run.
@@ -74,6 +76,7 @@ class Conductor:
         every = self.config.cadence.log_every if self.config.track.update_ratio else 0
         self._ratios = {n: watch_updates(x, every) for n, x in self.state.learners.items() if every}
         self._lives = Lives(self.job, self.config, self.world, self.state, self.record)
+        self._give_back()
         while not self.state.finished:
             try:
                 for report in self._steps():
@@ -123,7 +126,14 @@ class Conductor:
         with self.meter.save:
             self._save_if_due(report.step, improved, rolled)
         self._measure(report.step)
+        if not self._settled:  # moments of optimisers came to be in the first step
+            self._settled = True
+            self._give_back()
         return rolled or self._signal is not None
+
+    def _give_back(self) -> None:
+        if self.world.device.type == "cpu":
+            give_back()
 
     @property
     def _signal(self) -> str | None:

@@ -27,6 +27,7 @@ _BUDGET = 0.5  # seconds that all probes may take together, compilation of kerne
 _PASSES = 8  # of one example, that all probes may take where those are slower
 _PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
+_LEAN = 1.02  # one that needs less memory may be slower by what two measurements differ
 _THREADED = (
     0.1  # seconds of a pass that may be repeated with all cores; less work gains less by them
 )
@@ -151,8 +152,7 @@ class Probe:
                 break
             trial = replace(pins, **change, ops={**pins.ops, **ways})
             measured[label] = seconds = self._seconds(trial)
-            lean = "cross_entropy" in ways  # keeps less memory, so it needs no gain in time
-            if seconds < best * (1.0 if lean else _MARGIN):
+            if seconds < best * (_LEAN if "cross_entropy" in ways else _MARGIN):
                 pins, best = trial, seconds
         if len(measured) > 1:
             times = ", ".join(f"{k} {v * 1e3:.1f}" for k, v in measured.items())
