@@ -242,6 +242,41 @@ def test_a_tuned_model_is_given_to_other_programs(
     assert text.out.startswith("def ")
 
 
+def test_a_tuned_model_is_examined_by_files_that_nothing_was_chosen_by(
+    surefoot: Surefoot, repo: Path, tmp_path: Path
+) -> None:
+    runs = ["--runs", tmp_path / "runs"]
+    asked = [*words(repo, *map(str, runs), steps=3), "--new-tokens", "4", "--test-ratio", "0.2"]
+    asked[asked.index("--prompts") + 1] = "2"
+    surefoot(*asked).ok()
+    seen = [
+        json.loads(x) for x in (tmp_path / "runs/0001-code/metrics.jsonl").read_text().splitlines()
+    ]
+    found = surefoot("evaluate", "last", *runs, "--json", "--device", "cpu").ok().json
+    metrics = found["metrics"]["main"]
+    assert {
+        "test_ppl",
+        "base_test_ppl",
+        "test_ppl_change_high",
+        "compile_cut_files",
+    } <= metrics.keys()
+    assert not any("test_ppl" in row for row in seen)
+
+
+def test_a_rate_is_found_for_a_base(
+    surefoot: Surefoot, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUREFOOT_RUNS", str(tmp_path / "runs"))
+    told = words(repo)
+    at = told.index("--max-steps")
+    told = ["lr-find", *told[1:at], *told[at + 2 :]]
+    own = ["--method", "lora+", "--trial-steps", "40", "--to", "3", "--json"]
+    found = surefoot(*told, *own).ok().json
+    assert found["recipe"] == "code" and len(found["rates"]) > 20
+    assert all(3e-6 <= rate <= 3 for rate in found["suggestions"].values())
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_base_without_a_tokenizer_is_told(surefoot: Surefoot, repo: Path, tmp_path: Path) -> None:
     import transformers
 

@@ -266,6 +266,24 @@ def test_inputs_that_wait_on_the_host_leave_every_bit_of_the_gradient(
     assert all(torch.equal(found[0][n], found[1][n]) for n in found[0])
 
 
+def test_an_adapter_in_the_product_that_adds_it_rounds_no_more_than_peft(rows: Any) -> None:
+    model = adapted(Lora(rank=4)).train()
+    stir(model)
+    exact = gradients(model, *rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = gradients(model, *rows)
+        layers = [m for m in model.modules() if "forward" in vars(m)]
+        for layer in layers:
+            del layer.forward  # what peft itself does
+        theirs = gradients(model, *rows)
+    assert len(layers) == 14 and len(exact) == 28
+
+    def off(found: dict[str, torch.Tensor]) -> float:
+        return sum(float((found[n] - exact[n]).norm() / exact[n].norm()) for n in exact) / 28
+
+    assert 0 < off(ours) < min(0.02, 1.1 * off(theirs))
+
+
 @pytest.mark.parametrize("tile", [3, 5, 16])
 def test_tiles_leave_the_gradient_but_for_rounding(rows: Any, tile: int) -> None:
     plain = adapted(Lora(rank=4)).train()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from surefoot.config.fields import changed
 from surefoot.data.bpe import train_bpe
-from surefoot.errors import DataError
+from surefoot.errors import DataError, Unsupported
 from surefoot.recipes.code.base import find_base
 from surefoot.recipes.code.loading import load_base
+from surefoot.recipes.code.model import make
+from surefoot.recipes.code.settings import CodeConfig
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -81,6 +86,21 @@ def test_a_whole_base_is_loaded(tmp_path: Path, four_bit: bool) -> None:
     model = load(saved(tmp_path, lambda *_: None), four_bit)
     found = [m.support_avx512bf16_for_cpu for m in model.modules() if hasattr(m, "quant_state")]
     assert len(found) == 7 * four_bit and not any(found)  # no layer repacks itself
+
+
+def test_bits_that_cannot_be_computed_here_say_why_and_what_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(CodeConfig(), {"adapter.method": "qlora"})
+    place: Any = SimpleNamespace(device=torch.device("mps"))
+    with pytest.raises(Unsupported, match="4 bits cannot be computed on mps") as caught:
+        make(config, None, place, "fp32")  # type: ignore[arg-type]
+    assert "--method lora" in str(caught.value)
+    folder = saved(tmp_path, lambda *_: None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(Unsupported, match="bitsandbytes, which is not installed") as caught:
+        load(folder, four_bit=True)
+    assert "--method lora" in str(caught.value)
 
 
 def test_what_is_no_base_says_what_it_is(tmp_path: Path) -> None:
