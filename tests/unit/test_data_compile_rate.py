@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -46,14 +47,23 @@ HEADS = [
     ("def f(x):\n    '''Say.'''; return 1\n", None),
     ("def f(x='ä',\n      y='ä'): return 1\n", None),
     ("def f(\n    x,\n) -> int:\n    return 1\n", "def f(\n    x,\n) -> int:"),
+    ("try:\n    def f(x):\n        return x\nexcept E:\n    pass\n", None),
+    (
+        "try:\n    g()\nexcept E:\n    def f(x):\n        return x\n",
+        "try:\n    g()\nexcept E:\n    def f(x):",
+    ),
     ("def f(x):\n    @g\n    def h(): return 1\n    return h\n", "def f(x):"),
 ]
 
 
 @pytest.mark.parametrize(("text", "prefix"), HEADS)
-def test_no_prompt_ends_within_a_head(text: str, prefix: str | None) -> None:
+def test_prompts_are_whole_heads_whose_bodies_can_compile(text: str, prefix: str | None) -> None:
     found = [p.prefix for p in function_prompts([CodeFile("a.py", "python", text)], 9)]
     assert found == ([] if prefix is None else [prefix])
+    (node,) = (n for n in ast.walk(ast.parse(text)) if getattr(n, "name", "") == "f")
+    whole = "\n".join(text.split("\n")[: node.end_lineno])  # type: ignore[attr-defined]
+    if prefix is not None:
+        assert compile(whole, "f", "exec")
 
 
 # text, ended by itself -> as_is, cut, ended
@@ -62,6 +72,11 @@ CASES = [
     ("    y = x\n    y = (", False, (False, True, False)),
     ("    if x:\n        y", False, (True, False, False)),
     ("    y = 1\n    if x:\n        y", False, (True, True, False)),
+    ("    y = 1\n    try:\n        y()\n    except E:\n        y = (", False, (False, True, False)),
+    ("    try:\n        y()\n    finally:\n        y = 2\n        z", False, (True, False, False)),
+    ("    if x:\n        y()\n    else:\n        y = 2\n    z = (", False, (False, True, False)),
+    ("    if x:\n        y()\n    elif (", False, (False, False, False)),
+    ("    y = 1\n    if x:  # so\n        y = (", False, (False, True, False)),
     ("    y = 1\n\ndef g(", False, (False, True, True)),
     ("    y = 1\n\nx = = 2\n", False, (False, True, True)),
     ("    y = (1,\n", False, (False, False, False)),

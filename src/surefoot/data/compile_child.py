@@ -10,9 +10,9 @@ import io
 import json
 import sys
 import tokenize
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["compiles", "judge", "limit", "lines_of", "main"]
+__all__ = ["Line", "compiles", "judge", "limit", "lines_of", "main"]
 
 _BYTES, _SECONDS = 1 << 30, 10
 _FORBIDDEN = ("exec", "open", "import", "os.", "socket.", "subprocess.", "ctypes.")
@@ -46,14 +46,15 @@ def compiles(source: str) -> bool:
     return True
 
 
-def lines_of(source: str, first: int) -> tuple[list[tuple[int, int]], int | None, bool]:
-    """Return (column, last row) of whole logical lines from row `first` on.
+def lines_of(source: str, first: int) -> tuple[list[Line], Line | None, bool]:
+    """Return the whole logical lines from row `first` on.
 
-    The second answer is the column of a line that the end of the text cuts off, the third whether
-    something cannot be read that more text would not mend.
+    The second answer is the line that the end of the text cuts off, the third whether something
+    cannot be read that more text would not mend.
     """
-    found: list[tuple[int, int]] = []
-    start: tuple[int, int] | None = None
+    found: list[Line] = []
+    start: tokenize.TokenInfo | None = None
+    end = ""
     skipped = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
     last = source.count("\n") + 1
     try:
@@ -61,21 +62,38 @@ def lines_of(source: str, first: int) -> tuple[list[tuple[int, int]], int | None
             if token.type == tokenize.NEWLINE:
                 if not token.string:  # the end of the text, and not of the line
                     break
-                if start is not None and start[0] >= first:
-                    found.append((start[1], token.start[0]))
+                if start is not None and start.start[0] >= first:
+                    found.append(_line(start, token.start[0], end))
                 start = None
-            elif token.type not in skipped and start is None:
-                start = token.start
+            elif token.type not in skipped:
+                start, end = start or token, token.string
     except tokenize.TokenError as error:
         row = error.args[1][0] if len(error.args) > 1 else 0
-        return found, _column(start, first), "EOF" not in str(error) and row < last
+        return found, _half(start, first), "EOF" not in str(error) and row < last
     except SyntaxError as error:  # such as a dedent to nowhere
         return found, None, (error.lineno or 0) < last
-    return found, _column(start, first), False
+    return found, _half(start, first), False
 
 
-def _column(start: tuple[int, int] | None, first: int) -> int | None:
-    return start[1] if start is not None and start[0] >= first else None
+class Line(NamedTuple):
+    """A logical line: where it begins, its last row, whether it `opens` a block, and whether it
+
+    `goes_on` with the statement before, as `else` does.
+    """
+
+    column: int
+    last: int
+    opens: bool
+    goes_on: bool
+
+
+def _line(start: tokenize.TokenInfo, last: int, end: str = "") -> Line:
+    goes_on = start.string in ("elif", "else", "except", "finally")
+    return Line(start.start[1], last, end == ":", goes_on)
+
+
+def _half(start: tokenize.TokenInfo | None, first: int) -> Line | None:
+    return _line(start, first) if start is not None and start.start[0] >= first else None
 
 
 def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
@@ -86,18 +104,19 @@ def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
     """
     source = prefix + text + ("\n" if whole else "")
     rows = source.split("\n")
-    found, half, broken = lines_of(source, prefix.count("\n") + 2)
-    over = next((i for i, line in enumerate(found) if line[0] < column), None)
-    if over is None and half is not None and half < column:
-        over = len(found)
-    inside = found if over is None else found[:over]
-    if over is None and not whole:
-        head = max((i for i, line in enumerate(inside) if line[0] == column), default=0)
-        opens = bool(inside) and rows[inside[head][1] - 1].rstrip().endswith(":")
-        if opens or head < len(inside) - 1:
+    inside, half, broken = lines_of(source, prefix.count("\n") + 2)
+    over = next((i for i, line in enumerate(inside) if line.column < column), None)
+    if over is None and half is not None and half.column < column:
+        over = len(inside)
+    if over is not None:
+        inside = inside[:over]
+    elif not whole and (half is None or half.column != column or half.goes_on):
+        heads = [i for i, x in enumerate(inside) if x.column == column and not x.goes_on]
+        head = max(heads, default=0)
+        if inside and (inside[head].opens or head < len(inside) - 1):
             inside = inside[:head]
     usable = bool(inside) and (over is not None or not broken)
-    kept = "\n".join(rows[: inside[-1][1]]) + "\n" if usable else ""
+    kept = "\n".join(rows[: inside[-1].last]) + "\n" if usable else ""
     return {
         "as_is": compiles(source),
         "cut": bool(kept) and compiles(kept),

@@ -103,8 +103,11 @@ def _of(file: CodeFile) -> Iterator[Prompt]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     lines = file.text.split("\n")
+    # Up to the end of such a function, no handler makes the try whole: nothing would compile.
+    tries = (node for node in ast.walk(tree) if isinstance(node, ast.Try | ast.TryStar))
+    tried = {inner for node in tries for part in node.body for inner in ast.walk(part)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node not in tried:
             found = _prompt(file, node, lines)
             if found is not None:
                 yield found
