@@ -18,7 +18,7 @@ from surefoot.engine.fit import Pins
 from surefoot.engine.ledger import Work
 from surefoot.engine.loop import steps
 from surefoot.engine.place import apply
-from surefoot.engine.plan import prepare
+from surefoot.engine.plan import compared, prepare
 from surefoot.engine.predict import Need, predict
 from surefoot.engine.state import TrainState
 from surefoot.engine.world import open_world
@@ -89,3 +89,12 @@ def test_a_card_starts_operations_while_others_work() -> None:
     assert seconds(need([], many), card) == pytest.approx(1000 * card.start)
     heavy = Work(10**12, 1, "half")
     assert seconds(need([], [heavy, heavy]), card) == pytest.approx(2 * 1e12 / card.half)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.00448, "4.48 ms"), (0.0256, "25.6 ms"), (15.57, "15,600 ms")]
+)
+def test_many_milliseconds_have_no_exponent(seconds, shown):
+    taken = {"steps": 1000, "step_seconds": seconds, "bytes": 1e9}
+    (line,) = compared({"step_seconds": seconds}, taken)
+    assert f"{shown} a step foreseen, {shown} taken" in line

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import pickle
 import stat
+import warnings
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import BPE, train_bpe
 from surefoot.data.tokenizer import Characters
 from surefoot.engine import export, llama, onnx_file
-from surefoot.engine.adopt import read_folder
+from surefoot.engine.adopt import read_folder, read_weights
 from surefoot.engine.export import write
 from surefoot.errors import CheckFailed, DataError, OutOfResources, RunError, Unsupported
 from surefoot.nn.foreign import gpt_weights
@@ -244,6 +246,17 @@ def test_a_boundary_that_was_added_afterwards_has_its_place_in_gguf(tmp_path, bp
     assert other.boundary == last
     model = GPT(GPTConfig(**SIZES), other.vocab_size, seed=1)
     assert write(model, other, tmp_path / "m.gguf", "gguf").agree == 1.0
+
+
+def test_what_is_no_file_of_weights_is_refused_without_advice_of_libraries(tmp_path):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(print, protocol=4))
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for name in ("evil.pt", "cut.safetensors"):
+            with pytest.raises(DataError, match="another format, damaged, or cut short"):
+                read_weights(tmp_path / name)
+    assert not heard
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "untied"])

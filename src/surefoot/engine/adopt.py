@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from surefoot.nn.public import sizes_of
 __all__ = ["fill", "read_folder", "read_weights"]
 
 _SHOWN = 12  # tensors named in an error
+_UNREAD = "no weights can be read: another format, damaged, or cut short"
 _UNSAFE = (
     "safetensors, or what torch.save(model.state_dict(), FILE) writes; nothing else is read, "
     "because it could run code"
@@ -38,10 +40,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if path.suffix == ".safetensors":
             return read_tensors(path), {}
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about what is refused next
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the library's list of complaints is not documented
         more = re.search(r"GLOBAL (\S+)", str(error))  # and some of its advice is dangerous
-        what = f"it holds a {more[1]}, not weights alone" if more else "no weights can be read"
+        what = f"it holds a {more[1]}, not weights alone" if more else _UNREAD
         raise DataError(what, where=str(path), fix=_UNSAFE) from error
     return _tensors_in(held, path)
 
