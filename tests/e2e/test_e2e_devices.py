@@ -81,6 +81,25 @@ def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(runs: Path) -> N
     assert code == 0, output
 
 
+def listens(process: Any) -> bool:
+    """Whether a process has a handler for SIGTERM by now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & 1 << (signal.SIGTERM - 1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_a_rank_that_is_told_to_stop_before_it_came_ends_all(runs: Path) -> None:
+    process = start("train", "charlm", *SMALL, "--devices", "2", "--max-steps", "9999")
+    until(lambda: len(ranks(process)) == 2, process)
+    victim = ranks(process)[1]
+    until(lambda: listens(victim), process)
+    victim.terminate()
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 75, output
+    assert "was told to stop" in output and "the same command goes on" in output
+
+
 @pytest.mark.slow
 def test_a_killed_rank_begins_again_and_the_resume_is_proven(runs: Path) -> None:
     process = start(

@@ -19,7 +19,7 @@ from surefoot.engine import Job, World
 from surefoot.engine.ranks import beat
 from surefoot.engine.ranks.beat import behind, slow
 from surefoot.engine.ranks.begin import mode
-from surefoot.engine.ranks.play import LESSONS, learned, teach
+from surefoot.engine.ranks.play import LESSONS, learned, stragglers, teach
 from surefoot.engine.ranks.tail import Tail
 from surefoot.engine.ranks.team import Team
 from surefoot.errors import CheckFailed, Diverged, OutOfResources, Stopped, SurefootError
@@ -58,6 +58,22 @@ def test_where_all_wait_it_is_the_network() -> None:
 )
 def test_who_computes_much_longer_is_slow(paces: list[float], found: list[int]) -> None:
     assert slow(paces) == found
+
+
+def test_a_slow_rank_is_named_ever_more_rarely() -> None:
+    team, said = Team(0, 3, 0, torch.device("cpu")), list[str]()
+    for _ in range(9):
+        team.pace = [0.1, 0.9, 0.1]
+        said += stragglers(team)
+    assert said[0] == (
+        "rank 1 is slow: 900 ms a step until it has nothing to do but to wait, others 100 ms"
+    )
+    assert [text.partition("; ")[2] for text in said[1:]] == [
+        f"so it was {n} times" for n in (2, 4, 8)
+    ]
+    team.pace = [0.9, 0.1, 0.1]
+    assert len(list(stragglers(team))) == 1, "another one is named at once"
+    assert team.pace == []
 
 
 def board(run: Path, count: int, slowest: int, silent: int) -> None:

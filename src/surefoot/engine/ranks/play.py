@@ -202,12 +202,16 @@ def _teller(record: Record) -> Callable[[str], None]:
 
 
 def stragglers(team: Team) -> Iterator[str]:
-    """Yield who computed longer than the others since the last call."""
+    """Yield who computed longer than the others since the last call, ever more rarely for each rank."""
     paces, team.pace = team.pace, []
     for rank in slow(paces):
+        count = team.late[rank] = team.late.get(rank, 0) + 1
+        if count & (count - 1):  # no power of two
+            continue
+        again = f"; so it was {count} times" if count > 1 else ""
         others = sorted(p for r, p in enumerate(paces) if r != rank)
         usual = others[(len(others) - 1) // 2]
         yield (
             f"rank {rank} is slow: {paces[rank] * 1e3:.0f} ms a step until it has nothing to do but "
-            f"to wait, others {usual * 1e3:.0f} ms"
+            f"to wait, others {usual * 1e3:.0f} ms{again}"
         )

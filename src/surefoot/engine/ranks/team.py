@@ -65,6 +65,7 @@ class Team:
     wish: Callable[[], int] = lambda: 0
     heard: int = 0
     pace: list[float] = field(default_factory=list)  # least `busy` of each rank since last told
+    late: dict[int, int] = field(default_factory=dict)  # how often a rank was slow
     watch: Any = None  # the heartbeat (beat.py), from joining to leaving
 
     @property
