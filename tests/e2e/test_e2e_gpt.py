@@ -288,8 +288,9 @@ def test_what_gguf_cannot_say_is_known_before_training_and_to_the_engine(
     surefoot: Any, wiki: Path, tmp_path: Path
 ) -> None:
     more = ("--runs", tmp_path / "runs", "--name", "a", "--layout", "gpt2", "--context-warmup", 9)
-    said = surefoot(*words(wiki / "wiki.train.tokens", *more, steps=3)).ok()
+    said = surefoot(*words(wiki / "wiki.train.tokens", *more, "--corpus", "pydocs", steps=3)).ok()
     told = said.out + said.err
+    assert "data.corpus pydocs is not read" in told
     assert "GGUF has it with another GELU" in told
     assert "data.context_warmup lasts 9 steps, and training ends at 3" in told
     asked = ("sample", "a", "--runs", tmp_path / "runs", "--engine", "llama.cpp", "--tokens", 3)

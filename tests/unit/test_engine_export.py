@@ -4,6 +4,7 @@ import errno
 import json
 import pickle
 import stat
+import sys
 import warnings
 
 import pytest
@@ -246,6 +247,24 @@ def test_a_boundary_that_was_added_afterwards_has_its_place_in_gguf(tmp_path, bp
     assert other.boundary == last
     model = GPT(GPTConfig(**SIZES), other.vocab_size, seed=1)
     assert write(model, other, tmp_path / "m.gguf", "gguf").agree == 1.0
+
+
+def test_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refused)
+    (tmp_path / "a.pt").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot read it: Permission denied"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_a_llama_cpp_that_does_not_load_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(llama, "installed", lambda: True)
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(Unsupported, match="does not load") as caught:
+        llama.LlamaCpp(tmp_path / "m.gguf", 16)
+    assert "reinstall" in caught.value.fix
 
 
 def test_what_is_no_file_of_weights_is_refused_without_advice_of_libraries(tmp_path):

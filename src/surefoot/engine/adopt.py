@@ -42,6 +42,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return read_tensors(path), {}
         with warnings.catch_warnings(action="ignore"):  # about what is refused next
             held = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        fix = "check that you may read it"
+        raise DataError(f"cannot read it: {error.strerror}", where=str(path), fix=fix) from None
     except Exception as error:  # the library's list of complaints is not documented
         more = re.search(r"GLOBAL (\S+)", str(error))  # and some of its advice is dangerous
         what = f"it holds a {more[1]}, not weights alone" if more else _UNREAD

@@ -47,7 +47,11 @@ class LlamaCpp:
             raise Unsupported(
                 "the package llama-cpp-python is missing", fix="pip install llama-cpp-python"
             )
-        import llama_cpp
+        try:
+            import llama_cpp
+        except (ImportError, OSError, RuntimeError) as error:  # compiled for another system, mostly
+            fix = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
+            raise Unsupported(f"llama-cpp-python does not load: {error}", fix=fix) from None
 
         self.context, self._api = context, llama_cpp
         self._heard: list[str] = []

@@ -124,6 +124,7 @@ def build(config: GPTRunConfig, world: World) -> Job:
             *found.notes,
             *_given_up(config.model, bpe),
             *_never_whole(config),
+            *_unread(config.data),
         ],
         files={KEPT: bpe.to_json()},
         settings={} if config.data.path or config.data.shards else {"data.corpus": found.name},
@@ -157,6 +158,14 @@ def _never_whole(config: GPTRunConfig) -> list[str]:
         for name, steps in growing.items()
         if last is not None and steps > last
     ]
+
+
+def _unread(data: DocumentData) -> list[str]:
+    """Say so where two sources are named and one is taken."""
+    own = data.path or data.shards
+    if own is None or data.corpus == DocumentData.model_fields["corpus"].default:
+        return []
+    return [f"data.corpus {data.corpus} is not read: the documents are those of {own}"]
 
 
 def read(config: GPTRunConfig) -> Collection:
