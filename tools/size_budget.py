@@ -20,7 +20,7 @@ BUDGET = {
     "track": 4330,
     "ops": 1500,
     "nn": 1950,
-    "engine": 10380,
+    "engine": 10400,
     "recipes": 3000,
     "sweep": 1500,
     "cli": 4580,
