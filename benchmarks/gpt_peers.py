@@ -7,7 +7,7 @@ Eight layers, eight heads, 512 wide, windows of 512 tokens, four at a time, a vo
 after side and round after round, at the best setting that its documentation names. Ours is
 `surefoot train gpt` with everything on `auto` but the batch: the layout of `seed` (GPT-2, AdamW)
 counts, and the default of that size (`full`: Qwen3 layout, Muon) is shown beside it; `lean` passes
-one window at a time and makes the loss in pieces. Memory includes Surefoot's copy for the checkpoint,
+one window at a time and makes the loss in pieces. Memory includes what Surefoot's checkpoints take,
 which the others do not write. With one thread a step's processor time counts, with more its time on
 the wall; medians. nanoGPT is written anew here from its description, in few lines: fp32, fused
 attention, AdamW, clipping. Utilisation is of 510 GFLOP/s a core in bf16, measured on one such core;
