@@ -12,9 +12,10 @@ import sys
 import tokenize
 from typing import Any, NamedTuple
 
-__all__ = ["Line", "compiles", "judge", "limit", "lines_of", "main"]
+__all__ = ["Line", "compiles", "judge", "limit", "lines_of", "main", "whole_lines"]
 
 _BYTES, _SECONDS = 1 << 30, 10
+_HANDLERS = ("except", "finally")
 _FORBIDDEN = ("exec", "open", "import", "os.", "socket.", "subprocess.", "ctypes.")
 
 
@@ -76,24 +77,43 @@ def lines_of(source: str, first: int) -> tuple[list[Line], Line | None, bool]:
 
 
 class Line(NamedTuple):
-    """A logical line: where it begins, its last row, whether it `opens` a block, and whether it
-
-    `goes_on` with the statement before, as `else` does.
-    """
+    """A logical line: where it begins, its last row, its first word, whether it opens a block."""
 
     column: int
     last: int
+    word: str
     opens: bool
-    goes_on: bool
 
 
-def _line(start: tokenize.TokenInfo, last: int, end: str = "") -> Line:
-    goes_on = start.string in ("elif", "else", "except", "finally")
-    return Line(start.start[1], last, end == ":", goes_on)
+def _line(start: tokenize.TokenInfo, last: int, end: str) -> Line:
+    return Line(start.start[1], last, start.string, end == ":")
 
 
 def _half(start: tokenize.TokenInfo | None, first: int) -> Line | None:
-    return _line(start, first) if start is not None and start.start[0] >= first else None
+    return _line(start, first, "") if start is not None and start.start[0] >= first else None
+
+
+def whole_lines(lines: list[Line], column: int, next_at: int | None) -> list[Line]:
+    """Return `lines` without the statement, or the clause of it, that may go on after them.
+
+    Statements begin at `column`; so does the next line, cut off itself, where `next_at` says so.
+    A try is kept from its first handler on.
+    """
+    heads, handled = [0], True
+    for i, line in enumerate(lines):
+        if line.column == column:
+            if handled or line.word not in _HANDLERS:
+                heads.append(i)
+            handled = line.word != "try" and (handled or line.word in _HANDLERS)
+    if next_at == column and handled:
+        head = len(lines)
+    else:
+        head = heads[-1]
+        if lines and head == len(lines) - 1 and not lines[head].opens:
+            head += 1
+    while head and lines[head - 1].word == "@":
+        head -= 1
+    return lines[:head]
 
 
 def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
@@ -110,11 +130,8 @@ def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
         over = len(inside)
     if over is not None:
         inside = inside[:over]
-    elif not whole and (half is None or half.column != column or half.goes_on):
-        heads = [i for i, x in enumerate(inside) if x.column == column and not x.goes_on]
-        head = max(heads, default=0)
-        if inside and (inside[head].opens or head < len(inside) - 1):
-            inside = inside[:head]
+    elif not whole:
+        inside = whole_lines(inside, column, half.column if half is not None else None)
     usable = bool(inside) and (over is not None or not broken)
     kept = "\n".join(rows[: inside[-1].last]) + "\n" if usable else ""
     return {
