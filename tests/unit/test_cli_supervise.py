@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_a_signal_before_the_first_step_ends_like_any_stop(monkeypatch: Any, cap
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C as at a terminal; what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_waits_for_an_import(
     number: int, monkeypatch: Any, capsys: Any, tmp_path: Path
@@ -96,6 +106,7 @@ def test_a_signal_waits_for_an_import(
     del sys.modules["slow_to_import"]
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_second_ctrl_c_waits_for_nothing(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
     import surefoot.cli.train
 

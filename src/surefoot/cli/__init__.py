@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from surefoot.cli.stoppable import STOPPED, stoppable
 from surefoot.errors import ConfigError, DeviceLost, Stopped, SurefootError
 
 __all__ = ["VERBS", "main"]
@@ -71,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _together(argv: list[str] | None) -> int:
+    from surefoot.cli.stoppable import STOPPED
     from surefoot.track.exits import afresh, note, told
 
     afresh()
@@ -127,10 +127,18 @@ def _dispatch(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise _unknown(verb)
-    with stoppable() if verb in TRAINS else contextlib.nullcontext():
+    with _stoppable(verb):
         module = importlib.import_module(f"surefoot.cli.{VERBS[verb][1]}")
         code: int = module.run(verb, rest)
     return code
+
+
+def _stoppable(verb: str) -> contextlib.AbstractContextManager[None]:
+    if verb not in TRAINS:
+        return contextlib.nullcontext()
+    from surefoot.cli.stoppable import stoppable
+
+    return stoppable()
 
 
 def _share_cores() -> None:
