@@ -74,14 +74,19 @@ def evaluate(
     checkpoint: str | int = "best",
     device: str = "auto",
 ) -> tuple[int, dict[str, dict[str, float]]]:
-    """Measure a run's models on its held-out data; return the step and metrics by learner."""
+    """Measure a run's models on its held-out data; return the step and metrics by learner.
+
+    On the kind of device that it was trained on they compute as in training, so what was measured
+    there comes out again. Raises RunError, and Unsupported where what computed is not to be had.
+    """
     from surefoot.engine import open_world
     from surefoot.engine.load import fill
-    from surefoot.engine.rebuild import repeated
+    from surefoot.engine.rebuild import as_trained, repeated
 
     folder = find(runs_dir(runs), str(run))
-    kept = stored(folder)
-    job = kept.recipe.build(repeated(kept.config, folder.meta), open_world(device))
+    kept, world = stored(folder), open_world(device)
+    job = kept.recipe.build(repeated(kept.config, folder.meta), world)
+    as_trained(job, folder, world)
     fix = "bring the file of --tokenizer, or the texts it was learned from, back as they were"
     _same_words(job.data.get("tokenizer"), folder, fix)
     step = fill({name: x.model for name, x in job.learners.items()}, folder, checkpoint)

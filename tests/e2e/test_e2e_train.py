@@ -210,6 +210,14 @@ def test_evaluate_gives_what_the_run_recorded(surefoot: Any, runs: Path) -> None
     assert "val_loss" in surefoot("evaluate", "done").out
 
 
+def test_evaluate_computes_as_the_run_did(surefoot: Any, runs: Path) -> None:
+    """A run in bf16 is measured in bf16: in fp32 other numbers would come out."""
+    surefoot.train("--precision", "bf16", "--name", "half", steps=4).ok()
+    found = surefoot("evaluate", "half", "--checkpoint", "last", "--json").ok().json
+    recorded = rows(runs / "half", "eval")[-1]
+    assert found["metrics"]["main"]["val_loss"] == recorded["val_loss"]
+
+
 def test_python_never_reads_the_command_line(
     runs: Path, monkeypatch: pytest.MonkeyPatch, surefoot: Any
 ) -> None:

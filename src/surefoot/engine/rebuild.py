@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
 from surefoot.engine.fit import Pins
@@ -17,7 +19,7 @@ from surefoot.engine.world import World, open_world
 from surefoot.errors import RunError
 from surefoot.track.folder import RunFolder
 
-__all__ = ["Buildable", "mended", "rebuild", "repeated"]
+__all__ = ["Buildable", "as_trained", "mended", "rebuild", "repeated"]
 
 Horizons = Mapping[str, int | None]  # steps that the schedule of each learner is planned for
 
@@ -64,6 +66,16 @@ def _other(job: Job, folder: RunFolder) -> str:
     """Name what the data of a run differ in."""
     before = (folder.meta.get("data") or {}).get("tokenizer")
     return "the data" if before == job.data.get("tokenizer") else "the data or their tokenizer"
+
+
+def as_trained(job: Job, folder: RunFolder, world: World) -> None:
+    """Let the learners of `job` compute as the run decided, if `world` is such a device."""
+    pinned = dict(folder.meta["pinned"])
+    del pinned["horizon"]
+    pins = Pins.read(pinned)
+    if torch.device(pins.device).type == world.device.type:
+        for learner in job.learners.values():
+            apply(learner, replace(pins, device=str(world.device)))
 
 
 def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:
