@@ -59,7 +59,7 @@ class Shelf:
         self._ahead: deque[Item] = deque()
         self._wanted: set[str] = set()
         self._threads: list[threading.Thread] = []
-        self._guard = threading.Lock()
+        self._guard, self._turn = threading.Lock(), threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -129,13 +129,11 @@ class Shelf:
         self._sound[item.sha256] = mark
         return True
 
-    def _fetch(self, item: Item, ahead: bool = False) -> bool:
-        """Bring `item` here, or wait for who does; `ahead`: False where nothing may make room."""
+    def _fetch(self, item: Item) -> None:
+        """Bring `item` here, or wait for who does."""
         begun = time.monotonic()
         try:
-            while (made := self._part(item, ahead)) == "no room":
-                if ahead:
-                    return False
+            while (made := self._part(item, ahead=False)) == "no room":
                 if time.monotonic() - begun > _PATIENCE:
                     raise OutOfResources(
                         f"no room for {item.title} ({item.size:,} bytes): all that the shard cache "
@@ -151,7 +149,6 @@ class Shelf:
                     os.close(made)
         except OSError as error:
             raise self._unwritable(error) from None
-        return True
 
     def _part(self, item: Item, ahead: bool) -> int | Literal["no room", "came"]:
         """Return a handle of a part with room for all of `item` that is locked for us."""
@@ -246,19 +243,27 @@ class Shelf:
 
     def _work_ahead(self) -> None:
         while True:
-            with self._guard:
-                if not self._ahead:
-                    return
-                item = self._ahead.popleft()
-            if (self.folder / f"{item.sha256}.bin").exists():
-                continue
+            done = False
             with suppress(Exception):  # whoever needs it will try again, and tell
-                self._fresh.add(item.sha256)
-                if self._fetch(item, ahead=True):
-                    continue
-            with self._guard:  # no room, or no way: what follows would not fare better
-                self._fresh.discard(item.sha256)
-                self._ahead.clear()
+                with self._turn:  # room is promised in the order in which it was asked for
+                    with self._guard:
+                        if not self._ahead:
+                            return
+                        item = self._ahead.popleft()
+                    if (self.folder / f"{item.sha256}.bin").exists():
+                        continue
+                    self._fresh.add(item.sha256)
+                    made = self._part(item, ahead=True)
+                if isinstance(made, int):
+                    try:
+                        self._download(item, made)
+                    finally:
+                        os.close(made)
+                done = made != "no room"
+            if not done:  # no room, or no way: what follows would not fare better
+                with self._guard:
+                    self._fresh.discard(item.sha256)
+                    self._ahead.clear()
 
     def _unwritable(self, error: OSError) -> Exception:
         what = f"cannot use the shard cache: {error.strerror or error}"
