@@ -44,22 +44,17 @@ def rebuild(
 
     Raises RunError when the data changed, Unsupported when this machine cannot do what was pinned.
     """
-    pinned = dict(folder.meta["pinned"])
-    horizon = pinned.pop("horizon")
-    pins = Pins.read(pinned)
-    world = open_world(pins.device)
-    pins = replace(pins, device=str(world.device))
+    pinned = folder.meta["pinned"]
+    world = open_world(pinned["device"])
     job = recipe.build(repeated(config, folder.meta), world)
     if job.source.fingerprint != folder.meta["source"]:
         raise RunError(
             f"{_other(job, folder)} changed since this run began, so it cannot go on exactly",
             where=str(folder.path), fix="bring the old data back, or start anew with --new",
         )  # fmt: skip
-    known = folder.meta.get("horizons") or dict.fromkeys(job.learners, horizon)
+    known = folder.meta.get("horizons") or dict.fromkeys(job.learners, pinned["horizon"])
     horizons = prepare(job, config, known)
-    for learner in job.learners.values():
-        apply(learner, pins)
-    return job, world, pins, horizons
+    return job, world, as_trained(job, folder, world), horizons
 
 
 def _other(job: Job, folder: RunFolder) -> str:
@@ -68,14 +63,14 @@ def _other(job: Job, folder: RunFolder) -> str:
     return "the data" if before == job.data.get("tokenizer") else "the data or their tokenizer"
 
 
-def as_trained(job: Job, folder: RunFolder, world: World) -> None:
-    """Let the learners of `job` compute as the run decided, if `world` is such a device."""
-    pinned = dict(folder.meta["pinned"])
-    del pinned["horizon"]
-    pins = Pins.read(pinned)
+def as_trained(job: Job, folder: RunFolder, world: World) -> Pins:
+    """Let the learners of `job` compute as the run decided, if `world` is such a device; return how."""
+    pins = Pins.read(folder.meta["pinned"])
+    here = replace(pins, device=str(world.device))
     if torch.device(pins.device).type == world.device.type:
         for learner in job.learners.values():
-            apply(learner, replace(pins, device=str(world.device)))
+            apply(learner, here)
+    return here
 
 
 def repeated(config: RunConfig, meta: Mapping[str, Any]) -> RunConfig:
