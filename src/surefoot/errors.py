@@ -124,9 +124,19 @@ class Diverged(SurefootError):
 
 
 class Unsupported(SurefootError):
-    """This machine or this installation cannot do what was asked for by name."""
+    """This machine or this installation cannot do what was asked for by name.
+
+    `verb` is the one whose flags `fix` names, where what failed is also called by others, which do
+    not have them.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self, what: str, *, where: str | None = None, fix: str | None = None, verb: str | None = None
+    ) -> None:  # fmt: skip
+        super().__init__(what, where=where, fix=fix)
+        self.verb = verb
 
 
 class OutOfResources(SurefootError):

@@ -61,6 +61,16 @@ def test_who_ended_before_it_came_is_missed(
     assert exits.missed() == {0: 75, 1: 2, 2: 75}, "begun again, it has not come yet"
 
 
+def test_what_a_launcher_is_told_its_processes_hear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NOTES, str(tmp_path))
+    assert not exits.told()
+    exits.tell(tmp_path)
+    assert exits.told() and exits.left(tmp_path) == [], "it is no code"
+    exits.tell(tmp_path / "gone")  # the group has ended meanwhile: nobody is left to hear it
+
+
 def test_a_launcher_that_was_told_to_stop_is_obeyed_by_who_begins_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,8 @@ from surefoot.data.bpe import BPE, train_bpe
 from surefoot.data.tokenizer import Characters
 from surefoot.engine import export, llama, onnx_file
 from surefoot.engine.adopt import read_folder, read_weights
-from surefoot.engine.export import write
+from surefoot.engine.export import through_llama, write
+from surefoot.engine.speak import TextSpeaker
 from surefoot.errors import CheckFailed, DataError, OutOfResources, RunError, Unsupported
 from surefoot.nn.foreign import gpt_weights
 from surefoot.nn.gpt import GPT
@@ -276,6 +277,23 @@ def test_what_is_no_file_of_weights_is_refused_without_advice_of_libraries(tmp_p
             with pytest.raises(DataError, match="another format, damaged, or cut short"):
                 read_weights(tmp_path / name)
     assert not heard
+
+
+def test_who_samples_is_not_given_the_flags_of_an_export(tmp_path, bpe):
+    pytest.importorskip("gguf")
+    private = awake(bpe, "qwen3")
+    private.config = private.config.model_copy(update={"value_embeddings": True})
+    for model, what in ((awake(bpe, "gpt2"), "GELU"), (private, "value_embeddings")):
+        speaker = TextSpeaker({"main": model}, bpe)
+        with pytest.raises(Unsupported, match=what) as sampling:
+            through_llama(speaker, "fp16")
+        assert sampling.value.fix == "without --engine llama.cpp it is computed here"
+        with pytest.raises(Unsupported, match=what) as exporting:
+            write(model, bpe, tmp_path / "m.gguf", "gguf")
+        assert exporting.value.fix.startswith("--to ") and exporting.value.verb == "export"
+    with pytest.raises(Unsupported) as mine:
+        through_llama(speaker, "bf16")
+    assert mine.value.fix == "--dtype fp16, int8 or int4", "flags of the one who asks stay"
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "untied"])

@@ -324,7 +324,7 @@ def through_llama(speaker: Speaker, dtype: str) -> TextSpeaker:
             try:
                 write(model, speaker.tokenizer, path, "gguf", llama.QUANT_OF[dtype])
             except Unsupported as error:
-                if (error.fix or "").startswith("--"):  # a flag of `export`
+                if error.verb == "export":  # whose flags are not those of who asks
                     error.fix = "without --engine llama.cpp it is computed here"
                 raise
             engines[name] = llama.LlamaCpp(path, model.config.context)

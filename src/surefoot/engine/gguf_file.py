@@ -96,17 +96,20 @@ def _fits(model: GPT, tokenizer: Tokenizer, quant: str) -> BPE:
         raise Unsupported(
             "GGUF has the gpt2 layout with another GELU than this model's",
             fix="--to hf keeps it exactly",
+            verb="export",
         )
     if not isinstance(tokenizer, BPE) or not tokenizer.by_words:
         raise Unsupported(
             "of vocabularies, only byte-level BPE that splits as GPT-2 does can be written to GGUF",
             fix="--to hf or --to pt",
+            verb="export",
         )
     widths = {config.d_model, config.ff_width}
     if quant.startswith("q") and any(width % _BLOCK for width in widths):
         raise Unsupported(
             f"{quant} takes {_BLOCK} numbers together, which do not divide {sorted(widths)}",
             fix="--quant f16",
+            verb="export",
         )
     return tokenizer
 

@@ -41,6 +41,7 @@ def public_config(config: GPTConfig, vocab_size: int, border: int | None) -> dic
         raise Unsupported(
             f"no public architecture has {' or '.join(config.private)}",
             fix="--to onnx or --to pt keeps the model as it is",
+            verb="export",
         )
     shared: dict[str, Any] = {
         "vocab_size": vocab_size,

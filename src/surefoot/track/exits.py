@@ -11,10 +11,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["FINAL", "NOTES", "TOLD", "afresh", "came", "left", "missed", "note", "told"]
+__all__ = ["FINAL", "NOTES", "afresh", "came", "left", "missed", "note", "tell", "told"]
 
 NOTES = "SUREFOOT_EXIT_NOTES"  # the folder where processes leave their exit codes
-TOLD = "told"  # a file there: the launcher itself was asked to stop
+_TOLD = "told"  # a file there: the launcher itself was asked to stop
 _CAME = ".came"
 FINAL = frozenset({2, 3, 5, 75, 130})  # codes that another try would not mend
 
@@ -67,10 +67,16 @@ def missed() -> dict[int, int]:
     }
 
 
+def tell(folder: Path) -> None:
+    """Leave in the folder of notes that the launcher itself was asked to stop."""
+    with suppress(OSError):
+        (folder / _TOLD).touch()
+
+
 def told() -> bool:
     """Whether the launcher was asked to stop all, as far as this process can know."""
     place = _note()
-    return place is not None and place.with_name(TOLD).exists()
+    return place is not None and place.with_name(_TOLD).exists()
 
 
 def left(folder: Path) -> list[int]:
