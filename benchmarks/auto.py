@@ -29,7 +29,7 @@ def child(recipe: str, preset: str, settings: str, seconds: str) -> None:
     from surefoot import api, recipes
     from surefoot.config import flags
     from surefoot.engine import open_world
-    from surefoot.engine.bench import speed_of
+    from surefoot.lab.bench import speed_of
 
     found = recipes.find(recipe)
     given, problems = flags.arguments(json.loads(settings), found.config)

@@ -68,9 +68,9 @@ def writer(kind: str, dtype: str, tokens, count: int, place: Path) -> Callable[[
     import torch
 
     from surefoot.config.model import GPTConfig
-    from surefoot.engine import llama
     from surefoot.engine.load import narrow
     from surefoot.engine.sample import generate
+    from surefoot.formats import llama
     from surefoot.nn.gpt import GPT
     from surefoot.nn.one_text import side_by_side
 
@@ -97,7 +97,7 @@ def writer(kind: str, dtype: str, tokens, count: int, place: Path) -> Callable[[
     if kind == "native":
         narrow({"main": model}, dtype)
         return lambda: [int(t) for t in generate(model, tokens, count, temperature=0)]
-    from surefoot.engine import gguf_file
+    from surefoot.formats import gguf_file
 
     gguf_file.write(model, vocabulary(), place / "model.gguf", llama.QUANT_OF[dtype])
     model.to("meta")

@@ -20,7 +20,10 @@ BUDGET = {
     "track": 4330,
     "ops": 1500,
     "nn": 1950,
-    "engine": 10400,
+    "engine": 6878,
+    "engine/ranks": 1788,
+    "lab": 1234,
+    "formats": 500,
     "recipes": 3000,
     "sweep": 1500,
     "cli": 4580,
@@ -57,13 +60,19 @@ def long_functions(path: Path) -> list[str]:
     ]
 
 
+def room_of(path: Path) -> str:
+    """Return the room of a file: a folder of the package, or one of its folders with a budget of its own."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    inner = "/".join(parts[:2])
+    return inner if inner in BUDGET else parts[0] if parts else "(top)"
+
+
 def main() -> int:
     """Print the table and return 1 when something is over its budget."""
     used = dict.fromkeys(BUDGET, 0)
     wrong = []
     for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT).parts
-        room = parts[0] if len(parts) > 1 else "(top)"
+        room = room_of(path)
         used[room] = used.get(room, 0) + code_lines(path)
         length = len(path.read_text(encoding="utf-8").splitlines())
         if length > FILE:
@@ -71,10 +80,10 @@ def main() -> int:
         wrong += long_functions(path)
     for room, count in used.items():
         limit = BUDGET.get(room, 0)
-        print(f"{room:<9}{count:>6} of {limit:>5} lines of code")
+        print(f"{room:<14}{count:>6} of {limit:>5} lines of code")
         if count > limit:
             wrong.append(f"{room} is over its budget of {limit} lines")
-    print(f"{'all':<9}{sum(used.values()):>6} of {sum(BUDGET.values()):>5}")
+    print(f"{'all':<14}{sum(used.values()):>6} of {sum(BUDGET.values()):>5}")
     print("\n".join(wrong))
     return 1 if wrong else 0
 

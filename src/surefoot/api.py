@@ -24,7 +24,7 @@ from surefoot.track.meta import check_tags
 
 if TYPE_CHECKING:
     from surefoot.engine import Result
-    from surefoot.engine.debug import Replay
+    from surefoot.lab.debug import Replay
 
 __all__ = [
     "Console",
@@ -325,7 +325,7 @@ def debug(run: str | Path, step: int, *, runs: Path | str | None = None) -> Repl
     Activations, gradients and updates by layer, the examples with their losses, and where a
     value that is not finite arises. Changes nothing of the run. Raises RunError.
     """
-    from surefoot.engine.debug import replay
+    from surefoot.lab.debug import replay
 
     kept = stored(find(runs_dir(runs), str(run)))
     return replay(kept.recipe, kept.folder, kept.config, step)

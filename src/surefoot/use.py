@@ -11,7 +11,7 @@ from surefoot.track.folder import RunFolder, find, runs_dir
 
 if TYPE_CHECKING:
     from surefoot.engine import Speaker
-    from surefoot.engine.export import Exported
+    from surefoot.formats.export import Exported
 
 __all__ = ["evaluate", "export", "load"]
 
@@ -50,7 +50,7 @@ def load(
     )  # fmt: skip
     step = fill(speaker.models, folder, checkpoint)
     if engine == "llama.cpp":
-        from surefoot.engine.export import through_llama
+        from surefoot.formats.export import through_llama
 
         return through_llama(speaker, dtype), step
     narrow(speaker.models, dtype)
@@ -112,10 +112,10 @@ def export(
     """Write a run's model to `out` as `to` (hf, pt, gguf, ollama or onnx), and compare it with the original.
 
     `quant` (f32, f16, q8_0, q4_0) is how GGUF holds matrices; `merge` makes adapters a part of the
-    weights. Returns what was found, and the step of the weights. Raises RunError, Unsupported or CheckFailed; see `engine.export`.
+    weights. Returns what was found, and the step of the weights. Raises RunError, Unsupported or CheckFailed; see `formats.export`.
     """
     from surefoot.engine import TextSpeaker
-    from surefoot.engine.export import Exporter, write
+    from surefoot.formats.export import Exporter, write
     from surefoot.nn.gpt import GPT
 
     speaker, step = load(run, runs=runs, checkpoint=checkpoint, device="cpu")

@@ -16,16 +16,16 @@ CONFIGURING = {
 }  # fmt: skip
 ALLOWED = {
     ("track/log.py", "addHandler"),  # a NullHandler on our own logger
-    ("engine/debug.py", "simplefilter"),  # inside `catch_warnings`
+    ("lab/debug.py", "simplefilter"),  # inside `catch_warnings`
     ("cli/launch.py", "setLevel"),  # of torchrun, in the process that only starts others
     ("data/clean.py", "simplefilter"),  # inside `catch_warnings`
     ("data/compile_rate.py", "simplefilter"),  # inside `catch_warnings`
     ("data/problem_prompts.py", "simplefilter"),  # inside `catch_warnings`
     ("recipes/code/base.py", "simplefilter"),  # inside `catch_warnings`
     ("recipes/code/base.py", "setLevel"),  # of libraries while they load, and put back
-    ("engine/onnx_file.py", "simplefilter"),  # inside `catch_warnings`
+    ("formats/onnx_file.py", "simplefilter"),  # inside `catch_warnings`
     ("sweep/library.py", "simplefilter"),  # inside `catch_warnings`
-    ("engine/onnx_file.py", "setLevel"),  # of torch's exporter while it works, and put back
+    ("formats/onnx_file.py", "setLevel"),  # of torch's exporter while it works, and put back
 }
 
 

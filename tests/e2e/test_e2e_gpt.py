@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import PINS, QUICK
 
 from surefoot.data.bpe import BPE
-from surefoot.engine import llama
+from surefoot.formats import llama
 from surefoot.track.folder import runs_dir
 
 WORDS = [

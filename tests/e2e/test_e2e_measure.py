@@ -52,7 +52,7 @@ def test_a_run_is_taken_apart_and_stays_as_it_is(
 
 def test_slow_data_is_named_with_advice() -> None:
     from surefoot.cli.profile import _data
-    from surefoot.engine.anatomy import Anatomy, Rows
+    from surefoot.lab.anatomy import Anatomy, Rows
 
     rows = Rows(order=0.0, make=0.05, move=0.001, nbytes=1000, examples=10)
     found = Anatomy(100.0, {"data": 51.0}, [], rows, 0.0, 10, None)
@@ -64,7 +64,7 @@ def test_slow_data_is_named_with_advice() -> None:
 def test_speeds_in_one_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("surefoot.engine.bench.lagging", lambda _: iter([("norm", 0.5)]))
+    monkeypatch.setattr("surefoot.lab.bench.lagging", lambda _: iter([("norm", 0.5)]))
     words = ["bench", "charlm", "--preset", "tiny", "--seconds", "0.05"]
     monkeypatch.setenv("SUREFOOT_OFFLINE", "1")
     assert main([*words, "--json"]) == 0
@@ -77,7 +77,7 @@ def test_speeds_in_one_table(
 def test_a_way_that_is_slower_than_its_reference_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("surefoot.engine.bench.lagging", lambda _: iter([("norm", 1.4)]))
+    monkeypatch.setattr("surefoot.lab.bench.lagging", lambda _: iter([("norm", 1.4)]))
     words = ["bench", "multiply", "--preset", "tiny", "--seconds", "0.05"]
     assert main(words) == 5
     told = capsys.readouterr()
@@ -102,7 +102,7 @@ def test_what_cannot_be_measured_is_said_at_once(
 
 
 def test_what_seems_slow_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from surefoot.engine import bench
+    from surefoot.lab import bench
     from surefoot.ops.check import Speed
 
     answers = iter([1.3, 1.2, 0.9] + [1.0] * 99)

@@ -104,7 +104,7 @@ def test_fewer_steps_than_asked_are_told(surefoot, tmp_path) -> None:
 
 def test_equal_losses_do_not_hide_gradients_that_are_not(surefoot) -> None:
     from surefoot.cli.parity import _verdict
-    from surefoot.engine.lockstep import Lockstep, Track
+    from surefoot.lab.lockstep import Lockstep, Track
 
     track = Track(loss=[(1.0, 1.0)], norm=[(2.0, 2.0)], gradient=[(1, 1e-7)])
     found = Lockstep(1, True, 1e-4, ("a", "b"), ({}, {}), {"main": track})

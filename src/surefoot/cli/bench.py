@@ -31,7 +31,7 @@ def run(verb: str, argv: list[str]) -> int:
         raise ConfigError(f"--seconds {options.seconds:g}: expected more than 0", fix="--seconds 3")
     from surefoot.cli.peers import check_peers, race
     from surefoot.engine import open_world
-    from surefoot.engine.bench import lagging
+    from surefoot.lab.bench import lagging
 
     check_peers(options.against)
     _check_preset([recipes.find(name) for name in options.recipe or _USUAL], options.preset)
@@ -106,7 +106,7 @@ def _one(name: str, preset: str | None, world: Any, seconds: float) -> dict[str,
 
     from surefoot import api
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine.bench import speed_of
+    from surefoot.lab.bench import speed_of
 
     recipe = recipes.find(name)
     try:

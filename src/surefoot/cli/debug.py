@@ -16,7 +16,7 @@ from surefoot.track.folder import RunFolder, find, list_runs, write_atomic
 from surefoot.track.text import clean, number
 
 if TYPE_CHECKING:
-    from surefoot.engine.debug import Inside, Replay, Spread
+    from surefoot.lab.debug import Inside, Replay, Spread
 
 __all__ = ["newest", "show_step"]
 

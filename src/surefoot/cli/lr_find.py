@@ -52,7 +52,7 @@ def run(verb: str, argv: list[str]) -> int:
         what = f"rates from {low:g} to {high:g} in {options.trial_steps} steps"
         raise ConfigError(what, fix="0 < --from < --to, and at least 20 --trial-steps")
     from surefoot.engine import open_world
-    from surefoot.engine.lr_find import try_rates
+    from surefoot.lab.lr_find import try_rates
 
     world = open_world(config.machine.device)
     found = try_rates(

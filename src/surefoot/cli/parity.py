@@ -17,8 +17,8 @@ from surefoot.recipes import Recipe
 
 if TYPE_CHECKING:
     from surefoot.config.schema import RunConfig
-    from surefoot.engine.lockstep import Lockstep
-    from surefoot.engine.side import Side
+    from surefoot.lab.lockstep import Lockstep
+    from surefoot.lab.side import Side
 
 __all__ = ["run"]
 
@@ -159,7 +159,7 @@ def _settle(
 def _lockstep(
     recipe: Recipe, configs: list[RunConfig], options: argparse.Namespace
 ) -> tuple[Lockstep, tuple[list[float], list[float]]]:
-    from surefoot.engine.lockstep import lockstep
+    from surefoot.lab.lockstep import lockstep
 
     a = _side(_label(options.a), recipe, configs[0])
     b = _side(_label(options.b), recipe, a.settled(configs[1]))
@@ -177,7 +177,7 @@ def _label(words: list[str]) -> str:
 
 def _side(label: str, recipe: Recipe, config: RunConfig) -> Side:
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine.side import Side
+    from surefoot.lab.side import Side
 
     return Side(label, recipe, config, cache_dir() / "fit.json")
 
@@ -297,8 +297,8 @@ def _against_run(
     from surefoot import api
     from surefoot.config.fields import changed
     from surefoot.config.resolve import amend
-    from surefoot.engine import trace
     from surefoot.engine.fit import Pins
+    from surefoot.lab import trace
     from surefoot.track.folder import find, runs_dir
 
     kept = api.stored(find(runs_dir(options.runs), options.b_run))
@@ -317,7 +317,7 @@ def _against_run(
 
 def _held(side: Side, known: dict[str, Any], what: str, options: argparse.Namespace) -> int:
     """Compare a side with a record, say how many steps are equal."""
-    from surefoot.engine import trace
+    from surefoot.lab import trace
 
     if options.steps is not None:
         for learner in known["learners"].values():
@@ -348,7 +348,7 @@ def _record(argv: list[str]) -> int:
     if asked is None:
         return 0
     recipe, options, given, problems = asked
-    from surefoot.engine import trace
+    from surefoot.lab import trace
 
     side = _side("", recipe, _settle(recipe, options, [], given, problems))
     path = Path(options.out or f"{recipe.name}.trace.json")
@@ -371,7 +371,7 @@ def _check(argv: list[str]) -> int:
     if not argv or argv[0].startswith("-"):
         return _usage(own, argv)
     from surefoot.config.resolve import amend, check, starting_values
-    from surefoot.engine import trace
+    from surefoot.lab import trace
 
     path = Path(argv[0])
     known = trace.read(path)

@@ -160,7 +160,7 @@ def _surefoot(device: str, seconds: float) -> float:
     from surefoot.config import flags
     from surefoot.data.fetch import cache_dir
     from surefoot.engine import open_world
-    from surefoot.engine.bench import speed_of
+    from surefoot.lab.bench import speed_of
 
     layers, heads, width, context, batch = _size(device)
     recipe = recipes.find("charlm")

@@ -12,9 +12,9 @@ from surefoot.config import flags
 from surefoot.errors import ConfigError, Problem, SurefootError
 
 if TYPE_CHECKING:
-    from surefoot.engine.anatomy import Anatomy
     from surefoot.engine.fit import Pins
     from surefoot.engine.predict import Need
+    from surefoot.lab.anatomy import Anatomy
 
 __all__ = ["run"]
 
@@ -76,9 +76,9 @@ def _of_recipe(
     from surefoot.config.fields import changed
     from surefoot.data.fetch import cache_dir
     from surefoot.engine import open_world
-    from surefoot.engine.anatomy import dissect
     from surefoot.engine.fit import choose
     from surefoot.engine.plan import prepare
+    from surefoot.lab.anatomy import dissect
 
     resolved = api.settle(recipe, options.preset, options.config, given, problems)
     config, world = resolved.config, open_world(resolved.config.machine.device)
@@ -94,10 +94,10 @@ def _of_recipe(
 def _of_run(name: str, runs: str | None) -> tuple[str, Anatomy, Need, Pins]:
     """Profile a run from its newest checkpoint on; the run itself stays as it is."""
     from surefoot.api import stored
-    from surefoot.engine.anatomy import dissect
     from surefoot.engine.rebuild import rebuild
     from surefoot.engine.state import TrainState
     from surefoot.engine.store import Store
+    from surefoot.lab.anatomy import dissect
     from surefoot.track.folder import find, runs_dir
 
     folder = find(runs_dir(runs), name)

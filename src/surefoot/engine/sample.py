@@ -23,7 +23,7 @@ __all__ = ["Decodes", "choose", "generate"]
 
 
 class Decodes(Protocol):
-    """Reads tokens after tokens that it has read: `nn.decode.Decoder`, `engine.llama.LlamaCpp`."""
+    """Reads tokens after tokens that it has read: `nn.decode.Decoder`, `formats.llama.LlamaCpp`."""
 
     @property
     def context(self) -> int: ...

@@ -16,8 +16,8 @@ from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import BPE
 from surefoot.engine import TextSpeaker
 from surefoot.engine.adopt import read_folder
-from surefoot.engine.export import Exported, compared, refuse_other, staged, write
 from surefoot.errors import RunError, Unsupported
+from surefoot.formats.export import Exported, compared, refuse_other, staged, write
 from surefoot.nn.adapters import Lora, Pretrained, in_full
 from surefoot.nn.foreign import gpt_sizes, gpt_weights
 from surefoot.nn.gpt import GPT

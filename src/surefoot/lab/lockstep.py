@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from surefoot.data.batch import Batch, Data
-from surefoot.engine.differ import Difference, locate
 from surefoot.engine.learner import Loss
 from surefoot.engine.loop import Report
-from surefoot.engine.side import Side
 from surefoot.errors import ConfigError, Problem
+from surefoot.lab.differ import Difference, locate
+from surefoot.lab.side import Side
 
 __all__ = ["Lockstep", "Track", "lockstep", "tolerance_of"]
 

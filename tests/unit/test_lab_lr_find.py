@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from surefoot.cli import main
-from surefoot.engine.lr_find import smoothed, suggest
 from surefoot.errors import SurefootError
+from surefoot.lab.lr_find import smoothed, suggest
 
 TINY = ["lr-find", "colours", "--preset", "tiny", "--reads", "rgb", "--device", "cpu"]
 
@@ -77,7 +77,7 @@ def test_mistakes(more: list[str], complaint: str, capsys: pytest.CaptureFixture
 
 def test_the_weights_are_those_of_before() -> None:
     from surefoot.engine import open_world
-    from surefoot.engine.lr_find import try_rates
+    from surefoot.lab.lr_find import try_rates
     from surefoot.recipes import find
 
     recipe = find("colours")

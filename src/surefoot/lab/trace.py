@@ -23,11 +23,11 @@ from surefoot.config.fields import flatten
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine.create import versions
-from surefoot.engine.differ import Difference, Heard, listening, pass_once
 from surefoot.engine.journal import Kind
 from surefoot.engine.journal import read as journal
-from surefoot.engine.side import Side
 from surefoot.errors import CheckFailed, DataError, RunError
+from surefoot.lab.differ import Difference, Heard, listening, pass_once
+from surefoot.lab.side import Side
 from surefoot.track.folder import RunFolder, write_atomic
 from surefoot.track.machine import describe_machine
 

@@ -11,10 +11,10 @@ import torch
 
 from surefoot import api, recipes
 from surefoot.config import flags
-from surefoot.engine import trace
-from surefoot.engine.lockstep import Lockstep, lockstep
-from surefoot.engine.side import Side
 from surefoot.errors import CheckFailed, ConfigError, DataError
+from surefoot.lab import trace
+from surefoot.lab.lockstep import Lockstep, lockstep
+from surefoot.lab.side import Side
 
 TEXT = Path(__file__).resolve().parents[1] / "fixtures" / "shakespeare.txt"
 BASE = {

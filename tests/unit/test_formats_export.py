@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import BPE, train_bpe
 from surefoot.data.tokenizer import Characters
-from surefoot.engine import export, llama, onnx_file
 from surefoot.engine.adopt import read_folder, read_weights
-from surefoot.engine.export import through_llama, write
 from surefoot.engine.speak import TextSpeaker
 from surefoot.errors import CheckFailed, DataError, OutOfResources, RunError, Unsupported
+from surefoot.formats import export, llama, onnx_file
+from surefoot.formats.export import through_llama, write
 from surefoot.nn.foreign import gpt_weights
 from surefoot.nn.gpt import GPT
 
@@ -96,7 +96,7 @@ def test_a_model_that_suffers_from_rounding_is_written_and_another_is_not(
     tmp_path, bpe, kind, monkeypatch
 ):
     pytest.importorskip("gguf")
-    from surefoot.engine import gguf_file
+    from surefoot.formats import gguf_file
 
     model = awake(bpe, kind)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_onnx_without_its_packages_is_refused(tmp_path, bpe, monkeypatch):
 
 def test_rows_of_a_llama_are_in_the_order_of_llama_cpp(bpe):
     """Row 2i and 2i + 1 of a head are what the halves' rows i are here."""
-    from surefoot.engine.gguf_file import _half_split, _interleaved
+    from surefoot.formats.gguf_file import _half_split, _interleaved
 
     rows = torch.arange(16.0).unsqueeze(1)  # two heads of eight
     name = "model.layers.0.self_attn.q_proj.weight"

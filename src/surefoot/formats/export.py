@@ -31,11 +31,11 @@ from torch import Tensor
 
 from surefoot.data.bpe import BPE
 from surefoot.data.tokenizer import Tokenizer
-from surefoot.engine import llama, onnx_file
 from surefoot.engine.adopt import read_weights
 from surefoot.engine.sample import Decodes
 from surefoot.engine.speak import Speaker, TextSpeaker
 from surefoot.errors import CheckFailed, OutOfResources, RunError, Unsupported
+from surefoot.formats import llama, onnx_file
 from surefoot.nn.foreign import gpt_weights
 from surefoot.nn.gpt import GPT
 from surefoot.nn.public import public_config, public_weights
@@ -125,7 +125,7 @@ def _rounded(model: GPT, path: Path, quant: str, by: str) -> GPT:
     How much rounding changes what is computed depends on the model, and small ones suffer most, so
     that logits alone would not tell a rounded model from another one.
     """
-    from surefoot.engine import gguf_file
+    from surefoot.formats import gguf_file
 
     twin = _refilled(model, gguf_file.read(path))
     for (name, ours), theirs in zip(model.named_parameters(), twin.parameters()):
@@ -253,7 +253,7 @@ def _write_pt(model: GPT, tokenizer: Tokenizer, place: Path) -> tuple[str, Logit
 def _write_gguf(model: GPT, tokenizer: Tokenizer, place: Path, quant: str) -> tuple[str, Logits]:
     if find_spec("gguf") is None:
         raise Unsupported("the package gguf is missing", fix="pip install gguf")
-    from surefoot.engine import gguf_file
+    from surefoot.formats import gguf_file
 
     gguf_file.write(model, tokenizer, place, quant)
     if llama.installed():
