@@ -15,7 +15,7 @@ from surefoot.config import flags as flag_words
 from surefoot.config import identity
 from surefoot.config.fields import Given, changed
 from surefoot.config.files import load_run_config
-from surefoot.config.resolve import Resolved, amend, resolve
+from surefoot.config.resolve import Resolved, amend, resolve, written
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, DataError, Problem, RunError
 from surefoot.sinks import Console, Opener, Sinks
@@ -373,7 +373,7 @@ def adopt(
     except DataError as error:
         error.where = error.where or str(file)
         raise
-    mine, wrong = found.over(given, str(file))
+    mine, wrong = found.over(given, str(file), written(config, recipe.config))
     resolved = settle(recipe, preset, config, mine, [*problems, *wrong])
     folder = engine_adopt(
         recipe, resolved.config, found.tensors, file=str(file), runs=runs, name=name,

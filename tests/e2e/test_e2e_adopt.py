@@ -97,6 +97,10 @@ def test_what_shapes_do_not_tell_is_asked_for(surefoot: Any, tmp_path: Path, wei
     assert said.code == 2 and "2 problems; nothing was started" in said.err
     assert "model.d_model is 32 in the file, not 64" in said.err
     assert "model.context is not known: rotary positions leave no trace" in said.err
+    settings = tmp_path / "sizes.yaml"
+    settings.write_text("model:\n  context: 32\n")
+    said = surefoot("adopt", tmp_path / "old.pt", *WORDS[:4], *FLAGS, "-c", settings, "--json")
+    assert said.ok().json["settings"]["model.d_model"] == 32, "a file may say it, too"
     assert "which file?" in surefoot("adopt").err
     assert "charlm or gpt" in surefoot("adopt", tmp_path / "old.pt").err
     assert "no such file" in surefoot("adopt", tmp_path / "not.pt", "--recipe", "charlm").err

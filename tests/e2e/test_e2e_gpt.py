@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import runpy
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +322,46 @@ def test_out_and_in_again_and_training_goes_on(
     for name in ("b", "c"):
         assert surefoot("sample", name, *asked, "last").ok().json["text"] == expected
         assert surefoot("resume", name, "--json").ok().json["step"] == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_without_their_vocabulary_are_refused_and_told_how_to_come_to_it(
+    surefoot: Any, runs: Path, wiki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    folder = tmp_path / "my words"
+    surefoot("export", "a", "--runs", runs, "--to", "hf", "--out", folder).ok()
+    whole = (folder / "tokenizer.json").rename(tmp_path / "kept.json")
+    given = ("import", folder, "--path", wiki / "wiki.train.tokens", "--runs", tmp_path / "runs")
+    asked = ("sample", "--runs", tmp_path / "runs", "--tokens", 9, "--prompt", "the crab", "--json")
+
+    def refused() -> str:
+        found = surefoot(*given)
+        assert found.code == 2 and "only their own tokenizer says what" in found.err
+        assert str(folder) in found.err and not (tmp_path / "runs").exists()
+        return str(found.err)
+
+    assert "copy the one that belongs to them" in refused()
+    (folder / "tokenizer.model").touch()
+    assert "transformers with sentencepiece can write one from tokenizer.model" in refused()
+    (folder / "tokenizer.model").unlink()
+    told = json.loads(whole.read_text("utf-8"))["model"]
+    merges = (m if isinstance(m, str) else " ".join(m) for m in told["merges"])
+    (folder / "vocab.json").write_text(json.dumps(told["vocab"]), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
+    kind = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind))
+    _, _, command = refused().partition("from vocab.json: ")
+    *_, code, place = shlex.split(command.splitlines()[0])
+    (tmp_path / "code.py").write_text(code)
+    monkeypatch.setattr(sys, "argv", ["-c", place])
+    settings = tmp_path / "tokenizer.yaml"
+    settings.write_text(f"data:\n  tokenizer: {json.dumps(str(whole))}\n")
+    surefoot(*given, "-c", settings, "--name", "b").ok()
+    runpy.run_path(str(tmp_path / "code.py"))  # what the command does writes the same words
+    surefoot(*given, "--name", "c").ok()
+    texts = [surefoot(asked[0], name, *asked[1:]).ok().json["text"] for name in ("b", "c")]
+    assert texts[0] == texts[1]
 
 
 def test_no_export_without_a_known_format(surefoot: Any, runs: Path, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "preview",
     "resolve",
     "starting_values",
+    "written",
 ]
 
 FORMAT = 1  # of a run's config.yaml
@@ -314,6 +315,14 @@ def _owner(value: Mapping[str, Any], known: Mapping[str, Leaf]) -> str | None:
     """Return the section that holds most of the names under an unknown one."""
     owners = [p.rpartition(".")[0] for p in known for key in value if p.endswith(f".{key}")]
     return max(owners, key=owners.count) if owners else None
+
+
+def written(files: Iterable[Path | str], schema: type[BaseModel]) -> set[str]:
+    """Return the settings to which files give a value. Raises ConfigError where one is unreadable."""
+    layer = Layer()
+    for file in files:
+        gather(read(file), schema, layer)
+    return {path for path, given in layer.values.items() if given.value is not None}
 
 
 # ---------------------------------------------------------------------------------------- merge

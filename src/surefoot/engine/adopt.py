@@ -55,8 +55,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a folder as `transformers` saves it, in fp32, and what it says.
 
-    That is `config`, sizes with our names, and `tokenizer`, the path of its file where there is
-    one. Raises DataError for an architecture other than Llama and Qwen3.
+    That is `config`, sizes with our names, `folder`, and `tokenizer`, the path of its file where
+    there is one. Raises DataError for an architecture other than Llama and Qwen3.
     """
     where = path / "config.json"
     try:
@@ -75,7 +75,8 @@ def read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError("no *.safetensors in this folder", where=str(path), fix=_UNSAFE)
     tensors = {n: t.float() for file in files for n, t in read_weights(file)[0].items()}
     kept = path.resolve() / "tokenizer.json"
-    return tensors, {"config": sizes, **({"tokenizer": str(kept)} if kept.is_file() else {})}
+    said = {"config": sizes, "folder": str(path)}
+    return tensors, {**said, **({"tokenizer": str(kept)} if kept.is_file() else {})}
 
 
 def _tensors_in(held: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

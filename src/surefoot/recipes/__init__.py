@@ -10,7 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -45,16 +45,23 @@ class Adoption:
     """What a recipe reads from weights that come without a configuration.
 
     `tensors` by learner are named as the model names them; `settings` (path -> value) are what
-    their shapes decide. `open` settings no shape decides: a person must give them, and reads why.
+    their shapes decide. `open` settings no shape decides: a person must give them, and reads why;
+    of `data.a or data.b` one is enough. `ways` says what to do, where giving it is not all.
     """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     settings: Mapping[str, Any]
     open: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    ways: Mapping[str, str] = field(default_factory=dict)
 
-    def over(self, given: Mapping[str, Given], file: str) -> tuple[dict[str, Given], list[Problem]]:
-        """Return `given` with what the file tells, and what contradicts it or is still open."""
+    def over(
+        self, given: Mapping[str, Given], file: str, written: Collection[str] = ()
+    ) -> tuple[dict[str, Given], list[Problem]]:
+        """Return `given` with what the file tells, and what contradicts it or is still open.
+
+        Settings that are `written` in files of settings are not open.
+        """
         told = {
             path: Given(value, f"the shapes in {file}") for path, value in self.settings.items()
         }
@@ -63,10 +70,12 @@ class Adoption:
             for path, mine in given.items()
             if path in told and mine.value != self.settings[path]
         ]
-        for path, why in self.open.items():
-            if path not in given:
-                flag = "--" + path.rpartition(".")[2].replace("_", "-")
-                wrong.append(Problem(f"{path} is not known: {why}", file, f"{flag} says it"))
+        for names, why in self.open.items():
+            paths = names.split(" or ")
+            if not {*given, *written} & {*paths}:
+                flags = ["--" + path.rpartition(".")[2].replace("_", "-") for path in paths]
+                fix = self.ways.get(names, f"{' or '.join(flags)} says it")
+                wrong.append(Problem(f"{names} is not known: {why}", file, fix))
         return {**given, **told}, wrong
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ __all__ = ["GPTRunConfig", "Tokenising", "read", "recipe"]
 
 KEPT = "tokenizer.json"
 SAMPLE_TOKENS = 120
+_OTHER_FORMS = {"vocab.json": "transformers", "tokenizer.model": "transformers with sentencepiece"}
+_REWRITE = 'python -c "import sys, transformers as t; t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"'
 
 
 class DocumentData(Section):
@@ -305,19 +308,29 @@ def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
     config = said.get("config")
     told = config if isinstance(config, Mapping) else {}
     sizes |= {k: told[k] for k in GPTConfig.model_fields if k in told and k not in sizes}
-    words = len(weights["embed.weight"])
     settings = {f"model.{field}": value for field, value in sizes.items()}
+    unknown = {f"model.{field}": why for field, why in left.items() if field not in told}
+    ways: dict[str, str] = {}
     if kept := said.get("tokenizer"):
         settings["data.tokenizer"] = kept
         weights = _cut(weights, _bpe(Path(kept)).vocab_size, notes)
     else:
-        settings["data.vocab_size"] = words
-        notes.append(
-            f"the {words:,} tokens mean what the tokenizer of these weights says: --tokenizer FILE; "
-            "without it as many are learned anew"
-        )
-    unknown = {f"model.{field}": why for field, why in left.items() if field not in told}
-    return Adoption({"main": weights}, settings, unknown, notes)
+        words, open_ = len(weights["embed.weight"]), "data.tokenizer or data.shards"
+        unknown[open_] = f"only their own tokenizer says what the {words:,} tokens mean"
+        if folder := said.get("folder"):
+            unknown[open_] += ", and the folder has no tokenizer.json"
+            ways[open_] = _way_to_tokenizer(Path(folder))
+    return Adoption({"main": weights}, settings, unknown, notes, ways)
+
+
+def _way_to_tokenizer(folder: Path) -> str:
+    """Say how a folder of `transformers` comes to a tokenizer.json."""
+    if (folder / "vocabulary.json").is_file():
+        return "its vocabulary is one of characters: --recipe charlm"
+    for name, packages in _OTHER_FORMS.items():
+        if (folder / name).is_file():
+            return f"{packages} can write one from {name}: {_REWRITE} {shlex.quote(str(folder))}"
+    return "copy the one that belongs to them into the folder, or say where it is: --tokenizer FILE"
 
 
 def _bpe(path: Path) -> BPE:
