@@ -32,7 +32,7 @@ from surefoot.config.fields import changed
 from surefoot.data.batch import Data
 from surefoot.data.packed import pack
 from surefoot.engine import Learner
-from surefoot.engine.fit import Pins
+from surefoot.engine.auto.fit import Pins
 from surefoot.engine.place import apply
 from surefoot.engine.random import rekey
 from surefoot.engine.world import open_world

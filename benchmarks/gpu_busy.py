@@ -20,10 +20,10 @@ import torch
 
 from surefoot import api, recipes
 from surefoot.config import flags
-from surefoot.engine.cards import find_place
+from surefoot.engine.foresee.cards import find_place
+from surefoot.engine.foresee.outlook import playable
+from surefoot.engine.foresee.predict import predict
 from surefoot.engine.loop import steps as loop_of
-from surefoot.engine.outlook import playable
-from surefoot.engine.predict import predict
 from surefoot.track.text import bytes_text, count
 
 TEXT = Path(__file__).parents[1] / "tests" / "fixtures" / "shakespeare.txt"
@@ -81,8 +81,8 @@ def measured(recipe: Any, config: Any, seconds: float, place: Any, folder: Path)
     from surefoot.data.batch import Data
     from surefoot.data.prefetch import Prefetch
     from surefoot.engine import open_world
+    from surefoot.engine.auto.fit import choose
     from surefoot.engine.carry import Carried
-    from surefoot.engine.fit import choose
     from surefoot.engine.place import compile_in_place
     from surefoot.engine.plan import prepare, work
     from surefoot.engine.state import TrainState

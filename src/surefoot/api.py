@@ -122,7 +122,7 @@ def start(
 def _learned(result: Result) -> Result:
     """Remember for this device what the run took beside what was foreseen; tests teach nothing."""
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine.past import learn
+    from surefoot.engine.foresee.past import learn
 
     meta = RunFolder.open(result.folder).meta
     plan, taken = meta.get("plan", {}), meta.get("taken", {})

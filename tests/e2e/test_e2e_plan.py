@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from surefoot.cli import doctor, main
-from surefoot.engine.ability import why_no_card
-from surefoot.engine.cards import CARDS, find_place
+from surefoot.engine.foresee.cards import CARDS, find_place
 from surefoot.engine.meter import allowed
+from surefoot.engine.world import why_no_card
 from surefoot.errors import ConfigError
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
@@ -174,9 +174,9 @@ def test_a_plan_is_for_the_card_asked_for_and_names_one_of_another_size(
         )
 
     ceilings = find_place("RTX 3060", None).ceilings
-    monkeypatch.setattr("surefoot.engine.cards.measured", lambda *_, **__: ceilings)
-    monkeypatch.setattr("surefoot.engine.cards.overhead", lambda *_: None)
-    monkeypatch.setattr("surefoot.engine.known.device_name", lambda _: "card")
+    monkeypatch.setattr("surefoot.engine.foresee.cards.measured", lambda *_, **__: ceilings)
+    monkeypatch.setattr("surefoot.engine.foresee.cards.overhead", lambda *_: None)
+    monkeypatch.setattr("surefoot.engine.auto.known.device_name", lambda _: "card")
     for name, value in {
         "is_available": lambda: True, "device_count": lambda: 3, "set_device": lambda _: None,
         "mem_get_info": lambda device: (properties(device).total_memory - 10**9, 0),

@@ -21,9 +21,9 @@ from surefoot import recipes
 from surefoot.config.fields import changed
 from surefoot.data.batch import Batch
 from surefoot.engine import Learner
-from surefoot.engine.fit import Pins
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee.predict import predict
 from surefoot.engine.place import apply
-from surefoot.engine.predict import predict
 from surefoot.engine.random import rekey
 from surefoot.nn.adapters import guard_four_bit
 from surefoot.recipes.code import loss

@@ -29,9 +29,9 @@ from tests.gpu.long_rows import CODE, WAYS, foreseen, step  # noqa: E402
 from surefoot.cli import main  # noqa: E402
 from surefoot.config.fields import changed  # noqa: E402
 from surefoot.engine import Learner  # noqa: E402
-from surefoot.engine.fit import Pins  # noqa: E402
+from surefoot.engine.auto.fit import Pins  # noqa: E402
+from surefoot.engine.foresee.predict import predict  # noqa: E402
 from surefoot.engine.place import apply  # noqa: E402
-from surefoot.engine.predict import predict  # noqa: E402
 from surefoot.recipes.code import loss  # noqa: E402
 from surefoot.recipes.code.loading import load_base  # noqa: E402
 from surefoot.recipes.code.model import arranged, optimiser_of  # noqa: E402

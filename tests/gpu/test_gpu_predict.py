@@ -20,12 +20,12 @@ from surefoot import api, recipes
 from surefoot.config import flags
 from surefoot.data.batch import Data
 from surefoot.engine import faults
-from surefoot.engine.cards import find_place
-from surefoot.engine.fit import Pins
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee.cards import find_place
+from surefoot.engine.foresee.predict import Need, predict
 from surefoot.engine.loop import steps
 from surefoot.engine.place import apply, repeatable
 from surefoot.engine.plan import prepare
-from surefoot.engine.predict import Need, predict
 from surefoot.engine.state import TrainState
 from surefoot.engine.world import open_world
 from surefoot.errors import OutOfResources

@@ -34,7 +34,7 @@ def test_one_example_that_does_not_fit_into_memory(
     def short(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("surefoot.engine.probe.Probe.answer", short)
+    monkeypatch.setattr("surefoot.engine.auto.probe.Probe.answer", short)
     recipe = Recipe("toy", "a toy", RunConfig, lambda *_: Job(toy, {"main": toy.learner()}))
     with pytest.raises(OutOfResources, match="does not fit into memory") as failed:
         surefoot.train(recipe, runs=tmp_path / "runs", quiet=True, max_steps=1)

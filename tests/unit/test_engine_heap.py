@@ -15,7 +15,7 @@ from surefoot.engine.heap import keep_freed_memory
 CODE = """
 import resource, sys, torch
 from surefoot.engine import Learner, Loss
-from surefoot.engine.fit import Pins
+from surefoot.engine.auto.fit import Pins
 from surefoot.engine.place import apply
 
 if sys.argv[1] == "kept":  # as every run does it

@@ -17,9 +17,9 @@ from surefoot import recipes
 from surefoot.cli import main
 from surefoot.config.fields import changed
 from surefoot.data.batch import Batch
-from surefoot.engine.cards import Place, find_place
-from surefoot.engine.fit import Pins
-from surefoot.engine.predict import predict
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee.cards import Place, find_place
+from surefoot.engine.foresee.predict import predict
 from surefoot.nn.pretend import hollow
 from surefoot.recipes.code import tiers as reckoning
 from surefoot.recipes.code.base import _staged

@@ -75,7 +75,7 @@ def _heading(device: Any) -> dict[str, Any]:
 
     import torch
 
-    from surefoot.engine.known import device_name
+    from surefoot.engine.auto.known import device_name
     from surefoot.track.machine import describe_machine
     from surefoot.version import __version__
 

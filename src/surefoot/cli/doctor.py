@@ -69,7 +69,7 @@ def _torch_lines(fresh: bool) -> Iterator[Line]:
     import torch
 
     from surefoot.engine import open_world
-    from surefoot.engine.ability import why_no_card
+    from surefoot.engine.world import why_no_card
 
     device = open_world("auto").device
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "for processors only"
@@ -114,7 +114,7 @@ def _driver() -> str:
 
 def _numbers_line(device: Any) -> Line:
     """Say which kinds of numbers the device multiplies, by trying."""
-    from surefoot.engine.ability import numbers
+    from surefoot.lab.ability import numbers
 
     found = numbers(device)
     base = found["fp32"] or 1.0
@@ -132,7 +132,7 @@ def _numbers_line(device: Any) -> Line:
 def _ceilings(fresh: bool, device: Any) -> Iterator[Line]:
     """Say what the device reaches at most; it is what `surefoot plan` counts with."""
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine.ceilings import measured
+    from surefoot.engine.auto.ceilings import measured
 
     found = measured(cache_dir() / "ceilings.json", fresh, device)
     a = " a core" if device.type == "cpu" else ""
@@ -147,7 +147,7 @@ def _rate(flops: float) -> str:
 
 
 def _threads_line() -> Line:
-    from surefoot.engine.fit import usable_cores
+    from surefoot.engine.auto.fit import usable_cores
 
     told, load = (
         os.environ.get("OMP_NUM_THREADS"),

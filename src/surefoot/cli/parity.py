@@ -297,7 +297,7 @@ def _against_run(
     from surefoot import api
     from surefoot.config.fields import changed
     from surefoot.config.resolve import amend
-    from surefoot.engine.fit import Pins
+    from surefoot.engine.auto.fit import Pins
     from surefoot.lab import trace
     from surefoot.track.folder import find, runs_dir
 

@@ -14,8 +14,8 @@ from surefoot.errors import ConfigError, OutOfResources, Problem, SurefootError
 
 if TYPE_CHECKING:
     from surefoot.config.resolve import Resolved
-    from surefoot.engine.outlook import Change, Outlook
-    from surefoot.engine.tier import Tier
+    from surefoot.engine.foresee.outlook import Change, Outlook
+    from surefoot.engine.foresee.tier import Tier
 
 __all__ = ["run"]
 
@@ -64,8 +64,8 @@ def run(verb: str, argv: list[str]) -> int:
 def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     from surefoot.cli.tiers import document, lines
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine.cards import find_place
-    from surefoot.engine.outlook import changes, look_ahead, rescue
+    from surefoot.engine.foresee.cards import find_place
+    from surefoot.engine.foresee.outlook import changes, look_ahead, rescue
 
     if options.write is not None and options.write.exists():
         raise ConfigError(f"--write {options.write}: there is such a file", fix="another name")
@@ -120,7 +120,7 @@ def _offer(steps: Sequence[Tier], schema: Any) -> str:
 
 def _probe(recipe: recipes.Recipe, config: Any, device: str | None, cache: Path) -> None:
     """Measure forward and backward passes as a run would at its start, and keep what was found."""
-    from surefoot.engine.fit import choose
+    from surefoot.engine.auto.fit import choose
     from surefoot.engine.plan import prepare
     from surefoot.engine.world import open_world
 
@@ -275,7 +275,7 @@ def _write(
     """Write what fits; return what to tell of it. Raises SurefootError where it cannot be written."""
     from surefoot.config.fields import changed
     from surefoot.config.files import dump
-    from surefoot.engine.outlook import cut
+    from surefoot.engine.foresee.outlook import cut
 
     if not found.fits and saving is None:
         return ""

@@ -12,8 +12,8 @@ from surefoot.config import flags
 from surefoot.errors import ConfigError, Problem, SurefootError
 
 if TYPE_CHECKING:
-    from surefoot.engine.fit import Pins
-    from surefoot.engine.predict import Need
+    from surefoot.engine.auto.fit import Pins
+    from surefoot.engine.foresee.predict import Need
     from surefoot.lab.anatomy import Anatomy
 
 __all__ = ["run"]
@@ -76,7 +76,7 @@ def _of_recipe(
     from surefoot.config.fields import changed
     from surefoot.data.fetch import cache_dir
     from surefoot.engine import open_world
-    from surefoot.engine.fit import choose
+    from surefoot.engine.auto.fit import choose
     from surefoot.engine.plan import prepare
     from surefoot.lab.anatomy import dissect
 
@@ -117,9 +117,9 @@ def _of_run(name: str, runs: str | None) -> tuple[str, Anatomy, Need, Pins]:
 
 
 def _played(recipe: recipes.Recipe, config: Any, pins: Pins) -> Need:
-    from surefoot.engine.cards import find_place
-    from surefoot.engine.outlook import playable
-    from surefoot.engine.predict import predict
+    from surefoot.engine.foresee.cards import find_place
+    from surefoot.engine.foresee.outlook import playable
+    from surefoot.engine.foresee.predict import predict
 
     place = find_place("this", None) if pins.device.startswith("cuda") else None
     block, processors = (place.block, place.processors) if place else (1, None)
@@ -195,7 +195,7 @@ def _document(title: str, found: Anatomy, need: Need, pins: Pins) -> dict[str, A
 
 def _write(folder: Path, found: Anatomy, need: Need) -> Sequence[Path]:
     """Write the trace and the pictures. Raises SurefootError where that is not possible."""
-    from surefoot.engine.predict import KINDS
+    from surefoot.engine.foresee.predict import KINDS
     from surefoot.track.plots import DPI, draw_step
 
     trace, picture = folder / "trace.json.gz", folder / "step.png"

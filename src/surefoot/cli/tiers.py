@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surefoot.engine.tier import Tier
+    from surefoot.engine.foresee.tier import Tier
 
 __all__ = ["document", "lines"]
 

@@ -5,9 +5,9 @@ Imports of this package bring torch. It knows no recipe and no command line.
 
 from surefoot.engine.adopt import read_weights
 from surefoot.engine.answers import free_running, wilson
+from surefoot.engine.auto.fit import Pins, Plan
 from surefoot.engine.create import adopt
 from surefoot.engine.curriculum import TeacherForcing
-from surefoot.engine.fit import Pins, Plan
 from surefoot.engine.job import Drawing, Job, Shared
 from surefoot.engine.learner import Learner, Loss
 from surefoot.engine.loop import Reading, Report, steps

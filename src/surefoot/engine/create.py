@@ -17,9 +17,11 @@ from surefoot.config.fields import changed
 from surefoot.config.files import dump
 from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
-from surefoot.engine import faults, fit
+from surefoot.engine import faults
 from surefoot.engine.adopt import fill
+from surefoot.engine.auto import fit
 from surefoot.engine.disk import refusals, room_for
+from surefoot.engine.foresee.traffic import foreseen
 from surefoot.engine.job import Job
 from surefoot.engine.lost import lost
 from surefoot.engine.meter import gpu
@@ -28,7 +30,6 @@ from surefoot.engine.plan import describe, prepare
 from surefoot.engine.rebuild import Buildable
 from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Store
-from surefoot.engine.traffic import foreseen
 from surefoot.engine.world import World, open_world
 from surefoot.errors import OutOfResources
 from surefoot.ops.compiler import compiler_version

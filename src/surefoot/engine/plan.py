@@ -9,8 +9,8 @@ from typing import Any
 
 from surefoot.config.learners import alone, own
 from surefoot.config.schema import RunConfig
-from surefoot.engine import tune
-from surefoot.engine.fit import Pins, Plan
+from surefoot.engine.auto import tune
+from surefoot.engine.auto.fit import Pins, Plan
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.state import TrainState

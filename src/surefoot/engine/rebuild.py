@@ -11,7 +11,7 @@ import torch
 
 from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
-from surefoot.engine.fit import Pins
+from surefoot.engine.auto.fit import Pins
 from surefoot.engine.job import Job
 from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare

@@ -15,7 +15,7 @@ from surefoot.config.devices import enough
 from surefoot.config.identity import fingerprint, together
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
-from surefoot.engine import fit
+from surefoot.engine.auto import fit
 from surefoot.engine.conduct import Conductor
 from surefoot.engine.create import New, create, versions
 from surefoot.engine.disk import synced

@@ -20,7 +20,7 @@ from surefoot.data.batch import Batch
 from surefoot.engine.ranks.team import Team, join, launched
 from surefoot.errors import Unsupported
 
-__all__ = ["World", "every_rank", "first_rank", "open_world", "seen_by_all"]
+__all__ = ["World", "every_rank", "first_rank", "open_world", "seen_by_all", "why_no_card"]
 
 T = TypeVar("T")
 
@@ -124,6 +124,18 @@ def seen_by_all(folder: Path) -> None:
         visible(team, folder)
 
 
+def why_no_card() -> str:
+    """Return why torch finds no card of NVIDIA's here; "" where none seems to be here."""
+    there = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/version").exists()
+    if there and not torch.version.cuda:
+        return "there is an NVIDIA card, and this torch is for processors: install one for CUDA"
+    if there:
+        return "there is an NVIDIA card that torch cannot use: nvidia-smi says whether its driver is alive"
+    if torch.version.cuda:
+        return f"torch is built for CUDA {torch.version.cuda} and finds no driver; a processor trains small models"
+    return ""
+
+
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()
 
@@ -132,8 +144,6 @@ def _require_cuda(device: str) -> None:
     count = torch.cuda.device_count()
     index = int(device.partition(":")[2] or 0)
     if index >= count:
-        from surefoot.engine.ability import why_no_card
-
         what = f"there is no CUDA device {index} (torch {torch.__version__} sees {count})"
         why = "" if count else why_no_card()
         fix = "--device cpu, or surefoot doctor"

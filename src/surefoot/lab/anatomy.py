@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Batch, Data
-from surefoot.engine.fit import Pins
+from surefoot.engine.auto.fit import Pins
 from surefoot.engine.job import Job
 from surefoot.engine.loop import steps
 from surefoot.engine.meter import Span, Timed

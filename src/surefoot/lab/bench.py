@@ -16,7 +16,7 @@ import torch
 from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
-from surefoot.engine.fit import Pins, choose
+from surefoot.engine.auto.fit import Pins, choose
 from surefoot.engine.job import Job
 from surefoot.engine.load import narrow
 from surefoot.engine.loop import steps

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
-from surefoot.engine import fit
+from surefoot.engine.auto import fit
 from surefoot.engine.checksum import weights_sum
 from surefoot.engine.job import Job
 from surefoot.engine.loop import steps

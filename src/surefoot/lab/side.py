@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from surefoot.config.schema import RunConfig
-from surefoot.engine import fit
+from surefoot.engine.auto import fit
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.loop import Batches, Report, steps

@@ -1,6 +1,6 @@
 """Pretrained models without contents, for planning: shapes, types and lifetimes are true.
 
-Inside a play on fake tensors (`engine/predict.py`) a model of any size is there at once and holds
+Inside a play on fake tensors (`engine/foresee/predict.py`) a model of any size is there at once and holds
 nothing. Layers of 4 bits cannot be wrapped around such tensors by `bitsandbytes`, so here stands
 one that holds the same bytes and works in the same steps as it does on a card.
 """

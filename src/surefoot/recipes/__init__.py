@@ -23,10 +23,10 @@ from surefoot.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surefoot.engine.cards import Place
+    from surefoot.engine.foresee.cards import Place
+    from surefoot.engine.foresee.tier import Tier
     from surefoot.engine.job import Job
     from surefoot.engine.speak import Speaker
-    from surefoot.engine.tier import Tier
     from surefoot.engine.world import World
 
 __all__ = ["Adoption", "Recipe", "find", "import_file", "names"]

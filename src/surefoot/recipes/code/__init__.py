@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from surefoot.data.packed import Packed
     from surefoot.data.repository import Repository
     from surefoot.engine import Job, Loss, World
-    from surefoot.engine.cards import Place
-    from surefoot.engine.tier import Tier
+    from surefoot.engine.foresee.cards import Place
+    from surefoot.engine.foresee.tier import Tier
     from surefoot.nn.adapters import Pretrained
     from surefoot.recipes.code.base import Base
     from surefoot.recipes.code.speaker import CodeSpeaker
@@ -83,7 +83,7 @@ def settled(config: CodeConfig, tokens: int) -> tuple[CodeConfig, list[str]]:
         return config, []
     from surefoot.config.fields import changed
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine.cards import here
+    from surefoot.engine.foresee.cards import here
     from surefoot.recipes.code.tiers import chosen_context
 
     tier = chosen_context(recipe, config, here(cache_dir() / "ceilings.json"), tokens // 2)

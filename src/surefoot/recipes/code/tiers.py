@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from surefoot.config.fields import changed
-from surefoot.engine.cards import Place
-from surefoot.engine.ceilings import seconds
-from surefoot.engine.fit import Pins
-from surefoot.engine.outlook import asked_ways
-from surefoot.engine.predict import Known, predict
-from surefoot.engine.tier import Tier
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee.cards import Place
+from surefoot.engine.foresee.duration import seconds
+from surefoot.engine.foresee.outlook import asked_ways
+from surefoot.engine.foresee.predict import Known, predict
+from surefoot.engine.foresee.tier import Tier
 from surefoot.recipes import Recipe
 from surefoot.recipes.code.base import public_config
 from surefoot.recipes.code.settings import CodeConfig

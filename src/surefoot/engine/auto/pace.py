@@ -17,8 +17,8 @@ from torch import nn
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Optim
 from surefoot.data.batch import Batch, Data
+from surefoot.engine.auto.ledger import Ledger
 from surefoot.engine.learner import Learner, Loss
-from surefoot.engine.ledger import Ledger
 from surefoot.engine.loop import steps
 from surefoot.engine.state import TrainState
 from surefoot.engine.world import World

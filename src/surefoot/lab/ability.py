@@ -1,18 +1,14 @@
-"""What a device can, found by trying: kinds of numbers, and how fast each is against fp32.
-
-And where there is none that can anything: why.
-"""
+"""What a device can, found by trying: kinds of numbers, and how fast each is against fp32."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from surefoot.engine.ceilings import best_of
+from surefoot.engine.auto.ceilings import best_of
 
-__all__ = ["numbers", "why_no_card"]
+__all__ = ["numbers"]
 
 _SIDE = {"cpu": 384, "cuda": 4096, "mps": 1024}
 
@@ -41,15 +37,3 @@ def _rate(dtype: torch.dtype, side: int, device: torch.device) -> float | None:
         return 2 * side**3 / best_of(device, partial(torch.mm, a, a), 1)
     except (RuntimeError, TypeError):  # this device has no such product
         return None
-
-
-def why_no_card() -> str:
-    """Return why torch finds no card of NVIDIA's here; "" where none seems to be here."""
-    there = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/version").exists()
-    if there and not torch.version.cuda:
-        return "there is an NVIDIA card, and this torch is for processors: install one for CUDA"
-    if there:
-        return "there is an NVIDIA card that torch cannot use: nvidia-smi says whether its driver is alive"
-    if torch.version.cuda:
-        return f"torch is built for CUDA {torch.version.cuda} and finds no driver; a processor trains small models"
-    return ""

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from surefoot.config.schema import Machine, RunConfig
-from surefoot.engine import probe
-from surefoot.engine.fit import Pins
-from surefoot.engine.probe import Probe
+from surefoot.engine.auto import probe
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.auto.probe import Probe
 
 PINS = Pins(device="cpu", precision="fp32", threads=1, matmul="default")
 

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from surefoot.config.fields import changed, flatten
 from surefoot.config.schema import RunConfig
-from surefoot.engine import fit
-from surefoot.engine.cards import Place
-from surefoot.engine.ceilings import seconds
-from surefoot.engine.fit import Pins
+from surefoot.engine.auto import fit
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee.cards import Place
+from surefoot.engine.foresee.duration import seconds
+from surefoot.engine.foresee.predict import Known, Need, predict
 from surefoot.engine.own import pinned
-from surefoot.engine.predict import Known, Need, predict
 from surefoot.engine.rebuild import Buildable
 from surefoot.errors import SurefootError
 

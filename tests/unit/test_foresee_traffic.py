@@ -10,10 +10,11 @@ import torch
 
 from surefoot import api, recipes
 from surefoot.config import flags
-from surefoot.engine import World, traffic
-from surefoot.engine.cards import find_place
-from surefoot.engine.fit import Pins
-from surefoot.engine.predict import predict
+from surefoot.engine import World
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee import traffic
+from surefoot.engine.foresee.cards import find_place
+from surefoot.engine.foresee.predict import predict
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
 
@@ -42,8 +43,8 @@ def test_a_card_that_is_watched_is_asked_once(
     (recipe, config), pins = asked(), Pins("cuda", micro_batch_size=8)
     ceilings = find_place("RTX 3060", None).ceilings
     assert ceilings is not None
-    monkeypatch.setattr("surefoot.engine.ceilings.measured", lambda *_, **__: ceilings)
-    monkeypatch.setattr("surefoot.engine.known.device_name", lambda _: "card")
+    monkeypatch.setattr("surefoot.engine.auto.ceilings.measured", lambda *_, **__: ceilings)
+    monkeypatch.setattr("surefoot.engine.auto.known.device_name", lambda _: "card")
     world, cache = World(torch.device("cuda")), tmp_path / "fit.json"
     told = traffic.foreseen(recipe, config, pins, "text", world, cache)
     assert told is not None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import surefoot as package
-from surefoot.engine.size import divisors, fastest, largest
+from surefoot.engine.auto.size import divisors, fastest, largest
 
 CPU = torch.device("cpu")
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
@@ -70,7 +70,7 @@ def test_a_control_group_bounds_the_choice_and_a_resume_repeats_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Little memory is allowed, so the batch of 8 is cut; the reason is told once."""
-    monkeypatch.setattr("surefoot.engine.probe.available", lambda: 200_000)
+    monkeypatch.setattr("surefoot.engine.auto.probe.available", lambda: 200_000)
     settings: dict[str, Any] = {
         "preset": "tiny", "path": TEXT, "runs": tmp_path, "quiet": True,
         "track.report": False, "track.tensorboard": False,
@@ -80,7 +80,7 @@ def test_a_control_group_bounds_the_choice_and_a_resume_repeats_it(
     assert meta["pinned"]["micro_batch_size"] < 8
     log = (first.folder / "log.txt").read_text()
     assert log.count("micro_batch_size: ") == 1
-    monkeypatch.setattr("surefoot.engine.probe.available", lambda: 10**10)
+    monkeypatch.setattr("surefoot.engine.auto.probe.available", lambda: 10**10)
     package.resume(first.folder.name, runs=tmp_path, quiet=True, max_steps=12)
     again = json.loads((first.folder / "run.json").read_text())
     assert again["pinned"] == meta["pinned"]

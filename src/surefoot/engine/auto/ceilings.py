@@ -1,4 +1,4 @@
-"""How fast a machine can be at most, and what a predicted step takes on it.
+"""How fast a machine can be at most.
 
 Three ceilings are enough for an estimate: how many floating-point operations a second its matrix
 products reach, how many bytes a second it moves, and what it costs to start an operation. Here
@@ -8,27 +8,23 @@ they are measured, once for each machine; of cards they are the makers' figures 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from surefoot.engine.known import device_name, recall, remember
+from surefoot.engine.auto.known import device_name, recall, remember
 from surefoot.track.machine import describe_machine
 
-if TYPE_CHECKING:  # both load torch's compiler
-    from surefoot.engine.ledger import Work
-    from surefoot.engine.predict import Need
-
-__all__ = ["Ceilings", "best_of", "measured", "of_card", "products", "seconds"]
+__all__ = ["Ceilings", "best_of", "measured", "of_card", "products"]
 
 _SIDE, _STREAM = 512, 2**24  # numbers a side of the product; in a tensor that is streamed
 _GPU_SIDE, _GPU_STREAM = 4096, 2**26
-_USUAL, _LARGE = 2**19, 3 * 2**24  # numbers in a usual tensor; bytes from which one is new memory
+_USUAL = 2**19  # numbers in a usual tensor
 _TRIES = 7
 _MATRIX_SHARE, _BANDWIDTH_SHARE = 0.45, 0.75  # of the makers' figures, in small models
 _LAUNCH = 8e-6  # seconds between operations that Python starts on a GPU, one after the other
@@ -57,23 +53,6 @@ def of_card(fp32: float, half: float | None, bandwidth: float) -> Ceilings:
     """Return what is usually reached of a maker's figures (TFLOP/s and GB/s)."""
     share, moved = _MATRIX_SHARE * 1e12, bandwidth * 1e9 * _BANDWIDTH_SHARE
     return Ceilings(fp32 * share, (half or fp32) * share, moved, moved, moved, _LAUNCH, ahead=True)
-
-
-def seconds(need: Need, ceilings: Ceilings) -> float:
-    """Return the seconds of a step: each operation is bound by arithmetic, or by moving its bytes."""
-    passes = need.examples / need.micro
-    return passes * _sum(need.passes, ceilings) + _sum(need.updates, ceilings)
-
-
-def _sum(works: Sequence[Work], ceilings: Ceilings) -> float:
-    rates = {"fp32": ceilings.fp32, "half": ceilings.half}
-
-    def moving(nbytes: int) -> float:
-        return nbytes / (ceilings.usual if nbytes < _LARGE else ceilings.fresh)
-
-    busy = sum(max(work.flops / rates[work.dtype], moving(work.nbytes)) for work in works)
-    starts = ceilings.start * len(works)
-    return max(busy, starts) if ceilings.ahead else busy + starts
 
 
 def measured(
@@ -121,7 +100,7 @@ def _products(device: torch.device) -> list[float]:
 
 
 def _measure(device: torch.device) -> Ceilings:
-    from surefoot.engine.pace import operations_and_seconds
+    from surefoot.engine.auto.pace import operations_and_seconds
 
     alone = device.type == "cpu"
     fp32, half = _products(device)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surefoot.config.schema import RunConfig
-from surefoot.engine.fit import Pins, usable_cores
-from surefoot.engine.known import question, recall, remember
+from surefoot.engine.auto.fit import Pins, usable_cores
+from surefoot.engine.auto.known import question, recall, remember
 from surefoot.engine.rebuild import Buildable
 from surefoot.engine.world import World
 
 if TYPE_CHECKING:  # which load torch's compiler
-    from surefoot.engine.ledger import Work
-    from surefoot.engine.predict import Need
+    from surefoot.engine.auto.ledger import Work
+    from surefoot.engine.foresee.predict import Need
 
 __all__ = ["foreseen", "moved"]
 
@@ -32,7 +32,7 @@ def foreseen(
     """
     if world.device.type != "cuda" or world.size > 1 or not config.track.monitor or cache is None:
         return None
-    from surefoot.engine.ceilings import measured
+    from surefoot.engine.auto.ceilings import measured
 
     what = f"traffic {pins.precision} {pins.micro_batch_size} {pins.compile}"
     asked = f"{what} {question(config, source, (), world.device, usable_cores())}"
@@ -47,8 +47,8 @@ def foreseen(
 
 
 def _played(recipe: Buildable, config: RunConfig, pins: Pins) -> int | None:
-    from surefoot.engine.outlook import playable
-    from surefoot.engine.predict import predict
+    from surefoot.engine.foresee.outlook import playable
+    from surefoot.engine.foresee.predict import predict
 
     try:
         need = predict(recipe, config, playable(pins), micro=pins.micro_batch_size)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from surefoot.engine.past import learn, overhead
+from surefoot.engine.foresee.past import learn, overhead
 
 
 def test_medians_of_the_last_runs(tmp_path: Path) -> None:

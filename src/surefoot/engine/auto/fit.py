@@ -17,9 +17,9 @@ import torch
 
 from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig, largest_divisor
-from surefoot.engine.ceilings import products
+from surefoot.engine.auto.ceilings import products
+from surefoot.engine.auto.known import question, recall, remember
 from surefoot.engine.job import Job
-from surefoot.engine.known import question, recall, remember
 from surefoot.engine.place import apply
 from surefoot.engine.world import World
 from surefoot.ops import OPS
@@ -99,7 +99,7 @@ def choose(
     asked = question(config, job.source.fingerprint, job.learners, world.device, usable_cores())
     known = recall(cache, asked)
     if known is None:
-        from surefoot.engine.probe import Probe  # which knows what Pins are
+        from surefoot.engine.auto.probe import Probe  # which knows what Pins are
 
         known = Probe(config, job, world).answer()
         remember(cache, asked, known)

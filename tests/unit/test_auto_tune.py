@@ -11,10 +11,11 @@ import torch
 
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Ops, RunConfig
-from surefoot.engine import Job, Learner, Loss, tune
-from surefoot.engine.fit import Pins
+from surefoot.engine import Job, Learner, Loss
+from surefoot.engine.auto import tune
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.auto.probe import Probe
 from surefoot.engine.own import find, operations_of, pinned
-from surefoot.engine.probe import Probe
 from surefoot.errors import ConfigError, RunError
 from surefoot.nn.gpt import GPT
 from surefoot.ops import NORM

@@ -13,13 +13,14 @@ import torch
 from surefoot import api, recipes
 from surefoot.config import flags
 from surefoot.data.batch import Data
-from surefoot.engine.ceilings import Ceilings, measured, of_card, products, seconds
-from surefoot.engine.fit import Pins
-from surefoot.engine.ledger import Work
+from surefoot.engine.auto.ceilings import Ceilings, measured, of_card, products
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.auto.ledger import Work
+from surefoot.engine.foresee.duration import seconds
+from surefoot.engine.foresee.predict import Need, predict
 from surefoot.engine.loop import steps
 from surefoot.engine.place import apply
 from surefoot.engine.plan import compared, prepare
-from surefoot.engine.predict import Need, predict
 from surefoot.engine.state import TrainState
 from surefoot.engine.world import open_world
 

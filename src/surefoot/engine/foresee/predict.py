@@ -23,15 +23,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from surefoot.config.fields import changed, flatten
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Batch, Data
-from surefoot.engine.fit import Pins
-from surefoot.engine.job import Job
-from surefoot.engine.learner import Learner
-from surefoot.engine.ledger import HOST, Entry, Ledger, Mark, Work
-from surefoot.engine.place import apply
-from surefoot.engine.plan import prepare
-from surefoot.engine.random import example_keys, rekey
-from surefoot.engine.rebuild import Buildable
-from surefoot.engine.stretch import (
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.auto.ledger import HOST, Entry, Ledger, Mark, Work
+from surefoot.engine.foresee.stretch import (
     PLAYED,
     TRIED,
     WORTH,
@@ -39,6 +33,12 @@ from surefoot.engine.stretch import (
     shallow,
     stretch,
 )
+from surefoot.engine.job import Job
+from surefoot.engine.learner import Learner
+from surefoot.engine.place import apply
+from surefoot.engine.plan import prepare
+from surefoot.engine.random import example_keys, rekey
+from surefoot.engine.rebuild import Buildable
 from surefoot.engine.world import World
 from surefoot.nn import lean
 from surefoot.nn.dropout import set_keys

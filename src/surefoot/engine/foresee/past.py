@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from surefoot.engine.known import device_name, recall, remember
+from surefoot.engine.auto.known import device_name, recall, remember
 
 __all__ = ["Overhead", "learn", "overhead"]
 

@@ -11,8 +11,8 @@ import torch
 
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
-from surefoot.engine import size, tune
-from surefoot.engine.fit import Pins, usable_cores
+from surefoot.engine.auto import size, tune
+from surefoot.engine.auto.fit import Pins, usable_cores
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.meter import available

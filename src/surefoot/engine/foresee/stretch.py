@@ -18,8 +18,8 @@ from surefoot.config.schema import RunConfig
 from surefoot.engine.rebuild import Buildable
 
 if TYPE_CHECKING:
-    from surefoot.engine.ledger import Work
-    from surefoot.engine.predict import Need
+    from surefoot.engine.auto.ledger import Work
+    from surefoot.engine.foresee.predict import Need
 
 __all__ = ["PLAYED", "TRIED", "WORTH", "depth_of", "shallow", "stretch"]
 

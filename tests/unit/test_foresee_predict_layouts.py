@@ -18,8 +18,8 @@ from surefoot.config.fields import changed
 from surefoot.config.schema import RunConfig
 from surefoot.data.packed import Blank
 from surefoot.engine import Job, Learner, Loss, World
-from surefoot.engine.fit import Pins
-from surefoot.engine.predict import predict
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee.predict import predict
 from surefoot.nn.adapters import (
     Lora,
     Pretrained,

@@ -13,9 +13,9 @@ import torch
 
 from surefoot.config.suggest import nearest
 from surefoot.config.units import parse_bytes
-from surefoot.engine.ceilings import Ceilings, measured, of_card
+from surefoot.engine.auto.ceilings import Ceilings, measured, of_card
+from surefoot.engine.foresee.past import Overhead, overhead
 from surefoot.engine.meter import available, resident
-from surefoot.engine.past import Overhead, overhead
 from surefoot.engine.world import open_world
 from surefoot.errors import ConfigError, Unsupported
 from surefoot.track.machine import describe_machine

@@ -12,11 +12,11 @@ from torch.profiler import ProfilerActivity, profile
 from surefoot import api, recipes
 from surefoot.config import flags
 from surefoot.config.fields import changed
-from surefoot.engine.cards import Place
-from surefoot.engine.fit import Pins
-from surefoot.engine.outlook import _at, changes, look_ahead
-from surefoot.engine.predict import Known, Need, predict
-from surefoot.engine.stretch import stretch
+from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee.cards import Place
+from surefoot.engine.foresee.outlook import _at, changes, look_ahead
+from surefoot.engine.foresee.predict import Known, Need, predict
+from surefoot.engine.foresee.stretch import stretch
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
 GPT = {"path": TEXT, "d_model": 48, "num_heads": 4, "num_layers": 2, "context": 24, "batch_size": 6}
@@ -78,7 +78,7 @@ def test_deep_models_are_counted_from_a_few_layers(
     layers = 17
     asked = ("charlm", {**GPT, **settings, "num_layers": layers}, how)
     counted = play(*asked, real=False)
-    monkeypatch.setattr("surefoot.engine.predict.WORTH", layers + 1)
+    monkeypatch.setattr("surefoot.engine.foresee.predict.WORTH", layers + 1)
     played = play(*asked, real=False)
     assert (counted.peak, counted.parts) == (played.peak, played.parts)
     assert (counted.state, counted.parameters) == (played.state, played.parameters)
@@ -89,7 +89,7 @@ def test_deep_models_are_counted_from_a_few_layers(
 def test_what_is_no_straight_line_is_played_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: Any = ("charlm", {**GPT, "num_layers": 12}, {})
     counted = play(*asked, real=False)
-    monkeypatch.setattr("surefoot.engine.predict.stretch", lambda *_: None)
+    monkeypatch.setattr("surefoot.engine.foresee.predict.stretch", lambda *_: None)
     played = play(*asked, real=False)
     assert (counted.peak, counted.parts) == (played.peak, played.parts)
     assert len(played.passes) == len(counted.passes) and played.phases[0] == counted.phases[0]
@@ -105,7 +105,7 @@ def test_where_the_shallowest_are_no_straight_line_more_layers_are_played(
         seen.append(played)
         return None if played < 6 else stretch(few, played, depth)
 
-    monkeypatch.setattr("surefoot.engine.predict.stretch", bent)
+    monkeypatch.setattr("surefoot.engine.foresee.predict.stretch", bent)
     assert play(*asked, real=False).parts == counted.parts
     assert seen == [4, 5, 6]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from surefoot.engine.ledger import Ledger
+from surefoot.engine.auto.ledger import Ledger
 from surefoot.nn.pretend import hollow
 
 transformers = pytest.importorskip("transformers")
