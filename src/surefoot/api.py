@@ -64,7 +64,7 @@ def train(
         surefoot.train("charlm", d_model=192, max_steps=500).metrics
     """
     found = recipes.find(recipe) if isinstance(recipe, str) else recipe
-    given, problems = flag_words.arguments(settings, found.config)
+    given, problems = flag_words.arguments(settings, found.config, found.location or found.name)
     files = [config] if isinstance(config, str | Path) else list(config)
     resolved = settle(found, preset, files, given, problems)
     return start(found, resolved, runs_dir(runs), name, new, None if quiet else Console(stream))
@@ -214,7 +214,7 @@ def resume(
     """
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
-    given, problems = flag_words.arguments(settings, kept.recipe.config)
+    given, problems = flag_words.arguments(settings, kept.recipe.config, kept.recipe.name)
     console = None if quiet else Console(stream)
     if fork:
         return branch(kept, given, problems, console, runs_dir(runs), name)

@@ -172,6 +172,7 @@ def test_a_file_is_pointed_into(refused: Any, tmp_path: Path) -> None:
         (["tarin", "charlm"], "unknown verb tarin", "did you mean surefoot train?"),
         (["train", "charml"], "unknown recipe 'charml'", "did you mean charlm?"),
         (["train"], "which recipe?", "surefoot train charlm"),
+        (["sweep", "charlm", "--grid", "foo=1"], "unknown setting foo", "config docs charlm"),
         (["train", "./nowhere.py"], "there is no file nowhere.py", "check the path"),
         (["resume", "dnoe"], "no such run: dnoe", "did you mean done?"),
         (["show", "nothing-like-it"], "no such run: nothing-like-it", "surefoot runs"),
@@ -198,6 +199,24 @@ def test_words_that_mean_nothing(
     assert said.code == 2, said.out + said.err
     assert what in said.err and fix in said.err
     assert snapshot(runs) == before
+
+
+def test_settings_that_do_not_say_for_which_recipe(
+    surefoot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, recipe in (("plain", ""), ("mine", "recipe: sort"), ("list", "recipe: [charlm]")):
+        text = f"surefoot: {{{recipe}}}\ntrain: {{seed: 1}}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for files, what, fix in (
+        ("-c plain.yaml", "plain.yaml says nothing of a recipe", "train charlm -c plain.yaml"),
+        ("-c plain.yaml -c mine.yaml", "are for sort, which", "./FILE.py -c plain.yaml -c mine"),
+        ("-c list.yaml", "are for ['charlm'], which is not", "-c list.yaml"),
+        ("-c gone.yaml", "no file gone.yaml", "did you mean"),
+        ("-c", "which recipe?", "surefoot train charlm"),
+    ):
+        said = surefoot("train", *files.split())
+        assert said.code == 2 and what in said.err and fix in said.err
 
 
 @pytest.mark.parametrize(

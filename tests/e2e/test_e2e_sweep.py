@@ -52,6 +52,9 @@ def test_a_grid_is_run_ranked_and_written_as_a_file(surefoot, tmp_path) -> None:
     surefoot("sweep", "best", "--write", file).ok()
     surefoot("train", "charlm", "-c", file, "--name", "again", "--quiet", "--seed", "1").ok()
     assert fingerprint(stored(find(runs_dir(), "again")).config) == run.meta["identity"]
+    said = ("train", f"--config={file}", "--name", "third", "--quiet", "--seed", "1")
+    surefoot(*said).ok()  # the file says for which recipe
+    assert fingerprint(stored(find(runs_dir(), "third")).config) == run.meta["identity"]
     page = (home() / "report.html").read_text(encoding="utf-8")
     assert '"lines":[{' in page and "prefers-color-scheme:dark" in page
     assert (home() / "parallel.png").read_bytes().startswith(b"\x89PNG")

@@ -30,8 +30,9 @@ def planned(
     """Return the plan that a command line means, and notes. Raises ConfigError with all mistakes."""
     notes: list[str] = []
 
-    space, wrong = parse(options.grid or (), recipe.config, "--grid")
-    more, also = parse(options.space or (), recipe.config, "--space")
+    name = recipe.location or recipe.name
+    space, wrong = parse(options.grid or (), recipe.config, "--grid", name)
+    more, also = parse(options.space or (), recipe.config, "--space", name)
     wrong, space = [*problems, *wrong, *also], [*space, *more]
     wrong += _conflicts(options, space, given)
     repeats = _seeds(options.repeat, wrong)
@@ -62,7 +63,7 @@ def planned(
     first = config.train.seed
     seeds = repeats if len(repeats) > 1 else range(first, first + (repeats or (1,))[0])
     plan = Plan(
-        recipe.location or recipe.name, options.preset, _texts(options.config),
+        name, options.preset, _texts(options.config),
         {path: value.value for path, value in given.items()}, mode, space, count,
         list(seeds), repeated, metric, learner or "main", goal,
         options.prune or ("median" if mode == "search" else "off"), options.draw_seed,

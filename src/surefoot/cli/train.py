@@ -12,6 +12,7 @@ from surefoot import recipes
 from surefoot.cli import launch
 from surefoot.cli.options import settings_from
 from surefoot.config import flags
+from surefoot.config.documents import read
 from surefoot.errors import ConfigError, Problem, Stopped
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def _train(argv: list[str]) -> int:
     own.add_argument("--test", action="store_true", help="Mark the run as a test of something.")
     _shared(own)
     if not argv or argv[0].startswith("-"):
-        return _ask_for_recipe(argv)
+        named = _written(own, argv)
+        if named is None:
+            return _ask_for_recipe(argv)
+        argv = [named, *argv]
     recipe = recipes.find(argv[0])
     options, given, problems = flags.parse(own, argv[1:], recipe.config)
     if options.help:
@@ -69,6 +73,20 @@ def _train(argv: list[str]) -> int:
         ),
         options,
     )  # fmt: skip
+
+
+def _written(own: argparse.ArgumentParser, argv: list[str]) -> str | None:
+    """Return the recipe that a file of settings (`-c FILE`) is for, where it says so."""
+    files = flags.parse(own, argv).options.config
+    headers = [read(file).data.get("surefoot") for file in files]
+    named = [str(h["recipe"]) for h in headers if isinstance(h, dict) and h.get("recipe")]
+    if not files or (named and named[0] in recipes.names()):
+        return named[0] if named else None
+    what = f"{', '.join(files)} says nothing of a recipe"
+    if named:
+        what = f"the settings are for {named[0]}, which is not one of Surefoot's own"
+    fix = f"surefoot train {'./FILE.py' if named else 'charlm'} -c {' -c '.join(files)}"
+    raise ConfigError([Problem(f"which recipe? {what}", "command line", fix)])
 
 
 def _ask_for_recipe(argv: list[str]) -> int:

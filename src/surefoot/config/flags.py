@@ -290,7 +290,7 @@ def _word_meant(word: str, schema: type[BaseModel]) -> str:
 
 
 def arguments(
-    given: Mapping[str, Any], schema: type[BaseModel]
+    given: Mapping[str, Any], schema: type[BaseModel], recipe: str = "RECIPE"
 ) -> tuple[dict[str, Given], list[Problem]]:
     """Return keyword arguments of Python as `(values, problems)`, like `parse`.
 
@@ -309,12 +309,12 @@ def arguments(
             values[path] = Given(value, f"argument {name}", where, old=old)
         elif name in groups and isinstance(value, Mapping | BaseModel):
             fields = value if isinstance(value, Mapping) else value.model_dump(exclude_unset=True)
-            inner, wrong = arguments({f"{name}.{k}": v for k, v in fields.items()}, schema)
+            inner, wrong = arguments({f"{name}.{k}": v for k, v in fields.items()}, schema, recipe)
             values, problems = values | inner, problems + wrong
         else:
             found = suggest_fields(name, known, name.rpartition(".")[0])
             names = [p.rpartition(".")[2] for p in found]
             shown = [n if short.get(n) == p else p for n, p in zip(names, found)]
-            fix = f"did you mean {one_of(shown)}?" if shown else "surefoot config docs RECIPE"
+            fix = f"did you mean {one_of(shown)}?" if shown else f"surefoot config docs {recipe}"
             problems.append(Problem(f"unknown setting {name}", f"argument {name}", fix))
     return values, problems

@@ -82,7 +82,7 @@ def text_of(value: Any) -> str:
 
 
 def parse(
-    words: Sequence[str], schema: type[BaseModel], flag: str
+    words: Sequence[str], schema: type[BaseModel], flag: str, recipe: str = "RECIPE"
 ) -> tuple[list[Dimension], list[Problem]]:
     """Return the dimensions that `NAME=VALUES` words say, and all that is wrong with them."""
     found: list[Dimension] = []
@@ -94,7 +94,7 @@ def parse(
             what = f"{flag}: no values for {name or 'nothing'}" if equals else f"{flag}: {word!r}"
             wrong.append(Problem(what, "command line", f"write {flag} lr=1e-3,3e-4"))
             continue
-        given, problems = arguments({name.replace("-", "_"): text}, schema)
+        given, problems = arguments({name.replace("-", "_"): text}, schema, recipe)
         if problems:
             wrong += [Problem(p.what, where, p.fix) for p in problems]
             continue
