@@ -16,14 +16,14 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from harness import KILL, save_in_step
-from torch.distributed import TCPStore
+
+from agent import agent_store
 
 __all__ = ["settle_together", "together"]
 
@@ -61,24 +61,22 @@ def together(
     as those on another machine. Answers how the processes of each start ended (negative: by which
     signal; None: not within the patience), what ranks said, and how many calls each made.
     """
-    store = TCPStore(
-        "127.0.0.1", 0, None, True, timeout=timedelta(seconds=60), wait_for_workers=False
-    )
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }  # fmt: skip
     here, ended = Path(tempfile.mkdtemp(dir=Path.cwd())), []
     os.chdir(here)  # others play at the same time
-    for number in range(restarts + 1):
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
-        kill = kills[number] if number < len(kills) else None
-        pids: dict[int, int] = {}
-        for rank in reversed(range(size)):  # rank 0 must know the others
-            pids[rank] = _fork(rank, size, folder, words, kill, pids)
-        ended.append(_wait(pids, terminate))
-        if not any(ended[-1].values()):
-            break
+    with agent_store() as port:
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }  # fmt: skip
+        for number in range(restarts + 1):
+            os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
+            kill = kills[number] if number < len(kills) else None
+            pids: dict[int, int] = {}
+            for rank in reversed(range(size)):  # rank 0 must know the others
+                pids[rank] = _fork(rank, size, folder, words, kill, pids)
+            ended.append(_wait(pids, terminate))
+            if not any(ended[-1].values()):
+                break
     said = {r: (here / f"said-{r}").read_text(errors="replace")[-2000:] for r in range(size)}
     calls = {
         r: int((here / f"calls-{r}").read_text())

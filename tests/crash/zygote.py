@@ -25,7 +25,8 @@ def main() -> None:
     library.crash_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long]
     library.crash_log.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
     library.crash_count.restype = ctypes.c_long
-    sys.path.insert(0, str(Path(__file__).parent))
+    here = Path(__file__).parent
+    sys.path[:0] = [str(here), str(here.parent)]
     import plays  # imports torch and surefoot
 
     settle = plays.settle_down if sys.argv[2] == "alone" else plays.settle_together

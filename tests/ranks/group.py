@@ -6,20 +6,20 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 LIMIT = 120  # seconds that a group may take; then it is ended, and says so
 Check = Callable[[Any, Path], Any]
@@ -27,17 +27,17 @@ Check = Callable[[Any, Path], Any]
 
 def run(folder: Path, checks: dict[str, Check], size: int) -> dict[str, list[Any]]:
     """Run the checks in `size` forks; return what each rank found, by check."""
-    store = dist.TCPStore(
-        "127.0.0.1", 0, None, True, timeout=timedelta(seconds=60), wait_for_workers=False
-    )
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": str(size),
-    }  # fmt: skip
-    pids = [_fork(rank, folder, checks) for rank in range(size)]
-    for pid in pids:
-        os.waitpid(pid, 0)
+    from agent import agent_store
+
+    with agent_store() as port:
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": str(size),
+        }  # fmt: skip
+        pids = [_fork(rank, folder, checks) for rank in range(size)]
+        ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert not any(ends), f"ranks ended with {ends}"
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(size)]
     return {name: [f.get(name, "not reached") for f in found] for name in checks}
 
@@ -47,6 +47,7 @@ def _fork(rank: int, folder: Path, checks: dict[str, Check]) -> int:
     if pid:
         return pid
     found: dict[str, Any] = {}
+    faulthandler.dump_traceback_later(LIMIT - 10)  # where it waits, before it is ended
     signal.alarm(LIMIT)
     try:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
