@@ -68,8 +68,8 @@ def writer(kind: str, dtype: str, tokens, count: int, place: Path) -> Callable[[
     import torch
 
     from surefoot.config.model import GPTConfig
+    from surefoot.engine.kit.sample import generate
     from surefoot.engine.load import narrow
-    from surefoot.engine.sample import generate
     from surefoot.formats import llama
     from surefoot.nn.gpt import GPT
     from surefoot.nn.one_text import side_by_side

@@ -23,10 +23,10 @@ import torch
 from machine import goal, heading, write
 from record import laptop
 
-from surefoot.engine.meter import Meter
-from surefoot.engine.monitor import EVERY, Monitor
-from surefoot.engine.pauses import Pauses
-from surefoot.engine.sensors import sensors
+from surefoot.engine.watch.meter import Meter
+from surefoot.engine.watch.monitor import EVERY, Monitor
+from surefoot.engine.watch.pauses import Pauses
+from surefoot.engine.watch.sensors import sensors
 
 _ROWS, _MOST = 10, 0.005  # steps between rows; share of the time that watching may take
 _READINGS = 200

@@ -27,7 +27,7 @@ from surefoot.config.schema import Optim
 from surefoot.data.batch import Data
 from surefoot.data.text import TextSource, load_text
 from surefoot.engine import Learner, Loss, TrainState, World, steps
-from surefoot.engine.meter import Meter
+from surefoot.engine.watch.meter import Meter
 from surefoot.nn.gpt import GPT
 from surefoot.nn.optim import build_optimisers
 from surefoot.track.console import open_console

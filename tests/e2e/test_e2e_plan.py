@@ -10,7 +10,7 @@ import torch
 
 from surefoot.cli import doctor, main
 from surefoot.engine.foresee.cards import CARDS, find_place
-from surefoot.engine.meter import allowed
+from surefoot.engine.memory import allowed
 from surefoot.engine.world import why_no_card
 from surefoot.errors import ConfigError
 
@@ -112,7 +112,7 @@ def test_limits_of_older_control_groups_count(tmp_path: Path) -> None:
 def test_a_plan_for_a_control_group_says_what_would_fit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("surefoot.engine.meter.allowed", lambda: 50_000_000)
+    monkeypatch.setattr("surefoot.engine.memory.allowed", lambda: 50_000_000)
     sizes = ["--d-model", "512", "--num-heads", "4", "--num-layers", "8", "--context", "512"]
     assert main([*TINY, *sizes]) == 4
     told = capsys.readouterr()

@@ -32,7 +32,7 @@ def test_batches_brought_ahead_change_no_bit(tmp_path: Path) -> None:
 
 
 def test_a_run_tells_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("surefoot.engine.monitor.EVERY", 0.05)
+    monkeypatch.setattr("surefoot.engine.watch.monitor.EVERY", 0.05)
     result = package.train(
         "charlm", preset="tiny", path=TEXT, runs=tmp_path, quiet=True, max_steps=100,
         **{"machine.device": "cuda", "track.report": False, "track.tensorboard": False},

@@ -15,7 +15,7 @@ import surefoot
 from surefoot import use
 from surefoot.config.model import GPTConfig
 from surefoot.engine import Request
-from surefoot.engine.sample import generate
+from surefoot.engine.kit.sample import generate
 from surefoot.nn.gpt import GPT
 from surefoot.ops import CROSS_ENTROPY, WITHIN
 

@@ -13,8 +13,8 @@ from surefoot import api
 from surefoot.config import flags
 from surefoot.data.batch import Data
 from surefoot.engine import TrainState, World, steps
-from surefoot.engine.life import EXAMPLES, LATER, STEPS, Life
 from surefoot.engine.plan import prepare
+from surefoot.engine.watch.life import EXAMPLES, LATER, STEPS, Life
 from surefoot.recipes import find, names
 
 TEXT = Path(__file__).resolve().parents[1] / "fixtures" / "shakespeare.txt"

@@ -15,7 +15,7 @@ from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import BPE, train_bpe
 from surefoot.data.tokenizer import Characters
 from surefoot.engine.adopt import read_folder, read_weights
-from surefoot.engine.speak import TextSpeaker
+from surefoot.engine.kit.speak import TextSpeaker
 from surefoot.errors import CheckFailed, DataError, OutOfResources, RunError, Unsupported
 from surefoot.formats import export, llama, onnx_file
 from surefoot.formats.export import through_llama, write

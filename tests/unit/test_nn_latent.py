@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from surefoot.config.model import EncoderDecoderConfig
-from surefoot.engine.answers import free_running
+from surefoot.engine.kit.answers import free_running
 from surefoot.nn.latent import DecoderOnly, LatentTransformer, SimpleTransformer, dimensions
 from surefoot.ops import ATTENTION, slots
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from surefoot.config.model import GPTConfig
+from surefoot.engine.kit.sample import generate
 from surefoot.engine.load import narrow
 from surefoot.engine.place import reads_past_mkl
-from surefoot.engine.sample import generate
 from surefoot.nn.blas import openblas
 from surefoot.nn.decode import Decoder
 from surefoot.nn.gpt import GPT

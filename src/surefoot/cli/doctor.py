@@ -162,7 +162,7 @@ def _threads_line() -> Line:
 def _memory_line() -> Line:
     import psutil
 
-    from surefoot.engine.meter import allowed
+    from surefoot.engine.memory import allowed
 
     free, limit = psutil.virtual_memory().available, allowed()
     if limit is not None and limit < free:

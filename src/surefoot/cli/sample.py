@@ -231,7 +231,7 @@ def _write(options: argparse.Namespace, speaker: Speaker, learner: str, request:
 
 def _cost(begun: float) -> None:
     """Say how long it took, and what memory this process has."""
-    from surefoot.engine.meter import resident
+    from surefoot.engine.memory import resident
 
     took = time.monotonic() - begun
     print(f"{took:.1f} s, {bytes_text(resident())} resident", file=sys.stderr)

@@ -15,16 +15,16 @@ from surefoot.engine import faults, named, retain
 from surefoot.engine.heap import give_back
 from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
-from surefoot.engine.lives import Lives
 from surefoot.engine.look import draw, measure, sample
 from surefoot.engine.loop import Batches, Happening, Report, steps
-from surefoot.engine.meter import Meter, Timed, sparse
-from surefoot.engine.monitor import Monitor
 from surefoot.engine.ranks.play import stragglers
-from surefoot.engine.ratio import watch_updates
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
 from surefoot.engine.state import TrainState
+from surefoot.engine.watch.lives import Lives
+from surefoot.engine.watch.meter import Meter, Timed, sparse
+from surefoot.engine.watch.monitor import Monitor
+from surefoot.engine.watch.ratio import watch_updates
 from surefoot.engine.witness import Witness
 from surefoot.engine.world import World
 from surefoot.errors import Diverged, OutOfResources
@@ -99,7 +99,7 @@ class Conductor:
         )
         if not self.config.track.profile:
             return reports
-        from surefoot.engine.profile import profiled
+        from surefoot.engine.watch.profile import profiled
 
         folder = self.record.path / "profile"
         return profiled(reports, self.state.learners, self.meter, folder, self.record.note)

@@ -24,7 +24,7 @@ from surefoot.engine.disk import refusals, room_for
 from surefoot.engine.foresee.traffic import foreseen
 from surefoot.engine.job import Job
 from surefoot.engine.lost import lost
-from surefoot.engine.meter import gpu
+from surefoot.engine.memory import gpu
 from surefoot.engine.mirror import prepare as prepare_mirror
 from surefoot.engine.plan import describe, prepare
 from surefoot.engine.rebuild import Buildable

@@ -22,10 +22,8 @@ from surefoot.engine.disk import synced
 from surefoot.engine.fork import inherit
 from surefoot.engine.job import Job
 from surefoot.engine.lost import answering
-from surefoot.engine.meter import Meter, resident
+from surefoot.engine.memory import resident
 from surefoot.engine.mirror import Mirror
-from surefoot.engine.monitor import monitoring
-from surefoot.engine.pauses import Pauses
 from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import compared, farewell, planned_rates, work
 from surefoot.engine.ranks.begin import alike, mode, spread
@@ -47,6 +45,9 @@ from surefoot.engine.signals import watching
 from surefoot.engine.state import Payload, TrainState
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.engine.tape import Tape
+from surefoot.engine.watch.meter import Meter
+from surefoot.engine.watch.monitor import monitoring
+from surefoot.engine.watch.pauses import Pauses
 from surefoot.engine.witness import Witness
 from surefoot.engine.world import World, open_world
 from surefoot.errors import CheckFailed, Stopped, SurefootError

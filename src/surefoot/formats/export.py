@@ -32,8 +32,8 @@ from torch import Tensor
 from surefoot.data.bpe import BPE
 from surefoot.data.tokenizer import Tokenizer
 from surefoot.engine.adopt import read_weights
-from surefoot.engine.sample import Decodes
-from surefoot.engine.speak import Speaker, TextSpeaker
+from surefoot.engine.kit.sample import Decodes
+from surefoot.engine.kit.speak import Speaker, TextSpeaker
 from surefoot.errors import CheckFailed, OutOfResources, RunError, Unsupported
 from surefoot.formats import llama, onnx_file
 from surefoot.nn.foreign import gpt_weights

@@ -25,11 +25,11 @@ from surefoot.data.batch import Batch, Data
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.job import Job
 from surefoot.engine.loop import steps
-from surefoot.engine.meter import Span, Timed
-from surefoot.engine.profile import labelled, operations
 from surefoot.engine.saver import Pace
 from surefoot.engine.state import TrainState
 from surefoot.engine.store import Store
+from surefoot.engine.watch.meter import Span, Timed
+from surefoot.engine.watch.profile import labelled, operations
 from surefoot.engine.world import World
 from surefoot.track.record import Record
 

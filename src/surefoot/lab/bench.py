@@ -18,13 +18,13 @@ from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine.auto.fit import Pins, choose
 from surefoot.engine.job import Job
+from surefoot.engine.kit.speak import Request, TextSpeaker
 from surefoot.engine.load import narrow
 from surefoot.engine.loop import steps
-from surefoot.engine.meter import resident
+from surefoot.engine.memory import resident
 from surefoot.engine.place import compile_in_place
 from surefoot.engine.plan import prepare, work
 from surefoot.engine.rebuild import Buildable
-from surefoot.engine.speak import Request, TextSpeaker
 from surefoot.engine.state import TrainState
 from surefoot.engine.world import World
 from surefoot.ops import OPS

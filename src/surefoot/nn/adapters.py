@@ -122,7 +122,7 @@ class Pretrained(nn.Module):
 
 
 class Writer:
-    """A pretrained model that reads token by token and says what comes next (engine/sample.py).
+    """A pretrained model that reads token by token and says what comes next (engine/kit/sample.py).
 
     Many models have more rows than their tokenizer has `words`; the others are never written.
     """

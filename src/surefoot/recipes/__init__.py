@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from surefoot.engine.foresee.cards import Place
     from surefoot.engine.foresee.tier import Tier
     from surefoot.engine.job import Job
-    from surefoot.engine.speak import Speaker
+    from surefoot.engine.kit.speak import Speaker
     from surefoot.engine.world import World
 
 __all__ = ["Adoption", "Recipe", "find", "import_file", "names"]

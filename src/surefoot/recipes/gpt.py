@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from surefoot.data.bpe import BPE
     from surefoot.data.collection import Collection, Part
     from surefoot.engine import Job, Loss, NextTokens, Scores, TextSpeaker, World
-    from surefoot.engine.curriculum import Growth
+    from surefoot.engine.kit.curriculum import Growth
 
 __all__ = ["GPTRunConfig", "Tokenising", "read", "recipe"]
 
@@ -235,7 +235,7 @@ def loss(model: nn.Module, batch: Batch, share: float = 1.0) -> Loss:
 
 
 def _growth(config: GPTRunConfig) -> Growth | None:
-    from surefoot.engine.curriculum import Growth
+    from surefoot.engine.kit.curriculum import Growth
 
     return Growth(config.data.context_warmup) if config.data.context_warmup else None
 

@@ -15,7 +15,7 @@ from surefoot.engine.auto import size, tune
 from surefoot.engine.auto.fit import Pins, usable_cores
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
-from surefoot.engine.meter import available
+from surefoot.engine.memory import available
 from surefoot.engine.place import apply, matmul_path
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.world import World

@@ -15,7 +15,7 @@ from surefoot.config.suggest import nearest
 from surefoot.config.units import parse_bytes
 from surefoot.engine.auto.ceilings import Ceilings, measured, of_card
 from surefoot.engine.foresee.past import Overhead, overhead
-from surefoot.engine.meter import available, resident
+from surefoot.engine.memory import available, resident
 from surefoot.engine.world import open_world
 from surefoot.errors import ConfigError, Unsupported
 from surefoot.track.machine import describe_machine

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-from surefoot.engine.meter import resident
+from surefoot.engine.memory import resident
 from surefoot.engine.ranks.meet import open_store
 from surefoot.engine.ranks.team import Team
 from surefoot.errors import Stopped, SurefootError

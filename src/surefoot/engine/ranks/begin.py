@@ -13,7 +13,7 @@ import torch
 
 from surefoot.config.schema import RunConfig
 from surefoot.engine.job import Job
-from surefoot.engine.meter import available
+from surefoot.engine.memory import available
 from surefoot.engine.ranks.team import Team
 from surefoot.engine.world import World
 from surefoot.errors import ConfigError, Problem, RunError

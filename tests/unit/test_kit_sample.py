@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surefoot.config.model import GPTConfig
-from surefoot.engine.sample import choose, generate
+from surefoot.engine.kit.sample import choose, generate
 from surefoot.errors import ConfigError
 from surefoot.nn.gpt import GPT
 

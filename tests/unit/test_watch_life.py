@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from surefoot.config.schema import Optim
 from surefoot.data.batch import Batch, Data
 from surefoot.engine import Learner, Loss, TrainState, World, steps
-from surefoot.engine.life import LATER, STEPS, Life
+from surefoot.engine.watch.life import LATER, STEPS, Life
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.optim import build_optimisers
 

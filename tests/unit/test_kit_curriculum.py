@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from surefoot.engine.curriculum import Growth, TeacherForcing
+from surefoot.engine.kit.curriculum import Growth, TeacherForcing
 
 
 def test_constant_stays() -> None:

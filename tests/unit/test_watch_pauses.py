@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import surefoot as package
-from surefoot.engine.pauses import Pauses
+from surefoot.engine.watch.pauses import Pauses
 
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
 
@@ -27,7 +27,7 @@ def test_what_is_there_is_not_looked_through_again(monkeypatch: pytest.MonkeyPat
         ring = weakref.ref(Ring())
         pauses.boundary()
         assert ring() is not None, "not yet: it was looked at just now"
-        monkeypatch.setattr("surefoot.engine.pauses._EVERY", 0.0)
+        monkeypatch.setattr("surefoot.engine.watch.pauses._EVERY", 0.0)
         pauses.boundary()
         assert ring() is None
         assert 0 < pauses.longest <= pauses.seconds < 1

@@ -15,9 +15,9 @@ from typing import Any
 
 from surefoot.config.schema import RunConfig
 from surefoot.engine.job import Job
-from surefoot.engine.meter import gpu
+from surefoot.engine.memory import gpu
 from surefoot.engine.plan import work
-from surefoot.engine.sensors import Gone, Sensor, sensors
+from surefoot.engine.watch.sensors import Gone, Sensor, sensors
 from surefoot.engine.world import World
 from surefoot.track.record import Record
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Data
 from surefoot.engine.job import Job
-from surefoot.engine.life import EXAMPLES, LATER, Life
 from surefoot.engine.loop import Report
 from surefoot.engine.state import TrainState
+from surefoot.engine.watch.life import EXAMPLES, LATER, Life
 from surefoot.engine.world import World
 from surefoot.seeds import derive
 from surefoot.track.record import Record

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from surefoot.engine.meter import available
+from surefoot.engine.memory import available
 
 __all__ = ["Gone", "Nvidia", "Processor", "Sensor", "sensors"]
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from surefoot.data.batch import Batch
-from surefoot.engine import meter as room
-from surefoot.engine.meter import Meter, Timed, sparse
+from surefoot.engine import memory
+from surefoot.engine.watch import meter as room
+from surefoot.engine.watch.meter import Meter, Timed, sparse
 
 
 class Clock:
@@ -76,7 +77,7 @@ def test_kept_numbers_thin_out() -> None:
 
 
 def test_a_control_group_bounds_what_may_be_taken(monkeypatch: Any) -> None:
-    monkeypatch.setattr(room, "allowed", lambda: 1000)
-    assert room.available() == 1000
-    monkeypatch.setattr(room, "allowed", lambda: None)
-    assert room.available() > 1000
+    monkeypatch.setattr(memory, "allowed", lambda: 1000)
+    assert memory.available() == 1000
+    monkeypatch.setattr(memory, "allowed", lambda: None)
+    assert memory.available() > 1000

@@ -5,8 +5,8 @@ import torch
 
 from surefoot.config.model import GPTConfig
 from surefoot.data.tokenizer import Bytes
+from surefoot.engine.kit.speak import Request, TextSpeaker, _Writing
 from surefoot.engine.load import narrow
-from surefoot.engine.speak import Request, TextSpeaker, _Writing
 from surefoot.errors import Unsupported
 from surefoot.nn.decode import Decoder
 from surefoot.nn.gpt import GPT

@@ -13,11 +13,12 @@ import torch
 
 import surefoot as package
 from surefoot.config.schema import RunConfig
-from surefoot.engine import World, monitor
-from surefoot.engine import sensors as seen
-from surefoot.engine.monitor import Monitor
+from surefoot.engine import World
 from surefoot.engine.ranks.team import Team
-from surefoot.engine.sensors import Gone, Nvidia, Processor
+from surefoot.engine.watch import monitor
+from surefoot.engine.watch import sensors as seen
+from surefoot.engine.watch.monitor import Monitor
+from surefoot.engine.watch.sensors import Gone, Nvidia, Processor
 
 GPU = {
     "own_cpu_s": 0.0, "all_cpu_s": 0.0, "host_free_bytes": 8e9, "gpu_busy": 0.95,
@@ -206,8 +207,8 @@ def test_a_driver_that_forgets_its_card_ends_no_run(
     card: Any = object.__new__(Nvidia)
     card._device, card.why, card._handle, card._library = None, "", None, Library(2)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10**9)
-    monkeypatch.setattr("surefoot.engine.monitor.EVERY", 0.001)
-    monkeypatch.setattr("surefoot.engine.monitor.sensors", lambda _: [Processor(), card])
+    monkeypatch.setattr("surefoot.engine.watch.monitor.EVERY", 0.001)
+    monkeypatch.setattr("surefoot.engine.watch.monitor.sensors", lambda _: [Processor(), card])
     text = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
     result = package.train(
         "charlm", preset="tiny", path=text, runs=tmp_path, quiet=True, max_steps=30, new=True,
@@ -221,7 +222,7 @@ def test_a_driver_that_forgets_its_card_ends_no_run(
 
 
 def test_watching_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("surefoot.engine.monitor.EVERY", 0.01)
+    monkeypatch.setattr("surefoot.engine.watch.monitor.EVERY", 0.01)
     text = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
     rows, weights = [], []
     for wanted in (True, False):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from surefoot.data.tokenizer import Tokenizer
+from surefoot.engine.kit.sample import Decodes, generate
 from surefoot.engine.place import reads_past_mkl
-from surefoot.engine.sample import Decodes, generate
 from surefoot.nn.decode import Decoder
 
 __all__ = ["Answerer", "Request", "Speaker", "TextSpeaker"]

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping
-from functools import cache
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import psutil
 import torch
 
 from surefoot.data.batch import Batch
 from surefoot.engine.loop import Batches
-from surefoot.engine.pauses import Pauses
+from surefoot.engine.memory import resident
+from surefoot.engine.watch.pauses import Pauses
 
-__all__ = ["Meter", "Span", "Timed", "allowed", "available", "gpu", "resident", "sparse"]
+__all__ = ["Meter", "Span", "Timed", "sparse"]
 
-# Of a control group: its limit, what it holds, and which row of memory.stat tells files to let go.
-_GROUP_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-_NO_LIMIT = 1 << 60  # bytes
 _FIELDS = ("data", "evaluate", "save", "record")  # what is left of the time is computing
 
 
@@ -134,72 +125,6 @@ def sparse(count: int, digits: int) -> bool:
     [0, 1, 2, 3, 4, 6, 8, 12, 16]
     """
     return count & ((1 << max(0, count.bit_length() - digits)) - 1) == 0
-
-
-def resident() -> int:
-    """Return the bytes of memory that this process holds."""
-    return int(_process(os.getpid()).memory_info().rss)
-
-
-def available() -> int:
-    """Return the bytes of memory that this process may still take: what is there, within its group."""
-    limit = allowed()
-    there = int(psutil.virtual_memory().available)
-    return there if limit is None else min(there, limit)
-
-
-def allowed(
-    root: Path = Path("/sys/fs/cgroup"), table: Path = Path("/proc/self/cgroup")
-) -> int | None:
-    """Return the bytes that the control groups of this process may still take, None without limit.
-
-    Its own group counts and all around it, whose least decides. What a group holds of files that it
-    could let go is not taken.
-    """
-    lefts = (_left(group) for group in _groups(root, table))
-    return min((left for left in lefts if left is not None), default=None)
-
-
-def _groups(root: Path, table: Path) -> Iterator[Path]:
-    """Yield the folders of the groups that hold this process, of both versions of Linux's groups."""
-    yield root
-    try:
-        rows = [line.split(":", 2) for line in table.read_text().splitlines()]
-    except OSError:
-        return
-    for _, kinds, path in (row for row in rows if len(row) == 3):
-        if kinds == "" or "memory" in kinds.split(","):
-            group = root / "memory" if kinds else root
-            yield group
-            for part in path.strip("/").split("/"):
-                group /= part
-                yield group
-
-
-def _left(group: Path) -> int | None:
-    for limit, taken, cached in _GROUP_FILES:
-        try:
-            most, held = (group / limit).read_text().strip(), int((group / taken).read_text())
-            if most == "max" or int(most) > _NO_LIMIT:
-                return None
-            rows = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            return max(0, int(most) - held + int(rows.get(cached, 0)))
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-@cache
-def _process(pid: int) -> psutil.Process:
-    return psutil.Process(pid)
-
-
-def gpu(device: torch.device) -> dict[str, Any]:
-    """Return the name and the bytes of memory of a CUDA device; nothing for another."""
-    if device.type != "cuda":
-        return {}
-    found = torch.cuda.get_device_properties(device)
-    return {"gpu": found.name, "gpu_memory": found.total_memory}
 
 
 def _device_memory(device: torch.device) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from surefoot.engine.learner import Learner
 from surefoot.engine.loop import Report
-from surefoot.engine.meter import Meter, Span
+from surefoot.engine.watch.meter import Meter, Span
 
 __all__ = ["labelled", "operations", "profiled"]
 
