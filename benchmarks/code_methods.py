@@ -67,7 +67,8 @@ class Trials:
                 "data.repo": options.repo, "train.batch_size": options.batch,
                 "memory.checkpointing": False, "evaluation.val_tokens": options.val_tokens,
                 "evaluation.outside_tokens": options.val_tokens // 2,
-                "evaluation.prompts": options.prompts, "evaluation.new_tokens": 48,
+                "evaluation.prompts": options.prompts,
+                "evaluation.new_tokens": options.new_tokens,
                 "adapter.rank": options.rank, "adapter.alpha": 2.0 * options.rank,
             },
         )  # fmt: skip
@@ -185,7 +186,8 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
         *(_line(method, [r for r in judged if r["method"] == method]) for method in RATES), "",
         *(_duel(a, b, judged) for a, b in itertools.combinations(RATES, 2)), "",
         "The outside text is Python's help texts: the change of its perplexity is what was forgotten. Compiles: the "
-        f"share of at most {options.prompts} functions, cut as in `surefoot train code`, and its change seed by seed.",
+        f"share of at most {options.prompts} functions in {options.new_tokens} tokens, cut as in `surefoot train code`, "
+        "and its change seed by seed.",
         "", "All trials:", "",
         "| method | rate | seed | steps | seconds | perplexity | of |", "|---|---:|---:|---:|---:|---:|---|",
         *map(_trial, rows),
@@ -265,6 +267,8 @@ def main() -> None:
     own.add_argument("--seeds", type=int, default=3, help="beside the one of tuning")
     own.add_argument("--val-tokens", type=int, default=6000)
     own.add_argument("--prompts", type=int, default=16)
+    usual = CODE.config().evaluation.new_tokens
+    own.add_argument("--new-tokens", type=int, default=usual, help=f"of a completion ({usual})")
     own.add_argument("--out", type=Path, default=OUT)
     options = own.parse_args()
     warnings.simplefilter("ignore")
