@@ -16,6 +16,7 @@ from hypothesis import settings
 from surefoot.track.folder import runs_dir
 
 PYTEST = "made by pytest"
+APART = {"tests/crash/test_kills.py"}  # long, and what its tests share is made in a moment
 
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
 settings.load_profile("steady")  # the same examples every time, and nothing left behind
@@ -36,6 +37,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every", type=int, default=1, metavar="N", help="the crash sweep: try one case in N"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests in one worker, or each would make the fixtures that they share.
+
+    Files are begun in the order of their paths, which has the long ones first.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            found: str = super()._split_scope(nodeid)
+            return nodeid if found in APART else found
+
+    config.option.loadscopereorder = False  # the most tests are not the most work
+    return ByFile(config, log)
 
 
 def runs_made_here(*places: Path) -> set[Path]:
