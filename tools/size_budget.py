@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
     "(top)": 650,
     "config": 2300,
-    "data": 4500,
+    "data": 4520,
     "track": 4330,
     "ops": 1500,
     "nn": 1950,

@@ -283,8 +283,11 @@ def test_a_base_without_a_tokenizer_is_told(surefoot: Surefoot, repo: Path, tmp_
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 40}
     config = transformers.LlamaConfig(num_attention_heads=2, **sizes)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "bare")
-    told = surefoot(*words(repo, "--base", tmp_path / "bare", "--runs", tmp_path / "runs"))
+    asked = words(repo, "--base", tmp_path / "bare", "--runs", tmp_path / "runs")
+    told = surefoot(*asked)
     assert told.code == 2 and "has no tokenizer.json" in told.err
+    (tmp_path / "bare" / "vocab.json").touch()
+    assert "transformers can write one from vocab.json: python -c" in surefoot(*asked).err
 
 
 def test_what_a_run_trained_is_tuned_and_the_resume_finds_it(

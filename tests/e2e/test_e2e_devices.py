@@ -125,6 +125,7 @@ def test_mistakes_are_said_once_and_keep_their_codes(runs: Path) -> None:
     code, output = run("train", "charlm", *SMALL, "--devices", "8")
     assert code == 2, output
     assert output.count("more ranks than micro-batches: 8 ranks cannot share 4") == 1, output
+    assert "help: --micro-batch-size 1, or fewer devices" in output
     assert not list(runs.glob("0*")), "nothing is created"
     code, output = run("train", "charlm", *SMALL, "--devices", "2", "--nnodes", "2")
     assert code == 2 and "--rdzv-endpoint" in output

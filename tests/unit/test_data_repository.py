@@ -153,7 +153,9 @@ def _to_itself(place: Path) -> Path:
     ("make", "said"),
     [
         (lambda p: p / "nowhere", "there is nothing at"),
+        (lambda p: p / "nowhere", "check the path"),
         (lambda p: p, "0 files of code"),
+        (lambda p: write(p, count=1), "1 file of code"),
         (lambda p: write(p, count=2), "2 files of code"),
         (_to_itself, "there is nothing at"),
     ],

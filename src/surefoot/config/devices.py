@@ -15,8 +15,8 @@ def enough(config: RunConfig, size: int, micro: int | None) -> None:
     if pieces >= size:
         return
     if micro is None or batch < size:
-        text, fix = f"{size} ranks cannot share {batch} examples", "a larger --train.batch_size"
+        text, fix = f"{size} ranks cannot share {batch} examples", "a larger --batch-size"
     else:
         text = f"{size} ranks cannot share {pieces} micro-batch{'es' * (pieces > 1)} of {micro}"
-        fix = f"--machine.micro_batch_size {max(1, batch // size)}, or fewer devices"
+        fix = f"--micro-batch-size {max(1, batch // size)}, or fewer devices"
     raise ConfigError([Problem(f"more ranks than micro-batches: {text}", "machine.devices", fix)])

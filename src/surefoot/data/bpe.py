@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from surefoot.errors import DataError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
-__all__ = ["BOUNDARY", "BPE", "LEAST", "train_bpe"]
+__all__ = ["BOUNDARY", "BPE", "LEAST", "train_bpe", "way_to_tokenizer"]
 
 BOUNDARY = "<|endoftext|>"
 _ENDS = (BOUNDARY, "</s>", "<|end_of_text|>", "<|im_end|>")  # what may stand between documents
@@ -37,6 +39,8 @@ _SPACE, _OTHER = r"[^\S\x1c-\x1f]", r"[\S\x1c-\x1f]"
 _ASCII = r"(?:[A-Za-z]++|[0-9]++|[!-&(-/:-@\[-`{-~][!-/:-@\[-`{-~]*+)(?![^\t\n\r -~])"
 _WORDS = re.compile(rf" ?{_ASCII}| ?{_OTHER}+|{_SPACE}+(?!{_OTHER})|{_SPACE}+")
 _REMEMBERED = 1 << 19  # words; about 80 MB
+_OTHER_FORMS = {"vocab.json": "transformers", "tokenizer.model": "transformers with sentencepiece"}
+_REWRITE = 'python -c "import sys, transformers as t; t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"'
 
 
 class BPE:
@@ -138,6 +142,16 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPE:
     )  # fmt: skip
     library.train_from_iterator(_pieces(texts), trainer)
     return BPE(library.to_str())
+
+
+def way_to_tokenizer(folder: Path) -> str | None:
+    """Say how a folder with a vocabulary in another form comes to a tokenizer.json."""
+    if (folder / "vocabulary.json").is_file():
+        return "its vocabulary is one of characters: --recipe charlm"
+    for name, packages in _OTHER_FORMS.items():
+        if (folder / name).is_file():
+            return f"{packages} can write one from {name}: {_REWRITE} {shlex.quote(str(folder))}"
+    return None
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:

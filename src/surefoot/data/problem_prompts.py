@@ -28,6 +28,10 @@ __all__ = ["Problem", "leaks", "read_problems"]
 _RUN = 5  # words in a row that are compared
 _FEW = 8  # runs below which two texts are alike by chance
 _SHARE = 0.7  # of a problem's runs that make it known
+_WRONG: dict[type[Exception], str] = {
+    KeyError: "it has no ", SyntaxError: "its code is no Python: ",
+    json.JSONDecodeError: "it is no JSON: ",
+}  # fmt: skip
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -48,7 +52,7 @@ def read_problems(path: Path, most: int, seed: int = 0) -> list[Problem]:
     """
     if not path.is_file():
         what = f"evaluation.prompts_file: there is no file {path}"
-        raise DataError(what, fix=looks_like(path))
+        raise DataError(what, fix=looks_like(path) or "check the path")
     found: list[Problem] = []
     try:
         lines = path.read_text("utf-8-sig").split("\n")
@@ -61,7 +65,7 @@ def read_problems(path: Path, most: int, seed: int = 0) -> list[Problem]:
                 found.append(_problem(json.loads(line), number))
             except (ValueError, LookupError, TypeError, AttributeError, SyntaxError) as error:
                 raise DataError(
-                    f"evaluation.prompts_file: not a problem: {type(error).__name__}: {error}",
+                    f"evaluation.prompts_file: not a problem: {_WRONG.get(type(error), '')}{error}",
                     where=f"{path}:{number}", fix="a line as in HumanEval or MBPP",
                 ) from None  # fmt: skip
     if not found:

@@ -127,7 +127,7 @@ def read_repository(
         files = [f for f in files if f.name not in risky]
     if len(files) < len(SIDES):
         raise DataError(
-            f"data.repo: {path} has {len(files)} files of code to learn from, and it takes "
+            f"data.repo: {path} has {len(files)} file{'s' * (len(files) != 1)} of code to learn from, and it takes "
             f"{len(SIDES)}: some are validated with and some tested",
             where="; ".join(_remarks(left)) or how,
             fix="give a folder with more files, or other --languages",
@@ -138,7 +138,9 @@ def read_repository(
 
 def _root(path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"data.repo: there is nothing at {path}", fix=looks_like(path))
+        raise DataError(
+            f"data.repo: there is nothing at {path}", fix=looks_like(path) or "check the path"
+        )
     if not path.is_dir():
         raise DataError(f"data.repo: {path} is a file", fix="give the folder of a repository")
     return path.resolve()

@@ -290,8 +290,8 @@ class _Found:
         if segment:
             whence = f"checkpoint of step {self.step}" if self.step else "the beginning"
             rows = record.superseded
-            again = f"{rows} row{'s' * (rows != 1)} of the record will be written again"
-            yield f"going on from {whence}; {again}"
+            again = f"; {rows} row{'s' * (rows != 1)} of the record will be written again"
+            yield f"going on from {whence}{again if rows else ''}"
         if tape.ahead:
             steps = f"{tape.ahead} steps" if tape.ahead > 1 else "the step"
             verb = "are" if tape.ahead > 1 else "is"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -39,8 +38,7 @@ __all__ = ["GPTRunConfig", "Tokenising", "read", "recipe"]
 
 KEPT = "tokenizer.json"
 SAMPLE_TOKENS = 120
-_OTHER_FORMS = {"vocab.json": "transformers", "tokenizer.model": "transformers with sentencepiece"}
-_REWRITE = 'python -c "import sys, transformers as t; t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"'
+_COPY = "copy the one that belongs to them into the folder, or say where it is: --tokenizer FILE"
 
 
 class DocumentData(Section):
@@ -301,6 +299,7 @@ def speak(config: GPTRunConfig, files: Mapping[str, str], world: World) -> TextS
 
 def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
     """Read the sizes of a GPT; a tokenizer that came with it is used."""
+    from surefoot.data.bpe import way_to_tokenizer
     from surefoot.nn.foreign import gpt_sizes, gpt_weights
 
     weights, notes = gpt_weights(tensors)
@@ -319,18 +318,8 @@ def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
         unknown[open_] = f"only their own tokenizer says what the {words:,} tokens mean"
         if folder := said.get("folder"):
             unknown[open_] += ", and the folder has no tokenizer.json"
-            ways[open_] = _way_to_tokenizer(Path(folder))
+            ways[open_] = way_to_tokenizer(Path(folder)) or _COPY
     return Adoption({"main": weights}, settings, unknown, notes, ways)
-
-
-def _way_to_tokenizer(folder: Path) -> str:
-    """Say how a folder of `transformers` comes to a tokenizer.json."""
-    if (folder / "vocabulary.json").is_file():
-        return "its vocabulary is one of characters: --recipe charlm"
-    for name, packages in _OTHER_FORMS.items():
-        if (folder / name).is_file():
-            return f"{packages} can write one from {name}: {_REWRITE} {shlex.quote(str(folder))}"
-    return "copy the one that belongs to them into the folder, or say where it is: --tokenizer FILE"
 
 
 def _bpe(path: Path) -> BPE:

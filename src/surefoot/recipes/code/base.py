@@ -23,7 +23,7 @@ from typing import Any
 
 import xxhash
 
-from surefoot.data.bpe import BPE
+from surefoot.data.bpe import BPE, way_to_tokenizer
 from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha256_of
 from surefoot.data.files import looks_like
 from surefoot.errors import DataError, Unsupported
@@ -153,7 +153,8 @@ def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
         )
     if absent:
         what = f"model.base: {path} has no {', '.join(absent)}"
-        raise DataError(what, fix="a folder as transformers' save_pretrained writes it")
+        way = way_to_tokenizer(path) if absent == ["tokenizer.json"] else None
+        raise DataError(what, fix=way or "a folder as transformers' save_pretrained writes it")
     file = path / "tokenizer.json"
     try:
         tokenizer = BPE(file.read_text("utf-8"), str(file))
@@ -204,7 +205,9 @@ def _smollm2() -> Base:
 
 def _gguf(path: Path) -> Base:
     if not path.is_file():
-        raise DataError(f"model.base: there is no file {path}", fix=looks_like(path))
+        raise DataError(
+            f"model.base: there is no file {path}", fix=looks_like(path) or "check the path"
+        )
     folder = cache_dir() / "bases" / f"{path.stem}-{sha256_of(path)[:12]}"
     if not folder.is_dir():
         _convert(path, folder)
