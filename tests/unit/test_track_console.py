@@ -18,7 +18,7 @@ import pytest
 
 from surefoot.track import console as room
 from surefoot.track.console import PlainConsole, Progress, open_console
-from surefoot.track.terminal import live_line
+from surefoot.track.terminal import TerminalConsole, live_line
 
 DEMO = """
 import sys
@@ -135,6 +135,25 @@ def test_a_terminal_scrolls_results_above_one_live_line() -> None:
 def test_a_narrow_terminal_is_never_overrun() -> None:
     lines = scrolled(in_terminal(40), 40)
     assert "step  250/2000   val loss 2.200 best" in lines
+
+
+def test_what_follows_a_label_is_wrapped_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = io.StringIO()
+    drawn = TerminalConsole(Progress(), stream)
+    drawn.note("data   src: 313 python, 5 javascript, 2 css; 289 / 12 / 19 files", "info")
+    drawn.note("       micro_batch_size: 4 x 0.1 MB of activations in 10.2 GB", "info")
+    drawn.note("a sentence without a label goes on at the beginning of a line", "info")
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert lines == [
+        "data   src: 313 python, 5 javascript, 2",
+        "       css; 289 / 12 / 19 files",
+        "       micro_batch_size: 4 x 0.1 MB of",
+        "       activations in 10.2 GB",
+        "a sentence without a label goes on at",
+        "the beginning of a line",
+    ]
 
 
 def test_no_color_is_respected() -> None:

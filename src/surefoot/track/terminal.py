@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -20,6 +22,8 @@ REFRESH = 4  # times a second, by rich's own thread; a row costs only a dictiona
 GAP = "   "
 SPARE = 4  # columns left free, so that the echo of Ctrl-C does not wrap the line
 BAR = 24  # columns of the bar when there is room
+_COLUMN = " " * 7  # of labels
+_LABELLED = re.compile(r"[a-z ]{6} \S")
 
 
 class TerminalConsole(Sink):
@@ -52,7 +56,7 @@ class TerminalConsole(Sink):
 
     def note(self, text: str, level: Level) -> None:
         """Print a sentence."""
-        body = Text(self._clean(text))
+        body = Text(self._hanging(self._clean(text)))
         if level == "warning":
             body = Text.assemble(("warning: ", "bold yellow"), body)
         self._print(body)
@@ -94,6 +98,15 @@ class TerminalConsole(Sink):
 
     def _clean(self, text: str) -> str:
         return clean(text, self._console.encoding)
+
+    def _hanging(self, text: str) -> str:
+        """Wrap what follows a label (`data   ...`) so that the label has its column for itself."""
+        if not _LABELLED.match(text) or "\n" in text:
+            return text
+        return textwrap.fill(
+            text, self._console.width, subsequent_indent=_COLUMN,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
 
     def _evaluation(self, row: Row, better: bool) -> Text:
         """Return an evaluation in one line; what does not fit is in metrics.jsonl."""
