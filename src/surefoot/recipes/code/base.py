@@ -250,7 +250,7 @@ def _hub_config(name: str) -> Path:
 
 
 def _from_hub(name: str, wanted: list[str]) -> Path:
-    fix = f"a base on this disk: {_FORMS}"
+    fix = f"a base on this disk: {_FORMS}; to plan, its config.json in a folder is enough"
     if is_offline():
         raise DataError(f"model.base: {name} is on the hub, and SUREFOOT_OFFLINE is set", fix=fix)
     from huggingface_hub import snapshot_download
