@@ -191,6 +191,7 @@ MISTAKES = [
     (["--context", "100000"], 2, "a smaller --context"),
     (["--repo", "{tmp}"], 2, "0 files of code"),
     (["--repo", "{tmp}/nowhere"], 2, "there is nothing at"),
+    (["--base", "org/name"], 2, "to plan, its config.json in a folder is enough"),
     (["--moments", "8bit"], 3, "computed on CUDA only"),
     (["--prompts-file", "{tmp}/none.jsonl"], 2, "there is no file"),
     (["--context", "4"], 2, "at least 8"),
