@@ -18,7 +18,7 @@ BUDGET = {
     "config": 2300,
     "data": 4520,
     "track": 4330,
-    "ops": 1500,
+    "ops": 1580,
     "nn": 1950,
     "engine": 3898,
     "engine/kit": 426,

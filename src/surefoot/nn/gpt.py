@@ -9,6 +9,7 @@ B examples, T tokens, C width, H query heads, K key and value heads, D numbers a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import torch
@@ -21,6 +22,7 @@ from surefoot.nn.dropout import Dropout
 from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary
 from surefoot.ops import ATTENTION, CROSS_ENTROPY, ROTARY, SQUARED_RELU, SWIGLU, WITHIN, Op
+from surefoot.ops.gelu import gelu
 
 __all__ = ["GPT", "Attention", "Block", "FeedForward", "Past", "capped"]
 
@@ -91,13 +93,14 @@ class Attention(nn.Module):
     ) -> Tensor:
         """A token sees its own of `documents` [B, T] only; `extra` [B, T, K D] is added to values."""
         heads = self.qkv(x).unflatten(-1, (-1, self.width))  # [B, T, H + 2K, D]
-        both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 2)
+        count = [self.heads, self.kv_heads]
+        asked = count if turn is None else [sum(count)]  # what is turned stays in one piece
+        *both, v = heads.split([*asked, self.kv_heads], 2)
         if self.value_scale is not None and extra is not None:
             v = v + (self.value_scale * extra.unflatten(-1, (-1, self.width))).to(v.dtype)
         if turn is not None:
-            both = self.rotate(both, turn, *self._qk_norm())
-        q, k = both.split([self.heads, self.kv_heads], 2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            both = self.rotate(both[0], turn, *self._qk_norm()).split(count, 2)
+        q, k, v = (part.transpose(1, 2) for part in (*both, v))
         if past is not None:
             k, v = past.append(k, v)
         if documents is None:
@@ -128,7 +131,7 @@ class FeedForward(nn.Module):
         self.gate = Linear(config.d_model, config.ff_width, bias=False) if gated else None
         op = SWIGLU if gated else SQUARED_RELU
         self.kernels: dict[str, Op] = {} if biased else {"bend": op}
-        self.bend = F.gelu if biased else op.call
+        self.bend: Callable[..., Tensor] = gelu if biased else op.call
         self.up = Linear(config.d_model, config.ff_width, bias=biased)
         self.down = Linear(config.ff_width, config.d_model, bias=biased)
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from surefoot.ops.bias import add_bias
 from surefoot.ops.rows import rows
+from surefoot.ops.way import compiling_for_cpu
 from surefoot.seeds import derive
 
 __all__ = ["Embedding", "Linear", "fill_", "normal_"]
@@ -20,6 +23,12 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Draw nothing: the global generator is not ours."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W' + b [..., rows] of x [..., C]."""
+        if self.bias is not None and compiling_for_cpu(x):
+            return add_bias(F.linear(x, self.weight), self.bias)
+        return super().forward(x)
 
 
 class Embedding(nn.Embedding):

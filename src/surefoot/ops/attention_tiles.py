@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ops.kept import kept
+from surefoot.ops.way import compiling_for_cpu
 
 __all__ = ["by_key_head", "kept_mask", "mask_of", "tiles"]
 
@@ -41,7 +42,7 @@ class _Tiles(torch.autograd.Function):
         ctx.shapes = q.shape, k.shape
         with torch.autocast(q.device.type, enabled=False):
             q, k, v = by_key_head(q, k, v)
-            found, shares = (_forward_as_one if _whole(q) else _forward)(q, k, v, causal)
+            found, shares = (_forward_as_one if compiling_for_cpu(q) else _forward)(q, k, v, causal)
             ctx.save_for_backward(q, k, v, *shares)
             ctx.causal = causal
             return found.view(ctx.shapes[0])
@@ -50,7 +51,7 @@ class _Tiles(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, *shares = ctx.saved_tensors
         query, key = ctx.shapes
-        compute = _backward_as_one if _whole(q) else _backward
+        compute = _backward_as_one if compiling_for_cpu(q) else _backward
         by_q, by_k, by_v = compute(grad.reshape(q.shape), q, k, v, shares, ctx.causal)
         return by_q.view(query), by_k.view(key), by_v.view(key), None
 
@@ -62,11 +63,6 @@ def by_key_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor
     return queries, k.reshape(-1, seen, width), v.reshape(-1, seen, width)
 
 
-def _whole(q: Tensor) -> bool:
-    """Whether all tiles are one operation: to torch's compiler, which would make code for each."""
-    return torch.compiler.is_compiling() and q.device.type == "cpu"
-
-
 def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, list[Tensor]]:
     """Return the result [B K, H/K, T, D], and each tile's probabilities [B K, H/K tile, visible]."""
     (group, new, width), seen = q.shape[1:], k.size(1)
@@ -76,8 +72,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, lis
     for first, last, visible in _cut(new, seen, causal):
         mask = make(last - first, seen if causal else 0, group, q.dtype, q.device)
         mask = mask[:, -visible:] if causal else mask
-        keys = k[:, :visible].mT
-        scores = torch.baddbmm(mask, _rows(q, first, last), keys, alpha=width**-0.5)
+        keys = k[:, :visible].contiguous()  # torch would copy a transposed piece number by number
+        scores = torch.baddbmm(mask, _rows(q, first, last), keys.mT, alpha=width**-0.5)
         shares = scores.softmax(-1)
         found[:, :, first:last] = torch.bmm(shares, v[:, :visible]).unflatten(1, (group, -1))
         kept_shares.append(shares)
@@ -89,20 +85,25 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, in their shapes inside."""
     (group, new, width), seen = q.shape[1:], k.size(1)
-    by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    by_q, by_k, by_v = torch.empty_like(q), k.new_empty(0), v.new_empty(0)
     cuts = list(zip(_cut(new, seen, causal), kept_shares, strict=True))
     for (first, last, visible), shares in reversed(cuts):
         here = _rows(grad, first, last)
-        by_shares = torch.bmm(here, v[:, :visible].mT)
+        by_shares = torch.bmm(here, v[:, :visible].contiguous().mT)
         by_scores = torch._softmax_backward_data(by_shares, shares, -1, shares.dtype)
         by_q[:, :, first:last] = torch.bmm(by_scores, k[:, :visible]).unflatten(1, (group, -1))
-        by_k[:, :visible] += torch.bmm(by_scores.mT, _rows(q, first, last))
-        by_v[:, :visible] += torch.bmm(shares.mT, here)
+        of_k, of_v = torch.bmm(by_scores.mT, _rows(q, first, last)), torch.bmm(shares.mT, here)
+        if last == new:  # the last tile comes first, and sees all keys
+            by_k, by_v = of_k, of_v
+        else:
+            by_k[:, :visible] += of_k
+            by_v[:, :visible] += of_v
     for found in (by_q, by_k):
         found.mul_(width**-0.5)
     return by_q, by_k, by_v
 
 
+# To the compiler all tiles are one operation: it would make code for each.
 @torch.library.custom_op("surefoot::tiles", mutates_args=())
 def _forward_as_one(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, list[Tensor]]:
     return _forward(q, k, v, causal)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from surefoot.ops import kernels
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
-from surefoot.ops.way import Case, Op, Way, wide
+from surefoot.ops.way import Case, Op, Way, compiling_for_cpu, wide
 
 __all__ = ["CROSS_ENTROPY"]
 
@@ -63,8 +63,7 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         wanted = any(ctx.needs_input_grad[:2])
         trained = ctx.needs_input_grad[1]  # a head that nobody trains needs none
-        whole = torch.compiler.is_compiling() and hidden.device.type == "cpu"
-        compute = _as_one if whole else _by_chunks
+        compute = _as_one if compiling_for_cpu(hidden) else _by_chunks
         total, by_hidden, by_weight = compute(hidden, weight, targets, wanted, trained)
         ctx.save_for_backward(by_hidden if wanted else None, by_weight if trained else None)
         ctx.kind = weight.dtype
@@ -82,16 +81,19 @@ class _Chunked(torch.autograd.Function):
 def _by_chunks(
     hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool, trained: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the summed loss, and its gradients for `hidden` and `weight`, empty where not asked for."""
+    """Return the summed loss, and its gradients for `hidden` and `weight`, empty where not asked for.
+
+    That of `weight` is a product of its type where one was enough, and a sum of them in fp32.
+    """
     exact = wide(hidden[:0]).dtype
     total = torch.zeros((), dtype=exact, device=hidden.device)
     by_hidden = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
-    by_weight = torch.zeros_like(weight, dtype=exact) if trained else weight.new_empty(0)
+    by_weight = weight.new_empty(0)
     on_cpu = hidden.device.type == "cpu"
     step = _CHUNK if on_cpu else _CHUNK_GPU
     rows = _ROWS if on_cpu else step
     with torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, hidden.size(0), step):
+        for start in range(0, max(1, hidden.size(0)), step):  # none at all: a gradient of zeros
             span = slice(start, start + step)
             h = hidden[span]
             logits = F.linear(h, weight)
@@ -103,7 +105,8 @@ def _by_chunks(
             if wanted:
                 torch.mm(logits, weight, out=by_hidden[span])
             if trained:
-                by_weight += logits.T @ h
+                part = logits.T @ h
+                by_weight = wide(by_weight).add_(part) if start else part
     return total, by_hidden, by_weight
 
 
@@ -121,7 +124,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     exact = wide(hidden[:0]).dtype
     by_hidden = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
-    by_weight = torch.empty_like(weight, dtype=exact) if trained else weight.new_empty(0)
+    summed = exact if hidden.size(0) > _CHUNK else weight.dtype
+    by_weight = torch.empty_like(weight, dtype=summed) if trained else weight.new_empty(0)
     return hidden.new_empty((), dtype=exact), by_hidden, by_weight
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surefoot.errors import ConfigError, Problem, Unsupported
 
-__all__ = ["Case", "Op", "Way", "anywhere", "differentiated", "wide"]
+__all__ = ["Case", "Op", "Way", "anywhere", "compiling_for_cpu", "differentiated", "wide"]
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -28,6 +28,12 @@ def anywhere(device: torch.device) -> str | None:
 def wide(x: Tensor) -> Tensor:
     """Return `x` in fp32, or in fp64 where it is that."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def compiling_for_cpu(x: Tensor) -> bool:
+    """Whether torch's compiler is making code for a processor of what is done to `x`."""
+    compiler = torch.compiler
+    return x.device.type == "cpu" and compiler.is_compiling() and not compiler.is_exporting()
 
 
 def differentiated(call: Callable[..., Tensor], case: Case) -> list[Tensor]:
