@@ -172,6 +172,7 @@ def test_a_file_is_pointed_into(refused: Any, tmp_path: Path) -> None:
         (["tarin", "charlm"], "unknown verb tarin", "did you mean surefoot train?"),
         (["train", "charml"], "unknown recipe 'charml'", "did you mean charlm?"),
         (["train"], "which recipe?", "surefoot train charlm"),
+        (["train", "charlm", "--max-restarts", "x"], "invalid int value: 'x'", "--help lists"),
         (["sweep", "charlm", "--grid", "foo=1"], "unknown setting foo", "config docs charlm"),
         (["train", "./nowhere.py"], "there is no file nowhere.py", "check the path"),
         (["resume", "dnoe"], "no such run: dnoe", "did you mean done?"),

@@ -270,7 +270,7 @@ def _own_options(own: argparse.ArgumentParser, reading: _Reading) -> argparse.Na
     except _MistakeError as mistake:
         help_asked = {"-h", "--help"} & set(reading.rest)
         if not help_asked:
-            fix = f"{own.prog} --help"
+            fix = "--help lists every flag"
             reading.problems.append(Problem(str(mistake), _COMMAND_LINE, fix))
         defaults = {a.dest: a.default for a in own._actions if a.dest != argparse.SUPPRESS}
         return argparse.Namespace(**(defaults | {"help": bool(help_asked)}))
