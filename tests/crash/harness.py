@@ -145,7 +145,8 @@ class Stage:
 
     @contextlib.contextmanager
     def zygote(self) -> Iterator[Zygote]:
-        zygote = self._idle.get()
+        """A zygote of one's own. Who asks for a second meanwhile is told so, not made to wait for ever."""
+        zygote = self._idle.get_nowait()
         try:
             yield zygote
         finally:

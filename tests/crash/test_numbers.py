@@ -212,8 +212,8 @@ def test_memory_short_at_the_second_attempt_leaves_the_tape_and_goes_on(stage: A
 @pytest.mark.parametrize("where", ["forward", "optimiser", "evaluation"])
 def test_memory_that_never_suffices_ends_in_words(stage: Any, where: str) -> None:
     faults = [{"where": where, "step": 5} | ({"over": 0} if where == "forward" else {})]
+    _, expected = undisturbed(stage, "plain")
     with stage.zygote() as zygote, stage.folder() as runs:
-        _, expected = undisturbed(stage, "plain")
         outcome = TOY.play(zygote, runs, faults=faults)
         assert outcome.code == 4 and "OutOfResources" in outcome.error, outcome.error
         wrong = go_on(lambda runs: TOY.play(zygote, runs), runs)
