@@ -23,7 +23,7 @@ BUDGET = {
     "engine": 3898,
     "engine/kit": 426,
     "engine/watch": 824,
-    "engine/auto": 952,
+    "engine/auto": 992,
     "engine/foresee": 772,
     "engine/ranks": 1786,
     "lab": 1262,

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from surefoot import api, recipes
 from surefoot.config import flags
 from surefoot.config.fields import changed
 from surefoot.engine.auto.fit import Pins
+from surefoot.engine.auto.ledger import Ledger
 from surefoot.engine.foresee.cards import Place
 from surefoot.engine.foresee.outlook import _at, changes, look_ahead
 from surefoot.engine.foresee.predict import Known, Need, predict
@@ -108,6 +110,40 @@ def test_where_the_shallowest_are_no_straight_line_more_layers_are_played(
     monkeypatch.setattr("surefoot.engine.foresee.predict.stretch", bent)
     assert play(*asked, real=False).parts == counted.parts
     assert seen == [4, 5, 6]
+
+
+@pytest.mark.parametrize("how", [{}, {"precision": "bf16", "micro": 12}], ids=str)
+def test_a_loss_in_pieces_is_counted_as_if_each_were_played(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 x 500 positions: 6 chunks of up to 32 pieces, the last of both shorter."""
+    ways = {"ops": {"cross_entropy": "chunked"}}
+    asked: Any = (
+        "charlm",
+        {**GPT, "num_layers": 1, "context": 500, "batch_size": 24},
+        {**how, **ways},
+    )
+    counted = play(*asked, real=False)
+    monkeypatch.setattr(Ledger, "rounds", lambda _, items: items)
+    played = play(*asked, real=False)
+    assert len(played.passes) > 1000 and counted == played
+
+
+def test_rounds_that_differ_are_played() -> None:
+    def gone_through(work: Any) -> int:
+        books, kept, rounds = Ledger(), [], 0
+        with FakeTensorMode(), books:
+            for item in books.rounds(range(9)):
+                kept.append(work(item, kept))
+                rounds += 1
+        return rounds
+
+    assert gone_through(lambda *_: len(torch.ones(7) + 1)) == 4
+    assert gone_through(lambda _, kept: (torch.ones(7), kept.clear())) == 4
+    assert gone_through(lambda item, _: len(torch.ones(max(7, 9 - item)))) == 5  # from the third on
+    assert gone_through(lambda item, _: len(torch.ones(7 + item))) == 9  # ever larger
+    assert gone_through(lambda *_: torch.ones(7)) == 9  # each leaves something behind
+    assert gone_through(lambda item, _: item == 1 and len(torch.ones(7))) == 9
 
 
 def test_colours_differ_by_the_number_that_torch_takes_too_many() -> None:

@@ -6,7 +6,8 @@ divides by the weight of the whole batch, so micro-batches and devices add up ex
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
 from surefoot.ops.way import Case, Op, Way, compiling_for_cpu, wide
 
-__all__ = ["CROSS_ENTROPY"]
+__all__ = ["CROSS_ENTROPY", "alike"]
+
+T = TypeVar("T")
 
 _CHUNK = (
     2048  # positions whose logits exist at the same time on a processor, in the type of products
@@ -93,11 +96,11 @@ def _by_chunks(
     step = _CHUNK if on_cpu else _CHUNK_GPU
     rows = _ROWS if on_cpu else step
     with torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, max(1, hidden.size(0)), step):  # none at all: a gradient of zeros
+        for start in alike(range(0, max(1, hidden.size(0)), step)):  # none: a gradient of zeros
             span = slice(start, start + step)
             h = hidden[span]
             logits = F.linear(h, weight)
-            for some, t in zip(logits.split(rows), targets[span].split(rows), strict=True):
+            for some, t in alike(zip(logits.split(rows), targets[span].split(rows), strict=True)):
                 loss, by_logits = _loss_of(wide(some), t)
                 total += loss
                 if wanted:
@@ -108,6 +111,11 @@ def _by_chunks(
                 part = logits.T @ h
                 by_weight = wide(by_weight).add_(part) if start else part
     return total, by_hidden, by_weight
+
+
+def alike(rounds: Iterable[T]) -> Iterable[T]:
+    """Return `rounds` of a loop that do all the same. Who foresees a step plays only some of them."""
+    return rounds
 
 
 @torch.library.custom_op("surefoot::chunked_loss", mutates_args=())

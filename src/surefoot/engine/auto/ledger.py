@@ -10,8 +10,8 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 __all__ = ["HOST", "Entry", "Ledger", "Mark", "Work"]
+
+T = TypeVar("T")
 
 HOST = "host"  # the kind of what waits beside the card
 _WHERE = torch.ops.prim.device.default
@@ -159,6 +161,54 @@ class Ledger(TorchDispatchMode):
     def between(self, begun: Mark, ended: Mark) -> Mark:
         """Return the moment half-way, counted in births and deaths."""
         return Mark((begun.events + ended.events) // 2, (begun.works + ended.works) // 2)
+
+    def rounds(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield `items` until a round of the loop did what the one before it did, and then the last.
+
+        What the rounds in between do is counted and not played. For a loop whose rounds do all the
+        same, but perhaps the first ones and the last; that they leave nothing behind is looked at.
+        """
+        waiting, cuts, at = list(items), [self.mark()], 0
+        while at < len(waiting):
+            yield waiting[at]
+            cuts.append(self.mark())
+            at += 1
+            between = len(waiting) - at - 1
+            if between > 0 and at > 2 and self._repeat(cuts[-3:], between):
+                at += between
+
+    def _repeat(self, cuts: Sequence[Mark], times: int) -> bool:
+        """Count so often what was done between the last two of three `cuts`, if before it was the same."""
+        first, second, end = cuts
+        before = self.events[first.events : second.events]
+        last = self.events[second.events : end.events]
+        works = self.works[second.works : end.works]
+        # By entry, where in its round it was born; what a round leaves behind dies in the next.
+        was = {entry: at for at, (entry, sign) in enumerate(before) if sign > 0}
+        born = {entry: at for at, (entry, sign) in enumerate(last) if sign > 0}
+        left = was.keys() - {entry for entry, sign in before if sign < 0}
+        if (
+            {entry for entry, sign in last if sign < 0} - born.keys() != left
+            or [(astuple(entry), sign) for entry, sign in before]
+            != [(astuple(entry), sign) for entry, sign in last]
+            or self.works[first.works : second.works] != works
+        ):
+            return False
+        earlier = {at: entry for entry, at in born.items()}
+        for _ in range(times):
+            fresh = {at: replace(entry) for at, entry in earlier.items()}
+            for at, (entry, sign) in enumerate(last):
+                if sign > 0:
+                    self.events.append((fresh[at], 1))
+                else:
+                    whose = fresh[born[entry]] if entry in born else earlier[was[entry]]
+                    self.events.append((whose, -1))
+            self.works += works
+            earlier = fresh
+        for key, entry in list(self._entries.items()):
+            if entry in born:
+                self._entries[key] = earlier[born[entry]]
+        return True
 
     def _softmax(self, func: Any, args: tuple[Any, ...], found: Tensor) -> None:
         """Note what softmax takes on a card and not here: its backward pass multiplies first.

@@ -42,7 +42,7 @@ from surefoot.engine.rebuild import Buildable
 from surefoot.engine.world import World
 from surefoot.nn import lean
 from surefoot.nn.dropout import set_keys
-from surefoot.ops import slots
+from surefoot.ops import cross_entropy, slots
 from surefoot.ops.kept import forget
 
 __all__ = ["KINDS", "Known", "Need", "predict"]
@@ -180,6 +180,7 @@ def _replay(
             stack.enter_context(fake)
             # A fake parameter cannot be exchanged in place, and is where it should be anyway.
             stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
+            stack.enter_context(mock.patch.object(cross_entropy, "alike", books.rounds))
         room = _within(books, lean.host_room, HOST)
         stack.enter_context(mock.patch.object(lean, "host_room", room))
         stack.enter_context(mock.patch.object(lean, "frugal_kernels", partial(_frugal, books)))

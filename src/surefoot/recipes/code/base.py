@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,18 @@ def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
         raise DataError(what, fix=way or "a folder as transformers' save_pretrained writes it")
     file = path / "tokenizer.json"
     try:
-        tokenizer = BPE(file.read_text("utf-8"), str(file))
+        tokenizer = _tokenizer(file.read_text("utf-8"), str(file))
     except (DataError, UnicodeDecodeError) as error:
         said = error.what if isinstance(error, DataError) else "it is no text"
         fix = "a base whose tokenizer is a byte-level BPE"
         raise DataError(f"model.base: {said}", where=str(file), fix=fix) from None
     return Base(name, path, tokenizer, licence)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(text: str, where: str) -> BPE:
+    """Return what `text` says. A plan asks for the same one again and again, and it takes a tenth of a second."""
+    return BPE(text, where)
 
 
 def _of_run(run: Path) -> Base:
