@@ -60,7 +60,9 @@ def steps(run: Path) -> int:
     return journal.stat().st_size // RECORD - 2 if journal.exists() else 0
 
 
-def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(runs: Path) -> None:
+def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(
+    runs: Path, surefoot: Any
+) -> None:
     process = start(
         "train", "charlm", *SMALL, "--devices", "2", "--name", "a", "--max-steps", "9999"
     )
@@ -74,11 +76,9 @@ def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(runs: Path) -> N
     meta = json.loads((runs / "a" / "run.json").read_text())
     step = meta["step"]
     assert meta["segments"][0]["ranks"] == 2 and meta["segments"][0]["parallel"] == "ddp"
-    code, output = run("resume", "a", "--devices", "1", "--max-steps", str(step + 3))
-    assert code == 0, output
-    assert "trained by 2 processes so far, by 1 process from here" in output
-    code, output = run("sample", "a", "--prompt", "the", "--tokens", "5")
-    assert code == 0, output
+    resumed = surefoot("resume", "a", "--devices", "1", "--max-steps", step + 3).ok().out
+    assert "trained by 2 processes so far, by 1 process from here" in resumed
+    surefoot("sample", "a", "--prompt", "the", "--tokens", "5").ok()
 
 
 def listens(process: Any) -> bool:
