@@ -60,9 +60,7 @@ def steps(run: Path) -> int:
     return journal.stat().st_size // RECORD - 2 if journal.exists() else 0
 
 
-def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(
-    runs: Path, surefoot: Any
-) -> None:
+def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(runs: Path, surefoot: Any) -> None:
     process = start(
         "train", "charlm", *SMALL, "--devices", "2", "--name", "a", "--max-steps", "9999"
     )

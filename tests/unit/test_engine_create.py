@@ -53,11 +53,15 @@ def test_a_device_that_is_lost_before_the_first_step(tmp_path: Path) -> None:
     assert failed.value.exit_code == 4 and not (tmp_path / "runs").exists()
 
 
-def test_a_run_may_not_be_called_like_the_folder_of_comparisons(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="'compare' cannot be the name of a run"):
-        surefoot.train(
-            "charlm", preset="tiny", runs=tmp_path, name="compare", quiet=True, max_steps=1
-        )
+def test_a_name_is_refused_before_anything_is_prepared(tmp_path: Path) -> None:
+    def build(config: RunConfig, world: Any) -> Any:
+        raise AssertionError("prepared")
+
+    recipe = Recipe("toy", "a toy", RunConfig, build)
+    (tmp_path / "mine").mkdir()
+    for name, why in (("compare", "cannot be the name of a run"), ("mine", "there is already a")):
+        with pytest.raises(RunError, match=why):
+            surefoot.train(recipe, runs=tmp_path, name=name, quiet=True, max_steps=1)
 
 
 def test_a_mirror_must_be_another_place_that_is_there(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_taken_name_is_refused_with_the_way_on(tmp_path: Path) -> None:
 
 def test_a_name_taken_meanwhile_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     make(tmp_path, "bard")
-    monkeypatch.setattr(room, "_check_name", lambda runs, name: None)
+    monkeypatch.setattr(room, "check_name", lambda runs, name: None)
     with pytest.raises(RunError, match="already a run called bard"):
         make(tmp_path, "bard")
     assert not list(tmp_path.glob(".new-*"))

@@ -33,7 +33,7 @@ from surefoot.engine.store import Store
 from surefoot.engine.world import World, open_world
 from surefoot.errors import OutOfResources
 from surefoot.ops.compiler import compiler_version
-from surefoot.track.folder import RunFolder
+from surefoot.track.folder import RunFolder, check_name
 from surefoot.track.machine import describe_machine, git_state
 from surefoot.version import __version__
 
@@ -90,6 +90,7 @@ def create(
     `origin` prepares the learners where they do not begin at nothing, and returns what run.json
     says of that (its `step` among it) and the first checkpoint. Raises SurefootError.
     """
+    check_name(runs, name)
     world = open_world(config.machine.device)
     job = _fitting(lambda: recipe.build(config, world))
     limit = config.limit(len(job.source))

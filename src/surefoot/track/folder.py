@@ -26,7 +26,7 @@ from surefoot.track.meta import FORMAT, newer, parse, read
 from surefoot.track.meta import dump as meta_text
 
 __all__ = [
-    "FORMAT", "TRASH", "RunFolder", "find", "list_runs", "now", "reference", "runs_dir",
+    "FORMAT", "TRASH", "RunFolder", "check_name", "find", "list_runs", "now", "reference", "runs_dir",
     "sync_folder", "write_atomic",
 ]  # fmt: skip
 
@@ -101,8 +101,7 @@ class RunFolder:
         `0001-charlm`, or exactly `name`. Raises RunError: a bad or taken name, a place that
         cannot be written.
         """
-        if name is not None:
-            _check_name(runs, name)
+        check_name(runs, name)
         try:
             runs.mkdir(parents=True, exist_ok=True)
             _sweep(runs)
@@ -276,7 +275,10 @@ def _leading_number(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _check_name(runs: Path, name: str) -> None:
+def check_name(runs: Path, name: str | None) -> None:
+    """Raise RunError for what cannot be the name of a new run there, or is one already."""
+    if name is None:
+        return
     if len(name) > LONGEST:
         what = f"a name of {len(name)} letters cannot be the name of a run: too long"
         raise RunError(what, where="--name", fix=f"{LONGEST} at most")
