@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from surefoot.nn.init import Linear
+from surefoot.ops import CROSS_ENTROPY
 from surefoot.ops.gelu import gelu
 
 # torch's parts warn about each other.
@@ -45,12 +47,11 @@ def test_gelu_in_bf16_is_the_exact_one_rounded() -> None:
     assert torch.allclose(by_x.double(), slope, rtol=2**-7, atol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [32, 35])  # with and without sums of some rows at a time
-def test_a_layer_with_a_bias_is_torchs(rows: int) -> None:
+# With and without sums of some rows at a time; none, and one vector.
+@pytest.mark.parametrize("shape", [(32, 1, 8), (35, 8), (2, 0, 8), (8,)], ids=str)
+def test_a_layer_with_a_bias_is_torchs(shape: tuple[int, ...]) -> None:
     stream = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(*shape, generator=stream) for shape in ((rows, 1, 8), (6, 8), (6,))
-    )
+    x, weight, bias = (torch.randn(*size, generator=stream) for size in (shape, (6, 8), (6,)))
     layer = Linear(8, 6)
 
     def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -73,3 +74,12 @@ def test_a_bias_is_rounded_once() -> None:
         found = made(torch.ones(1, 1))
     assert found.dtype == torch.bfloat16
     assert found.item() == 258.0
+
+
+def test_losses_of_one_chunk_and_of_several_share_their_code() -> None:
+    made = CompileCounterWithBackend("aot_eager")
+    call = torch.compile(CROSS_ENTROPY.ways["chunked"].call, backend=made, dynamic=True)
+    weight = torch.ones(5, 4, requires_grad=True)
+    for count in (9, 3000):
+        call(torch.ones(count, 4, requires_grad=True), weight, torch.zeros(count).long()).backward()
+    assert made.frame_count == 1

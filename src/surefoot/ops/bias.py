@@ -32,7 +32,7 @@ class _Biased(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        rows = wide(grad.flatten(0, -2))
+        rows = wide(grad.reshape(-1, grad.size(-1)))  # one vector is one row
         if rows.size(0) % _ROWS == 0:
             rows = rows.unflatten(0, (-1, _ROWS)).sum(1)
         return grad, rows.sum(0)

@@ -132,7 +132,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     exact = wide(hidden[:0]).dtype
     by_hidden = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
-    summed = exact if hidden.size(0) > _CHUNK else weight.dtype
+    # The length is asked for only where it decides: who asks has code made for both answers.
+    summed = exact if weight.dtype == exact or hidden.size(0) > _CHUNK else weight.dtype
     by_weight = torch.empty_like(weight, dtype=summed) if trained else weight.new_empty(0)
     return hidden.new_empty((), dtype=exact), by_hidden, by_weight
 
