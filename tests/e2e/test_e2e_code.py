@@ -289,6 +289,9 @@ def test_a_base_without_a_tokenizer_is_told(surefoot: Surefoot, repo: Path, tmp_
     assert told.code == 2 and "has no tokenizer.json" in told.err
     (tmp_path / "bare" / "vocab.json").touch()
     assert "transformers can write one from vocab.json: python -c" in surefoot(*asked).err
+    (tmp_path / "bare" / "vocabulary.json").touch()
+    told = surefoot(*asked)
+    assert "one of characters: a base whose tokenizer is a byte-level BPE" in told.err
 
 
 def test_what_a_run_trained_is_tuned_and_the_resume_finds_it(

@@ -345,6 +345,9 @@ def test_weights_without_their_vocabulary_are_refused_and_told_how_to_come_to_it
     (folder / "tokenizer.model").touch()
     assert "transformers with sentencepiece can write one from tokenizer.model" in refused()
     (folder / "tokenizer.model").unlink()
+    (folder / "vocabulary.json").touch()
+    assert "its vocabulary is one of characters: --recipe charlm" in refused()
+    (folder / "vocabulary.json").unlink()
     told = json.loads(whole.read_text("utf-8"))["model"]
     merges = (m if isinstance(m, str) else " ".join(m) for m in told["merges"])
     (folder / "vocab.json").write_text(json.dumps(told["vocab"]), "utf-8")

@@ -144,10 +144,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPE:
     return BPE(library.to_str())
 
 
-def way_to_tokenizer(folder: Path) -> str | None:
-    """Say how a folder with a vocabulary in another form comes to a tokenizer.json."""
+def way_to_tokenizer(folder: Path, instead: str) -> str | None:
+    """Say how a folder with a vocabulary in another form comes to a tokenizer.json.
+
+    One of characters never does: what to do `instead` depends on who asks.
+    """
     if (folder / "vocabulary.json").is_file():
-        return "its vocabulary is one of characters: --recipe charlm"
+        return f"its vocabulary is one of characters: {instead}"
     for name, packages in _OTHER_FORMS.items():
         if (folder / name).is_file():
             return f"{packages} can write one from {name}: {_REWRITE} {shlex.quote(str(folder))}"

