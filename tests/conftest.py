@@ -43,8 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests in one worker, or each would make the fixtures that they share.
 
-    Files are begun in the order of their paths, which has the long ones first.
+    Files are begun in the order of their paths, which has the long ones first. Who asks for another
+    order (`--dist`) gets it.
     """
+    if config.getoption("dist") != "load":
+        return None
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):

@@ -146,7 +146,10 @@ class Stage:
     @contextlib.contextmanager
     def zygote(self) -> Iterator[Zygote]:
         """A zygote of one's own. Who asks for a second meanwhile is told so, not made to wait for ever."""
-        zygote = self._idle.get_nowait()
+        try:
+            zygote = self._idle.get_nowait()
+        except queue.Empty:
+            raise RuntimeError(f"all {self.count} zygotes are taken") from None
         try:
             yield zygote
         finally:
