@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,12 +29,16 @@ def agent_store() -> Iterator[int]:
             store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
             os.write(tell, b"%d" % store.port)
             os.read(alive, 1)  # until whoever began this, and all forks of it, are gone
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(alive)
     os.close(tell)
     try:
-        yield int(os.read(told, 16))
+        port = os.read(told, 16)
+        assert port, "no store could be opened on loopback; what torch said is above"
+        yield int(port)
     finally:
         os.close(told)
         os.close(living)
