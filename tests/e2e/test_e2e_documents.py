@@ -92,7 +92,11 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path) -> None:
 
 def experiments(told: list[tuple[str, str]], said: dict[str, str]) -> None:
     """Section 8: two runs that differ in one setting, one of them killed twice."""
-    assert re.search(r"resume proven over \d+ steps?", said["surefoot resume narrow"])
+    resumed = said["surefoot resume narrow"]
+    assert "going on from checkpoint of step " in resumed
+    told_of = re.search(r"^(\d+) steps? after it ", resumed, re.MULTILINE)  # none: killed as it saved
+    proven = re.search(r"^resume proven over (\d+) steps?$", resumed, re.MULTILINE)
+    assert (told_of and told_of[1]) == (proven and proven[1]), resumed
     assert said["surefoot show narrow"].count("  resumed  ") == 2
     compared = said["surefoot compare base narrow"]
     assert re.search(r"^  model.d_model +32 +96$", compared, re.MULTILINE), compared
