@@ -94,7 +94,8 @@ def experiments(told: list[tuple[str, str]], said: dict[str, str]) -> None:
     """Section 8: two runs that differ in one setting, one of them killed twice."""
     resumed = said["surefoot resume narrow"]
     assert "going on from checkpoint of step " in resumed
-    told_of = re.search(r"^(\d+) steps? after it ", resumed, re.MULTILINE)  # none: killed as it saved
+    # Both are missing where it was killed just as it had saved.
+    told_of = re.search(r"^(\d+) steps? after it ", resumed, re.MULTILINE)
     proven = re.search(r"^resume proven over (\d+) steps?$", resumed, re.MULTILINE)
     assert (told_of and told_of[1]) == (proven and proven[1]), resumed
     assert said["surefoot show narrow"].count("  resumed  ") == 2
