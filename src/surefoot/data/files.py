@@ -20,7 +20,15 @@ import xxhash
 
 from surefoot.errors import DataError
 
-__all__ = ["TextFile", "characters_of", "find_files", "held_out_rank", "looks_like", "sized"]
+__all__ = [
+    "TextFile",
+    "characters_of",
+    "find_files",
+    "held_out_rank",
+    "looks_like",
+    "mend_path",
+    "sized",
+]
 
 _BLOCK = 1 << 20  # bytes or characters at a time
 _SNIFF = 1 << 13  # bytes that tell a binary file
@@ -117,6 +125,11 @@ def looks_like(path: Path) -> str | None:
     except OSError:
         what = f"{found} (a link that leads nowhere)"
     return f"did you mean {what}? It is in {folder.resolve()}."
+
+
+def mend_path(path: Path) -> str:
+    """Return what to do about a `path` at which there is nothing."""
+    return looks_like(path) or "check the path"
 
 
 def sized(count: int) -> str:

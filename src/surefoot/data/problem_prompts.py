@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from surefoot.data.compile_rate import Prompt, drawn
-from surefoot.data.files import looks_like
+from surefoot.data.files import mend_path
 from surefoot.errors import DataError
 
 __all__ = ["Problem", "leaks", "read_problems"]
@@ -52,7 +52,7 @@ def read_problems(path: Path, most: int, seed: int = 0) -> list[Problem]:
     """
     if not path.is_file():
         what = f"evaluation.prompts_file: there is no file {path}"
-        raise DataError(what, fix=looks_like(path) or "check the path")
+        raise DataError(what, fix=mend_path(path))
     found: list[Problem] = []
     try:
         lines = path.read_text("utf-8-sig").split("\n")

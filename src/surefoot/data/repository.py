@@ -20,7 +20,7 @@ import xxhash
 
 from surefoot.data.duplicates import near_duplicates
 from surefoot.data.fetch import writing
-from surefoot.data.files import looks_like
+from surefoot.data.files import mend_path
 from surefoot.data.languages import LANGUAGES, generated, language_of
 from surefoot.data.secrets import looking_secret
 from surefoot.errors import DataError
@@ -138,9 +138,7 @@ def read_repository(
 
 def _root(path: Path) -> Path:
     if not path.exists():
-        raise DataError(
-            f"data.repo: there is nothing at {path}", fix=looks_like(path) or "check the path"
-        )
+        raise DataError(f"data.repo: there is nothing at {path}", fix=mend_path(path))
     if not path.is_dir():
         raise DataError(f"data.repo: {path} is a file", fix="give the folder of a repository")
     return path.resolve()

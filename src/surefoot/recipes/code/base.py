@@ -26,7 +26,7 @@ import xxhash
 
 from surefoot.data.bpe import BPE, way_to_tokenizer
 from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha256_of
-from surefoot.data.files import looks_like
+from surefoot.data.files import looks_like, mend_path
 from surefoot.errors import DataError, Unsupported
 from surefoot.recipes.code.settings import TINY
 from surefoot.track.folder import runs_dir
@@ -212,9 +212,7 @@ def _smollm2() -> Base:
 
 def _gguf(path: Path) -> Base:
     if not path.is_file():
-        raise DataError(
-            f"model.base: there is no file {path}", fix=looks_like(path) or "check the path"
-        )
+        raise DataError(f"model.base: there is no file {path}", fix=mend_path(path))
     folder = cache_dir() / "bases" / f"{path.stem}-{sha256_of(path)[:12]}"
     if not folder.is_dir():
         _convert(path, folder)
