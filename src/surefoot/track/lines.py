@@ -127,14 +127,17 @@ class Lines:
 
         A learner named in `learners` has its own step, for one may be ahead of the others.
         Safe against a kill at any instant: the moved lines are in the other file, durable,
-        before they leave this one, and running it again does not put them there twice.
+        before they leave this one, and what an interrupted move brought there is not brought
+        again, to whichever step the next one goes.
         """
         later = _Later(step, {encode_text(name): at for name, at in (learners or {}).items()})
         self._drop_pending(later)
         cut, kept, moved = _partition(self.path, later)
         if not moved:
             return 0
-        _extend_atomic(self.path.with_name(f"{self.path.stem}.superseded.jsonl"), b"".join(moved))
+        aside = self.path.with_name(f"{self.path.stem}.superseded.jsonl")
+        known = set(aside.read_bytes().splitlines(keepends=True)) if aside.exists() else set()
+        _extend_atomic(aside, b"".join(line for line in moved if line not in known))
         if kept:
             self._replace_tail(cut, b"".join(kept))
         else:
