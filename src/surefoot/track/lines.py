@@ -89,14 +89,13 @@ class Lines:
 
     def append(self, line: bytes) -> OSError | None:
         """Write one line; on failure keep it for the next call and return what went wrong."""
-        if not self._pending:
-            trouble = self._write(line)
-            if trouble is None:
-                return None
-            self._keep(line)
-            return trouble
-        self._keep(line)
-        return self.flush()
+        self._pending.append(line)
+        self._pending_bytes += len(line)
+        trouble = self.flush()
+        while self._pending_bytes > BACKLOG:
+            self._pending_bytes -= len(self._pending.popleft())
+            self.lost += 1
+        return trouble
 
     def flush(self) -> OSError | None:
         """Write the lines that wait, as many as the disk takes; return what went wrong."""
@@ -158,13 +157,6 @@ class Lines:
         with contextlib.suppress(OSError):
             os.ftruncate(self._handle, self._size)
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _keep(self, line: bytes) -> None:
-        self._pending.append(line)
-        self._pending_bytes += len(line)
-        while self._pending_bytes > BACKLOG:
-            self._pending_bytes -= len(self._pending.popleft())
-            self.lost += 1
 
     def _drop_pending(self, later: _Later) -> None:
         self._pending = deque(line for line in self._pending if not later(line))
