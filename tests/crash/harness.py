@@ -97,7 +97,7 @@ class Zygote:
         *,
         arm: tuple[Path, int, int] | None = None,
         log: tuple[Path, Path] | None = None,
-        limit: float = 60.0,
+        limit: float = 900.0,
         **arguments: Any,
     ) -> Outcome:
         """Play `name` of `plays.py` in a fork and return how it ended."""

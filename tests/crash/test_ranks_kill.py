@@ -49,7 +49,7 @@ def begin(name: str, runs: Path) -> list[str]:
 
 
 def play(zygote: Zygote, runs: Path, words: list[str], **more: Any) -> dict[str, Any]:
-    outcome = zygote.play("together", folder=str(runs), words=words, limit=120.0, **more)
+    outcome = zygote.play("together", folder=str(runs), words=words, limit=900.0, **more)
     assert outcome.code == 0, outcome.error
     return outcome.answer
 

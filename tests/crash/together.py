@@ -27,7 +27,7 @@ from agent import agent_store
 
 __all__ = ["settle_together", "together"]
 
-PATIENCE = 20.0  # seconds for the others to end when one has ended
+PATIENCE = 300.0  # seconds for the others to end when one has ended
 
 
 def settle_together(home: Path) -> None:

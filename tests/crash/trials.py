@@ -44,7 +44,7 @@ class Condition:
         if "keep.mirror" in settings:
             settings["keep.mirror"] = settings["keep.mirror"].format(runs=runs)
         return zygote.play(
-            "train", recipe=self.recipe, runs=str(runs), settings=settings, limit=120.0, **more
+            "train", recipe=self.recipe, runs=str(runs), settings=settings, limit=900.0, **more
         )
 
 

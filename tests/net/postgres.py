@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import reserved
 
 __all__ = ["postgres"]
 
@@ -52,26 +52,26 @@ def postgres() -> Iterator[str]:
             "--no-locale",
         ]
         subprocess.run([str(initdb), *words], check=True, **quiet)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        words = ["-D", str(data), "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [str(server), *words, "-c", "fsync=off"], **{**quiet, "stderr": out}
-            )
-        try:
-            _answers(port, process, log)
-            yield f"postgresql+psycopg://me@127.0.0.1:{port}/postgres"
-        finally:
-            process.terminate()
-            process.wait()
+        with reserved() as port:
+            words = [
+                "-D", str(data), "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1",
+            ]  # fmt: skip
+            with log.open("wb") as out:
+                process = subprocess.Popen(
+                    [str(server), *words, "-c", "fsync=off"], **{**quiet, "stderr": out}
+                )
+            try:
+                _answers(port, process, log)
+                yield f"postgresql+psycopg://me@127.0.0.1:{port}/postgres"
+            finally:
+                process.terminate()
+                process.wait()
 
 
 def _answers(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     import psycopg
 
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while True:
         try:
             psycopg.connect(host="127.0.0.1", port=port, user="me", dbname="postgres").close()

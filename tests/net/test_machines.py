@@ -68,12 +68,12 @@ def test_they_meet(tmp_path: Path, script: Path) -> None:
     """Without a launcher, which takes half of the time."""
     with machines() as (a, b):
         host = {"MASTER_ADDR": a.address, "MASTER_PORT": "29511", "WORLD_SIZE": "2"}
-        command = [sys.executable, str(script), str(tmp_path / "n"), "30"]
+        command = [sys.executable, str(script), str(tmp_path / "n"), "600"]
         parts = [
             one.start(command, tmp_path / f"{rank}.log", host | {"RANK": str(rank)})
             for rank, one in enumerate((a, b))
         ]
-        assert [part.wait(60) for part in parts] == [0, 0], said(tmp_path)
+        assert [part.wait(600) for part in parts] == [0, 0], said(tmp_path)
     assert steps(tmp_path / "n") == [(2, n) for n in range(1, 41)]
 
 

@@ -21,7 +21,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-LIMIT = 120  # seconds that a group may take; then it is ended, and says so
+LIMIT = 900  # seconds that a group may take; then it is ended, and says so
 Check = Callable[[Any, Path], Any]
 
 

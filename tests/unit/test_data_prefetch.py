@@ -60,13 +60,14 @@ def test_what_waits_is_bounded():
 
 
 def test_close_joins_the_threads_and_can_be_repeated():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     ahead = Prefetch(Counted(), threads=3)
     ahead.batch(0)
-    assert threading.active_count() > before
+    begun = set(threading.enumerate()) - before
+    assert any(thread.name.startswith("prefetch") for thread in begun)
     ahead.close()
     ahead.close()
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in begun if thread.name.startswith("prefetch"))
     assert ahead.batch(5).fields["x"][0] == 5
 
 

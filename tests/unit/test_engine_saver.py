@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,10 @@ def differences(saver: Saver, expected: Payload) -> list[str]:
 
 @pytest.mark.parametrize("early", [True, False])
 def test_a_save_is_the_state_of_its_moment(
-    saver: Saver, state: TrainState, learner: Any, early: bool
+    saver: Saver, state: TrainState, learner: Any, early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    moments = itertools.count()
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.1 * next(moments))
     gate = threading.Event()
     saver._before_commit = lambda: assert_(gate.wait(60))
     expected = copy.deepcopy(state.payload())

@@ -238,7 +238,7 @@ def test_what_would_come_again_is_marked_so() -> None:
 
 
 def test_who_is_gone_is_named_by_those_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beat, "SILENT", 1.0)
+    monkeypatch.setattr(beat, "SILENT", 30.0)
     monkeypatch.setattr(beat, "BEAT", 0.01)
     for rank, dead, speaks in ((0, 2, False), (1, 0, True), (2, 0, False)):
         watch = watch_of(rank, Store())

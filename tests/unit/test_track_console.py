@@ -21,8 +21,10 @@ from surefoot.track.console import PlainConsole, Progress, open_console
 from surefoot.track.terminal import TerminalConsole, live_line
 
 DEMO = """
-import sys
+from types import SimpleNamespace
+from surefoot.track import console as room
 from surefoot.track.console import open_console
+room.time = SimpleNamespace(monotonic=lambda: 100.0)  # however slow the machine is
 console = open_console(total=2000, best=3.0)
 console.note("plan · 0.4 GB", "info")
 main = {"learner": "main"}

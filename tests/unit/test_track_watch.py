@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,9 +72,10 @@ def test_a_running_process_is_measured(tmp_path: Path) -> None:
         assert "watched  running" in text and "memory " in text and watch.machine
 
 
-def test_what_remains_is_estimated(tmp_path: Path) -> None:
+def test_what_remains_is_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder.create(tmp_path, "charlm", "paced", {}, {"max_steps": 300})
     now = time.time()
+    monkeypatch.setattr("surefoot.track.watch.time", SimpleNamespace(time=lambda: now))
     rows = [
         {
             "kind": "train",
@@ -87,7 +89,7 @@ def test_what_remains_is_estimated(tmp_path: Path) -> None:
     ]
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     left = Watch(run).left()
-    assert left is not None and left == pytest.approx(200, abs=2)
+    assert left is not None and left == pytest.approx(200)
     run.update(max_steps=None)
     assert Watch(run).left() is None
 
