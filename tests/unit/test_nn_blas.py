@@ -1,9 +1,8 @@
 """Threads of numpy's products: all of them where they help, and as before afterwards."""
 
-import numpy as np
 import pytest
 
-from surefoot.nn.blas import Pool, openblas
+from surefoot.nn.blas import Pool
 
 
 class Library:
@@ -30,23 +29,16 @@ def test_more_threads_must_be_faster_and_are_there_again_afterwards(usual, secon
     def product():
         now[0] += seconds[library.now]
 
-    pool = Pool(library, product, lambda: now[0])
+    pool = Pool(library, product, clock=lambda: now[0])
     assert library.now == usual, "nothing is left behind by measuring"
     with pool:
         assert library.now == chosen
     assert library.now == usual
 
 
-def test_threads_change_no_bit_of_a_product_with_one_row():
-    if (library := openblas()) is None:
-        pytest.skip("numpy's products are not OpenBLAS's")
-    draw, usual = np.random.default_rng(0), library.num_threads
-    matrices = [draw.standard_normal(s, dtype=np.float32) for s in ((1536, 512), (683, 341))]
-    row, found = draw.standard_normal(512, dtype=np.float32), []
-    try:
-        for threads in (1, 2, 3):
-            library.set_num_threads(threads)
-            found.append([m.dot(row[: m.shape[1]]).tobytes() for m in matrices])
-    finally:
-        library.set_num_threads(usual)
-    assert found[0] == found[1] == found[2]
+def test_no_more_threads_than_are_allowed():
+    library = Library(4)
+    pool = Pool(library, lambda: None, most=1)
+    with pool:
+        assert library.now == 1
+    assert library.now == 4

@@ -90,7 +90,34 @@ def test_weights_side_by_side_are_the_same_weights():
     assert all(torch.equal(t, before[n]) for n, t in gpt.state_dict().items())
     assert gpt.head.weight is gpt.embed.weight
     assert len(decode.one.layers[0].rise) == 1, "gate and up are read as one matrix"
-    assert torch.equal(logits(decode, text()), apart)
+    assert torch.allclose(logits(decode, text()), apart, atol=2e-5)
+
+
+def test_threads_change_no_bit():
+    library = openblas()
+    usual, found = library.num_threads, []
+    try:
+        for threads in (1, 3):
+            library.set_num_threads(threads)
+            gpt = model(d_model=384, d_ff=1001, num_layers=1, context=160)
+            side_by_side(gpt)
+            decode = Decoder(gpt, past_mkl=True)
+            decode.one.pool.threads = threads  # however long they took just now
+            found.append(logits(decode, text(160)))
+    finally:
+        library.set_num_threads(usual)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_weights_without_room_behind_them_are_read_by_one_thread():
+    library, gpt = openblas(), model(d_ff=37)
+    usual = library.num_threads
+    try:
+        library.set_num_threads(3)
+        assert Decoder(gpt, past_mkl=True).one.pool.threads == 1
+        assert library.num_threads == 3
+    finally:
+        library.set_num_threads(usual)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "int8", "int4"])

@@ -1,4 +1,4 @@
-"""Threads of numpy's products: as many as help at the moment. They change no bit of a product with one row."""
+"""Threads of numpy's products: as many as help at the moment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def openblas() -> Library | None:
 
 
 class Pool:
-    """While it is entered, products use all threads, or one where that is not slower.
+    """While it is entered, products use `most` threads (None: all), or one where that is not slower.
 
     Threads wait for each other at every product. On a machine with other programs each of them may
     have to wait for its turn, and two threads then take many times as long as one.
@@ -42,14 +42,15 @@ class Pool:
         self,
         library: Library,
         product: Callable[[], object],
+        most: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._library, self._usual = library, library.num_threads
-        self.threads = self._usual
-        if self._usual > 1:
-            took = {n: self._median(n, product, clock) for n in (self._usual, 1)}
+        self.threads = most or self._usual
+        if self.threads > 1:
+            took = {n: self._median(n, product, clock) for n in (self.threads, 1)}
             self._leave()
-            self.threads = self._usual if took[1] > _GAIN * took[self._usual] else 1
+            self.threads = self.threads if took[1] > _GAIN * took[self.threads] else 1
 
     def __enter__(self) -> None:
         if self.threads != self._usual:

@@ -16,6 +16,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,18 +31,23 @@ __all__ = ["OneText", "side_by_side"]
 Numbers = NDArray[np.float32]
 Reader = Callable[[], object]
 
+_BLOCK = 16  # rows that the kernels of OpenBLAS take at once, at most
+
 
 def side_by_side(model: nn.Module) -> None:
     """Move the parameters of `model`, fp32 on a processor, into one block of memory, in order.
 
     numpy asks the kernel for large pages where a block is large, and through them memory is read
-    a fifth faster. The model holds the same numbers; what referred to the old memory does not see
-    it any more.
+    a fifth faster. Behind the last one is room for rows that are read too many (`_padded`).
+    The model holds the same numbers; what referred to the old memory does not see it any more.
     """
     found = [p for p in model.parameters() if p.dtype == torch.float32 and p.device.type == "cpu"]
-    block = torch.from_numpy(np.empty(sum(p.numel() for p in found), np.float32))
-    for parameter, place in zip(found, block.split([p.numel() for p in found])):
+    sizes = [p.numel() for p in found]
+    spare = _unit() * max((p.size(-1) for p in found), default=0)
+    block = torch.from_numpy(np.empty(sum(sizes) + spare, np.float32))
+    for parameter, place in zip(found, block.split([*sizes, spare])):
         parameter.data = place.view(parameter.shape).copy_(parameter.detach())
+    block[sum(sizes) :] = 0
 
 
 class OneText:
@@ -54,10 +60,11 @@ class OneText:
     @torch.no_grad()
     def __init__(self, model: GPT) -> None:
         config, blocks = model.config, [cast(Block, block) for block in model.blocks]
-        self.model, self.room = model, _Room(config, model.vocab_size, blocks[0].attn)
+        unit = _unit() if _shareable(model, _unit()) else 1
+        self.model, self.room = model, _Room(config, model.vocab_size, blocks[0].attn, unit)
         self.layers = [_Layer(block, self.room) for block in blocks]
         self.embed = model.embed.weight.detach()
-        self.head = _reader(model.head, self.room.h, self.room.logits[0])
+        self.head = _reader(model.head, self.room.h, self.room.logits[0], unit)
         self.values = None if model.values is None else model.values.weight.detach()
         self.norm = _Norm(model.norm)
         self.turn = _array(cast(Tensor, model.turn)).reshape(2, config.context, 2, -1)
@@ -66,7 +73,7 @@ class OneText:
         self.exchanged = self.factors[:, :, ::-1].copy()
         library = openblas()
         assert library is not None
-        self.pool = Pool(library, self.head)
+        self.pool = Pool(library, self.head, None if unit > 1 else 1)
         self.pasts: list[Past] = []
         self.held: list[tuple[Numbers, Numbers]] = []
 
@@ -102,12 +109,16 @@ class OneText:
 
 
 class _Room:
-    """Arrays that every layer works in, one after another."""
+    """Arrays that every layer works in, one after another, and for `unit` numbers behind each."""
 
-    def __init__(self, config: GPTConfig, words: int, attn: Attention) -> None:
+    def __init__(self, config: GPTConfig, words: int, attn: Attention, unit: int) -> None:
+        def row(length: int) -> Numbers:
+            return np.empty(length + unit, np.float32)[:length]
+
+        self.unit = unit
         heads, kv_heads, size = attn.heads, attn.kv_heads, attn.width
-        self.x, self.h, self.y = (np.empty(config.d_model, np.float32) for _ in range(3))
-        self.qkv = np.empty((heads + 2 * kv_heads) * size, np.float32)
+        self.x, self.h, self.y = (row(config.d_model) for _ in range(3))
+        self.qkv = row((heads + 2 * kv_heads) * size)
         both, self.v = np.split(self.qkv.reshape(-1, size), [heads + kv_heads])
         self.q, self.k = both[:heads].reshape(kv_heads, -1, size), both[heads:]
         self.row, self.column = both[:, None], both[:, :, None]
@@ -116,10 +127,10 @@ class _Room:
         self.sizes = np.empty((len(both), 1, 1), np.float32)
         self.found = np.empty_like(self.q)
         self.flat = self.found.reshape(-1)
-        self.inner = np.empty(2 * config.ff_width, np.float32)
+        self.inner = row(2 * config.ff_width)
         self.gate, self.up = np.split(self.inner, 2)
         self.gate_tensor = torch.from_numpy(self.gate)
-        self.logits = np.empty((1, words), np.float32)
+        self.logits = row(words)[None]
         self.h.fill(0)
 
 
@@ -140,14 +151,15 @@ class _Layer:
     def __init__(self, block: Block, room: _Room) -> None:
         attn, mlp, self.room = block.attn, block.mlp, room
         self.norm1, self.norm2 = _Norm(block.norm1), _Norm(block.norm2)
-        self.qkv = _reader(attn.qkv, room.h, room.qkv)
-        self.out = _reader(attn.out, room.flat, room.y)
-        self.gated, self.rise = mlp.gate is not None, [_reader(mlp.up, room.h, room.up)]
+        unit = room.unit
+        self.qkv = _reader(attn.qkv, room.h, room.qkv, unit)
+        self.out = _reader(attn.out, room.flat, room.y, unit)
+        self.gated, self.rise = mlp.gate is not None, [_reader(mlp.up, room.h, room.up, unit)]
         if mlp.gate is not None:
-            joined = _joined(mlp.gate.weight, mlp.up.weight, room.h, room.inner)
-            apart = [_reader(mlp.gate, room.h, room.gate), *self.rise]
+            joined = _joined(mlp.gate.weight, mlp.up.weight, room.h, room.inner, unit)
+            apart = [_reader(mlp.gate, room.h, room.gate, unit), *self.rise]  # up's place last
             self.rise = apart if joined is None else [joined]
-        self.down = _reader(mlp.down, room.gate if self.gated else room.up, room.y)
+        self.down = _reader(mlp.down, room.gate if self.gated else room.up, room.y, unit)
         self.least = None if attn.q_norm is None else attn.width * attn.q_norm.eps
         self.scale = None if attn.value_scale is None else _array(attn.value_scale)
 
@@ -202,10 +214,12 @@ def _factors(attn: Attention) -> Numbers:
     return found.reshape(len(found), 2, -1)
 
 
-def _reader(module: nn.Module, x: Numbers, out: Numbers) -> Reader:
+def _reader(module: nn.Module, x: Numbers, out: Numbers, unit: int) -> Reader:
     """Return what writes the product of a linear layer and the row `x` into `out`."""
     if isinstance(module, nn.Linear) and module.weight.dtype == torch.float32:
-        return partial(_array(module.weight).dot, x, out)
+        whole = _padded(module.weight, len(module.weight), unit)
+        assert whole is not None
+        return _product(whole, x, out)
     # a layer that is packed takes bf16
     kind = module.weight.dtype if isinstance(module, nn.Linear) else torch.bfloat16
     row = torch.empty(1, len(x), dtype=kind)
@@ -218,12 +232,42 @@ def _reader(module: nn.Module, x: Numbers, out: Numbers) -> Reader:
     return read
 
 
-def _joined(upper: Tensor, lower: Tensor, x: Numbers, out: Numbers) -> Reader | None:
+def _joined(upper: Tensor, lower: Tensor, x: Numbers, out: Numbers, unit: int) -> Reader | None:
     """Return what reads two fp32 matrices as one, where the second begins where the first ends."""
     if upper.dtype != torch.float32 or upper.data_ptr() + upper.nbytes != lower.data_ptr():
         return None
-    shape = (len(upper) + len(lower), upper.size(1))
-    return partial(_array(upper.as_strided(shape, upper.stride())).dot, x, out)
+    whole = _padded(upper, len(upper) + len(lower), unit)
+    return None if whole is None else _product(whole, x, out)
+
+
+def _product(matrix: Tensor, x: Numbers, out: Numbers) -> Reader:
+    return partial(_array(matrix).dot, x, as_strided(out, (len(matrix),)))
+
+
+def _unit() -> int:
+    """Rows by which all threads of numpy's library get whole blocks of them."""
+    library = openblas()
+    return _BLOCK * (library.num_threads if library is not None else 1)
+
+
+def _shareable(model: GPT, unit: int) -> bool:
+    """Whether all matrices that numpy reads have their rows, or others behind them, by the `unit`."""
+    found = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    return all(w.dtype != torch.float32 or _padded(w, len(w), unit) is not None for w in found)
+
+
+def _padded(weight: Tensor, rows: int, unit: int) -> Tensor | None:
+    """Return the `rows` from the first of `weight` on, and what lies behind up to a multiple of `unit`.
+
+    A thread whose share of the rows ends within a block of the kernel adds those up in another
+    order. With whole blocks threads change no bit; what the rows behind give is not looked at.
+    None where the memory ends before.
+    """
+    rows = -(-rows // unit) * unit
+    end = weight.storage_offset() + rows * weight.size(1)
+    if end * weight.itemsize > weight.untyped_storage().nbytes():
+        return None
+    return weight.detach().as_strided((rows, weight.size(1)), weight.stride())
 
 
 def _held(past: Past) -> tuple[Numbers, Numbers]:
