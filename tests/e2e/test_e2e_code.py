@@ -20,7 +20,7 @@ pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-# The recipe, in a process that is killed when it fetches the rows of step 5 while the marker is there.
+# The recipe, in a process that is killed when it fetches the rows of step 6 while the marker is there.
 FRAGILE = """
 import os, signal
 from dataclasses import replace
@@ -34,7 +34,7 @@ MARKER = Path({marker!r})
 class Fragile:
     def __init__(self, source, config):
         self.source, self.fingerprint = source, source.fingerprint
-        index, _ = Data(source, config.train.seed, config.train.batch_size).address(4)
+        index, _ = Data(source, config.train.seed, config.train.batch_size).address(5)
         self.doomed = int(index[0])
 
     def __len__(self):

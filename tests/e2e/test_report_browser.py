@@ -77,7 +77,7 @@ class Browser:
 
     def message(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
-            ready, _, _ = select.select([self.read], [], [], 30)
+            ready, _, _ = select.select([self.read], [], [], 600)
             assert ready, "the browser says nothing"
             block = os.read(self.read, 1 << 20)
             assert block, "the browser is gone"
@@ -95,7 +95,7 @@ class Browser:
         """Wait until JavaScript `code` is true."""
         self.value(
             "new Promise((good, bad) => { let n = 0; const look = () => "
-            f"({code}) ? good() : ++n > 400 ? bad(Error('never')) : setTimeout(look, 25);"
+            f"({code}) ? good() : ++n > 20000 ? bad(Error('never')) : setTimeout(look, 25);"
             " look(); })"
         )
 

@@ -64,11 +64,11 @@ def test_tiny_steps_are_foreseen_to_a_factor_of_two(
     going = steps(TrainState(job.learners), data, 1, world)
     list(islice(going, 3))
     taken = []
-    for _ in range(9):
+    for _ in range(50):  # the fastest, as of the ceilings: whoever shares a core makes them slower
         begun = time.process_time()
         next(going)
         taken.append(time.process_time() - begun)
-    assert 0.4 < foreseen / sorted(taken)[4] < 2.5
+    assert 0.4 < foreseen / min(taken) < 2.5
 
 
 def need(passes: list[Work], updates: list[Work]) -> Need:

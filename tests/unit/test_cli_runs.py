@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -181,12 +180,14 @@ def test_five_hundred_runs_are_listed_fast_and_without_heavy_imports(runs: Path)
         meta = {**json.loads(text), "number": number, "status": status}
         (place / "run.json").write_text(json.dumps(meta))
     code = (
-        "import sys; from surefoot.cli import main; main(['runs'])\n"
+        "import sys; from surefoot.cli import main\n"
+        "calls = [0]\n"
+        "def count(frame, event, what): calls[0] += event.endswith('call')\n"
+        "sys.setprofile(count); main(['runs']); sys.setprofile(None)\n"
+        "print(calls[0], file=sys.stderr)\n"
         "sys.exit(bool({'torch', 'numpy', 'pydantic', 'rich'} & set(sys.modules)))"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 501
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent < 1.5  # a guard against something quadratic; benchmarks measure it
+    # Calls, for seconds are those of the machine. A guard against something quadratic; benchmarks measure it.
+    assert int(done.stderr) < 500 * 700, "340 each when this was written"

@@ -52,7 +52,7 @@ def test_top_in_a_terminal_lives_until_the_run_ends(run: RunFolder) -> None:
         said = read_until(screen, b"running")
         assert b"\x1b[?1049h" in said  # the other screen, so that ours stays as it was
     last = read_until(screen).partition(b"\x1b[?1049l")[2]  # nobody holds it now
-    assert child.wait(30) == 0 and b"lost" in last  # the last frame stays
+    assert child.wait(600) == 0 and b"lost" in last  # the last frame stays
     os.close(screen)
 
 
@@ -60,7 +60,7 @@ def read_until(handle: int, word: bytes | None = None) -> bytes:
     """Read the terminal until `word` was said, or until nobody has it open."""
     said = b""
     while word is None or word not in said:
-        ready, _, _ = select.select([handle], [], [], 60)
+        ready, _, _ = select.select([handle], [], [], 600)
         assert ready, said
         try:
             said += os.read(handle, 1 << 16)
@@ -97,7 +97,7 @@ def test_tail_follows_until_the_run_ends(run: RunFolder) -> None:
             record.row("train", 70, loss=0.25)
         line = child.stdout.readline()
     rest = child.stdout.read()
-    assert "step 70  loss 0.250" in line and rest == "" and child.wait(30) == 0
+    assert "step 70  loss 0.250" in line and rest == "" and child.wait(600) == 0
     child.stdout.close()
 
 

@@ -161,7 +161,7 @@ def test_over_http_with_a_bad_network(
 def test_a_server_that_falls_silent_is_asked_again(
     near: Collection, storage: Storage, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(place, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(place, "PAUSES", (0.0,) * 50)
     monkeypatch.setattr(place, "_SILENCE", 0.2)
     far = open_shards(f"{storage.url}/b/s", 5 * SHARD, cache=tmp_path)
     storage.faults.extend(["mute", "ok", "mute"])

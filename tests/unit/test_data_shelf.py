@@ -126,7 +126,7 @@ def test_two_threads_fetch_a_file_once(tmp_path: Path, far: Far) -> None:
 
     def slow(start: int, stop: int) -> bytes:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(600)
         return item.pull(start, stop)
 
     found: list[bytes] = []
@@ -202,7 +202,7 @@ def test_processes_share_it_and_none_goes_over_the_limit(tmp_path: Path, far: Fa
         )
         for seed in range(3)
     ]  # fmt: skip
-    said = [process.communicate(timeout=60)[0] for process in running]
+    said = [process.communicate(timeout=600)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     assert all(0 < int(most) <= 4000 for most in said)
     assert not list((tmp_path / "shelf").glob("*.part"))

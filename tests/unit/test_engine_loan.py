@@ -120,7 +120,7 @@ def test_beside_a_thread_that_writes() -> None:
         writer.start()
         lent.end()
         scribble(live(state))
-        writer.join(60)
+        writer.join(600)
         assert b"".join(found) == expected
         room = lent.used
 
@@ -157,16 +157,16 @@ def test_what_is_withheld_is_copied_before_the_update() -> None:
 
     def late(given: Payload) -> Payload:
         entered.set()
-        assert go.wait(60)
+        assert go.wait(600)
         return take(given)
 
     snapshot.take = late  # type: ignore[method-assign]
     lent, taken = Withheld(state, snapshot), []
     writer = threading.Thread(target=lambda: taken.append(lent.take()))
     writer.start()
-    assert entered.wait(60)
+    assert entered.wait(600)
     threading.Thread(target=go.set).start()
     lent.end()
     scribble(live(state))
-    writer.join(60)
+    writer.join(600)
     assert whole(taken[0]) == expected

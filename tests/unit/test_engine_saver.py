@@ -92,7 +92,7 @@ def test_a_save_is_the_state_of_its_moment(
     moments = itertools.count()
     monkeypatch.setattr(module.time, "monotonic", lambda: 0.1 * next(moments))
     gate = threading.Event()
-    saver._before_commit = lambda: assert_(gate.wait(60))
+    saver._before_commit = lambda: assert_(gate.wait(600))
     expected = copy.deepcopy(state.payload())
     saver.save(state, places={})
     if early:  # the update comes before anything is written

@@ -136,6 +136,7 @@ def test_rewind_interrupted_anywhere_neither_loses_nor_doubles(
     assert steps(path) == [step for step in (1, 2, 3) if step <= to]
     moved = steps(tmp_path / "metrics.superseded.jsonl")
     assert sorted(moved) == [step for step in (2, 3, 5, 6) if step > to]
+    assert not list(tmp_path.glob(".*")), "half a file is left over"
 
 
 def test_a_full_disk_holds_lines_back_and_writes_them_later(

@@ -14,7 +14,7 @@ import pytest
 
 from surefoot.errors import RunError
 from surefoot.track import lock as room
-from surefoot.track.lock import hold, holder
+from surefoot.track.lock import Busy, hold, holder
 
 HOLD = (
     "import sys; from pathlib import Path; from surefoot.track.lock import hold\n"
@@ -47,6 +47,28 @@ def test_a_reader_that_asks_does_not_turn_a_trainer_away(tmp_path: Path, monkeyp
     monkeypatch.setattr(room.time, "sleep", lambda pause: os.close(reader))  # it leaves meanwhile
     with hold(tmp_path):
         assert holder(tmp_path) is not None
+
+
+def test_a_reader_that_is_held_up_does_not_turn_a_trainer_away(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """It has the lock for microseconds, and then perhaps no core for seconds."""
+    (tmp_path / ".lock").touch()
+    reader, pauses = os.open(tmp_path / ".lock", os.O_RDONLY), []
+    fcntl.flock(reader, fcntl.LOCK_SH)
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 100:
+            os.close(reader)
+
+    monkeypatch.setattr(room.time, "sleep", pause)
+    with hold(tmp_path):
+        assert holder(tmp_path) is not None and sum(pauses) > 2
+        pauses.clear()
+        with pytest.raises(Busy), hold(tmp_path):
+            pytest.fail("held twice")
+        assert 0.1 < sum(pauses) < 1, "who trains is not waited for"
 
 
 def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: Any) -> None:

@@ -75,6 +75,8 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        for left in path.parent.glob(f".{path.stem}.*.new"):  # by a kill amid a move of lines
+            left.unlink()
         self.torn = self._repair()
         self.lost = 0
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

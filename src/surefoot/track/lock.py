@@ -21,7 +21,8 @@ from surefoot.errors import OutOfResources, RunError, SurefootError
 
 __all__ = ["Busy", "Holder", "alone", "hold", "holder", "unwritable"]
 
-ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds
+ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds,
+HELD_UP = 1000  # attempts while only readers have it, of which one may have no core meanwhile
 
 
 class Busy(RunError):
@@ -99,13 +100,14 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _take(handle: int, path: Path) -> bool:
-    for attempt in range(ATTEMPTS):
+    for attempt in range(1, HELD_UP):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(PAUSE)
+            if attempt >= ATTEMPTS and holder(path.parent) is not None:
+                break
+            time.sleep(PAUSE)
         except OSError as error:
             what = f"this file system cannot lock files: {error.strerror}"
             raise RunError(what, where=str(path), fix="--runs DIR on a local disk") from error

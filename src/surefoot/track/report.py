@@ -101,7 +101,7 @@ class ReportSink(Sink):
         pictures = moment - self._pictures >= PICTURES_EVERY
         self._first, self._begun = False, moment
         self._pictures = moment if pictures else self._pictures
-        self._start(["--pictures"] if pictures else [])
+        self._start(["--nice", "--pictures"] if pictures else ["--nice"])
 
     def close(self) -> None:
         """Write the final report and wait for it."""
@@ -113,8 +113,8 @@ class ReportSink(Sink):
             raise OSError(f"could not be written to {self._folder}")
 
     def _start(self, options: list[str]) -> None:
-        """Start a child that no signal of our terminal reaches, and that yields to training."""
-        module = ["-P", "-m", "surefoot.track.report", "--nice", *options, str(self._folder)]
+        """Start a child that no signal of our terminal reaches; a `--nice` one yields to training."""
+        module = ["-P", "-m", "surefoot.track.report", *options, str(self._folder)]
         self._child = subprocess.Popen(
             [sys.executable, *module],
             stdin=subprocess.DEVNULL,

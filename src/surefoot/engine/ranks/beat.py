@@ -160,13 +160,15 @@ class Watch:
         """Return what is known of a rank that cannot be reached, after looking for a while."""
         self._leaving = True
         end = time.monotonic() + SILENT + 2 * BEAT
-        while time.monotonic() < end:
+        while True:
             failed = self._failed()
             if failed is not None and failed.rank != self.team.rank:
                 return failed.error(self.team.size)
             silent = self._silent()
             if silent and not self._lost:
                 return self._missing(silent, why)
+            if time.monotonic() > end:  # after a look, however long this process had no core
+                break
             time.sleep(BEAT / 4)
         if self._lost:
             return _loud("rank 0 and its store cannot be reached any more", self.team.local == 0)
