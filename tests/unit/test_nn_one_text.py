@@ -141,3 +141,12 @@ def test_a_model_that_was_read_is_arranged_for_this_processor():
     narrow({"main": gpt}, "fp32")
     one = Decoder(gpt, past_mkl=True).one
     assert (len(one.layers[0].rise) == 1) == reads_past_mkl()
+
+
+def test_weights_can_still_be_given_up_after_a_text():
+    """A process that holds whole weights only while it writes frees them by changing their size."""
+    gpt = model()
+    decode = Decoder(gpt, past_mkl=True)
+    assert decode.one is not None
+    logits(decode, text())
+    assert all(p.untyped_storage().resizable() for p in gpt.parameters())

@@ -274,10 +274,13 @@ def _held(past: Past) -> tuple[Numbers, Numbers]:
     """Return the keys and values [K, limit, D] of one text, which are fp32 from now on."""
     assert past.k is not None and past.v is not None
     past.k, past.v = past.k.float(), past.v.float()
-    return _array(past.k)[0], _array(past.v)[0]
+    return past.k.numpy()[0], past.v.numpy()[0]
 
 
 def _array(tensor: Tensor) -> Numbers:
-    """Return the numbers of a tensor, of fp32 in the same memory."""
-    found: Numbers = tensor.detach().float().numpy()
+    """Return the numbers of a tensor to read, of fp32 in the same memory.
+
+    `numpy()` would forbid that it ever be freed, as weights are that a process holds only for now.
+    """
+    found: Numbers = np.from_dlpack(tensor.detach().float())
     return found
