@@ -44,6 +44,15 @@ def test_a_shorter_example_has_the_beginning_of_the_mask_of_a_longer_one():
     assert torch.equal(long[:, :, :9], short)
 
 
+def test_examples_that_are_cut_drop_what_they_would_whole():
+    model, x = layers(1), torch.ones(4, 16, 8)
+    set_keys(model, example_keys(1, 7, 0, 4))
+    whole, cut = model(x), model(x.reshape(8, 8, 8))
+    assert torch.equal(cut.view_as(whole), whole) and not whole.all()
+    with pytest.raises(RuntimeError, match="a key"):
+        model(torch.ones(6, 8, 8))
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_the_right_share_is_dropped_everywhere(p):
     kept = masks(layers(4, p), example_keys(3, 0, 0, 64), (64, 64)).double()

@@ -22,8 +22,8 @@ __all__ = ["Dropout", "keyed_layers", "set_keys"]
 class Dropout(nn.Module):
     """Zero each number with probability `p` in training and scale the rest by 1/(1-p).
 
-    Takes [B, ...]; `set_keys` must have given each of the B examples a key. Evaluation returns
-    the input itself.
+    Takes [B, ...]; `set_keys` must have given each of the B examples a key. Examples that are cut
+    into equal parts, [B parts, ...], drop what they would whole. Evaluation returns the input itself.
     """
 
     kernels: ClassVar[dict[str, Op]] = {"compute": KEYED_DROPOUT}
@@ -37,10 +37,11 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        if self.keys is None or self.keys.size(1) != x.size(0):
+        if self.keys is None or x.size(0) % self.keys.size(1):
             raise RuntimeError("set_keys(model, keys) must give each example of the batch a key")
-        found: Tensor = self.compute(x, self.keys, self.p)
-        return found
+        whole = x if x.size(0) == self.keys.size(1) else x.reshape(self.keys.size(1), -1)
+        found: Tensor = self.compute(whole, self.keys, self.p)
+        return found.view(x.shape)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
