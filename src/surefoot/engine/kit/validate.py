@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surefoot.data.batch import Batch
@@ -21,6 +21,7 @@ __all__ = [
     "next_token_sums",
 ]
 
+_AT_ONCE = 1 << 22  # logits that are looked at in fp32 at the same time
 Row = tuple[float, int, int, int]  # of a batch: nats, hits, among the first five, targets
 
 
@@ -72,12 +73,20 @@ def next_token_scores(model: nn.Module, batches: Iterable[Batch]) -> Scores:
 def next_token_sums(model: nn.Module, batch: Batch) -> Row:
     """Return nats, targets that are the likeliest or among five, and how many there are."""
     wanted = batch.fields["y"].flatten()  # i64[N]
-    logits = model(batch.fields["x"]).flatten(0, 1).float()  # f32[N, V]
+    logits = model(batch.fields["x"]).flatten(0, 1)  # [N, V]
+    rows = max(1, _AT_ONCE // logits.size(1))
+    found = [_of_rows(*pair) for pair in zip(logits.split(rows), wanted.split(rows))]
+    losses, ranks = (torch.cat(parts) for parts in zip(*found))
     real = wanted != -100
-    nats = float(F.cross_entropy(logits, wanted, reduction="none").double().sum())
-    own = logits.gather(1, wanted.clamp(min=0).unsqueeze(1))  # f32[N, 1]
-    rank = (logits > own).sum(1)[real]  # i64[n]
+    nats, rank = float(losses.double().sum()), ranks[real]
     return nats, int((rank == 0).sum()), int((rank < 5).sum()), int(torch.count_nonzero(real))
+
+
+def _of_rows(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nats of each row of logits [n, V], f32[n], and its target's rank, i64[n]."""
+    logits = logits.float()
+    own = logits.gather(1, wanted.clamp(min=0).unsqueeze(1))  # f32[n, 1]
+    return F.cross_entropy(logits, wanted, reduction="none"), (logits > own).sum(1)
 
 
 def _scores(rows: Sequence[Row]) -> Scores:
