@@ -282,5 +282,5 @@ def _array(tensor: Tensor) -> Numbers:
 
     `numpy()` would forbid that it ever be freed, as weights are that a process holds only for now.
     """
-    found: Numbers = np.from_dlpack(tensor.detach().float())
+    found: Numbers = np.from_dlpack(tensor.detach().float()).astype(np.float32, copy=False)
     return found
