@@ -46,6 +46,7 @@ LEAN = {
     "micro_batch_size": 1,
     "ops.cross_entropy": "chunked",
 }  # one window at a time, loss in pieces
+AGAIN = {"memory.checkpointing": True}
 MEMORY = {"nanoGPT": 0.6, "transformers Trainer": 0.45}
 
 
@@ -173,7 +174,9 @@ def litgpt(tokens: Path, size: tuple[int, ...], stamps: peers.Stamps) -> None:
 SIDES: dict[str, tuple[str, Callable[..., None]]] = {
     "Surefoot, `seed`, compiled": ("", ours("seed", "on")),
     "Surefoot, `seed`, not compiled": ("", ours("seed", "off")),
+    "Surefoot, `seed`, checkpointing": ("", ours("seed", "off", **AGAIN)),
     "Surefoot, `seed`, lean": ("", ours("seed", "off", **LEAN)),
+    "Surefoot, `seed`, lean, checkpointing": ("", ours("seed", "off", **LEAN, **AGAIN)),
     "Surefoot, `full`, compiled": ("", ours("full", "on")),
     "plain loop, same model, compiled, bf16, fused": ("", peers.bare),
     "nanoGPT": ("", nanogpt(False)),

@@ -19,7 +19,7 @@ BUDGET = {
     "data": 4520,
     "track": 4330,
     "ops": 1580,
-    "nn": 1970,
+    "nn": 2050,
     "engine": 3900,
     "engine/kit": 430,
     "engine/watch": 830,

@@ -74,6 +74,7 @@ HARDER = {  # set where a recipe has it
     "data.repo": str(Path(__file__).parents[2] / "examples"),
     "model.dropout": 0.1,
     "model.context": 16,
+    "memory.checkpointing": True,
     "learners.simple": {"train.max_steps": 7},  # the others go on without it
     "curriculum.forcing": "linear",
     "curriculum.fall_steps": 5,

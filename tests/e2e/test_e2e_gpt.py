@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.conftest import PINS, QUICK
 
 from surefoot.data.bpe import BPE
+from surefoot.engine import journal
 from surefoot.formats import llama
 from surefoot.track.folder import runs_dir
 
@@ -68,6 +69,28 @@ def runs(wiki: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = wiki / "wiki.train.tokens"
     assert main([*words(source, "--runs", folder, "--name", "a", "--quiet", "--new")]) == 0
     return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_that_are_computed_again_change_no_bit_of_a_run(
+    wiki: Path, tmp_path: Path, precision: str
+) -> None:
+    from surefoot.cli import main
+
+    more = [
+        "--quiet", "--new", "--dropout", "0.2", "--micro-batch-size", "2", "--context-warmup", "4",
+        "--batch-warmup", "4", "--document-masks", "yes", "--machine.precision", precision, "--ops.within",
+        "sdpa", "--ops.orthogonalise", "bf16",
+    ]  # fmt: skip
+    left = []
+    for again in ("no", "yes"):
+        asked = ["--runs", tmp_path, "--name", again, "--checkpointing", again]
+        assert main(words(wiki / "wiki.train.tokens", *more, *asked)) == 0
+        run = tmp_path / again
+        (last,) = run.glob("checkpoints/step-*6/main.model.safetensors")
+        records = (run / "journal").read_bytes()[journal._SIZE :]  # the header names the run
+        left.append((records, last.read_bytes()))
+    assert len(left[0][0]) >= 6 * journal._SIZE and left[0] == left[1]
 
 
 def rows(runs: Path, kind: str) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ ELSEWHERE = {
     "train.nonfinite", "train.nonfinite_limit", "train.rollback_every", "train.rollback_factor",
     "train.spike_factor", "machine.device", "machine.compile", "keep.mirror",
     "track.life_check", "track.monitor", "ops.within",
-    "machine.devices", "machine.parallel", "machine.hang_timeout", "keep.sharded",
+    "memory.checkpointing", "machine.devices", "machine.parallel", "machine.hang_timeout", "keep.sharded",
 }  # fmt: skip
 
 

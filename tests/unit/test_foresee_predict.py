@@ -23,6 +23,7 @@ from surefoot.engine.foresee.stretch import stretch
 TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
 GPT = {"path": TEXT, "d_model": 48, "num_heads": 4, "num_layers": 2, "context": 24, "batch_size": 6}
 OWN = {"path": TEXT, "vocab_size": 300}
+AGAIN = {"memory.checkpointing": True}
 EVERY = Known()  # what the tests of one configuration have played
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # name: recipe, settings, pins and micro
@@ -37,6 +38,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "average": ("charlm", {**GPT, "ema": 0.9}, {}),
     "plain attention": ("charlm", GPT, {"ops": {"attention": "matmul"}}),
     "attention in tiles": ("charlm", {**GPT, "context": 160}, {"ops": {"attention": "tiles"}}),
+    "layers again": ("charlm", {**GPT, **AGAIN}, {}),
+    "layers again, dropout": ("charlm", {**GPT, **AGAIN, "dropout": 0.1}, {"micro": 3}),
+    "layers again, bf16": ("charlm", {**GPT, **AGAIN}, {"precision": "bf16", "micro": 2}),
+    "layers again, gpt2, loss in chunks": (
+        "gpt",
+        {**OWN, **AGAIN, "layout": "gpt2", "tie_embeddings": True, "zero_init": False},
+        {
+            "precision": "bf16",
+            "micro": 4,
+            "ops": {"cross_entropy": "chunked", "attention": "tiles"},
+        },
+    ),
     "loss in chunks": ("gpt", OWN, {"ops": {"cross_entropy": "chunked"}}),
     "gpt": ("gpt", OWN, {"precision": "bf16", "micro": 2}),
     "two learners": ("multiply", {}, {}),
@@ -65,6 +78,10 @@ def test_prediction_is_the_real_step_to_the_byte(case: str) -> None:
 DEEP: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "muon": ({"d_model": 64, "context": 48}, {"precision": "bf16", "micro": 1}),
     "average": ({"ema": 0.9, "num_kv_heads": 2}, {"precision": "bf16", "micro": 3}),
+    "layers again": (
+        {"memory.checkpointing": True, "d_model": 64, "context": 48},
+        {"precision": "bf16", "micro": 2},
+    ),
     "gpt2 layout, wide, so that updates take most": (
         {"layout": "gpt2", "optim.kind": "adamw", "d_model": 192, "context": 16},
         {"micro": 1},

@@ -1,4 +1,4 @@
-"""Sizes and layouts of models, as plain values that the builders in `surefoot.nn` read."""
+"""Sizes and layouts of models, and how they save memory: plain values that the builders in `surefoot.nn` read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from surefoot.config.schema import Section, knob, largest_divisor
 
-__all__ = ["EncoderDecoderConfig", "GPTConfig"]
+__all__ = ["EncoderDecoderConfig", "GPTConfig", "Memory"]
 
 
 class GPTConfig(Section):
@@ -109,3 +109,9 @@ class EncoderDecoderConfig(Section):
             d_model=self.d_model, num_layers=self.num_layers, num_heads=self.num_heads,
             d_ff=self.d_ff, dropout=self.dropout, context=context, tie_embeddings=False,
         )  # fmt: skip
+
+
+class Memory(Section):
+    """How memory is saved; the numbers stay the same, but for rounding."""
+
+    checkpointing: bool = knob(False, "Compute the inside of a layer again for its gradient.")

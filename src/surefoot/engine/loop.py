@@ -181,7 +181,8 @@ class _Turn:
             raise OutOfResources(
                 f"out of memory with one example at a time: {why}",
                 where=f"step {self.step + 1}, learner {self.name}",
-                fix="a smaller model.context or model.d_model, or another machine",
+                fix="memory.checkpointing if it is off, a smaller model.context or model.d_model, "
+                "or another machine",
             )
         self._shrink(self._micro // 2, why)
 

@@ -10,14 +10,15 @@ B examples, T tokens, C width, H query heads, K key and value heads, D numbers a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from surefoot.config.model import GPTConfig
+from surefoot.nn.again import again
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.init import Embedding, Linear, fill_
 from surefoot.nn.norm import RMSNorm, rotary
@@ -187,16 +188,18 @@ class GPT(nn.Module):
     """Tokens i64[B, T] to logits [B, T, V].
 
     Values are a function of `seed` alone. With `border`, the token between documents, no token
-    sees another document.
+    sees another document. With `checkpointing`, the inside of a layer is computed again for its gradient.
     """
 
     kernels: ClassVar[dict[str, Op]] = {"cross_entropy": CROSS_ENTROPY}
 
     def __init__(
-        self, config: GPTConfig, vocab_size: int, *, seed: int = 0, border: int | None = None
-    ) -> None:
+        self, config: GPTConfig, vocab_size: int, *, seed: int = 0, border: int | None = None,
+        checkpointing: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.vocab_size, self.border = config, vocab_size, border
+        self.checkpointing = checkpointing
         self.embed = Embedding(vocab_size, config.d_model)
         self.positions = None
         if config.layout == "gpt2":
@@ -231,7 +234,8 @@ class GPT(nn.Module):
         documents = None if self.border is None else (tokens == self.border).cumsum(1)
         extra = None if self.values is None else self.values(tokens)
         for block in self.blocks:
-            x = block(x, turn, documents, extra)
+            layer = partial(again, block) if self.checkpointing else block
+            x = layer(x, turn, documents, extra)
         return self.norm(x)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -252,7 +256,7 @@ class GPT(nn.Module):
         weight = self.head.weight
         found = hidden.new_zeros((), dtype=torch.float32)
         for h, t in zip(hidden.split(_AT_ONCE), targets.split(_AT_ONCE)):
-            found = found + checkpoint(_capped_loss, h, weight, t, cap, use_reentrant=False)
+            found = found + again(_capped_loss, h, weight, t, cap)
         return found
 
     @torch.no_grad()

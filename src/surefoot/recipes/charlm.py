@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surefoot.config.model import GPTConfig
+from surefoot.config.model import GPTConfig, Memory
 from surefoot.config.schema import (
     Cadence,
     Optim,
@@ -56,6 +56,7 @@ class CharConfig(RunConfig):
 
     model: GPTConfig = GPTConfig()
     data: TextData = TextData()
+    memory: Memory = Memory()
     train: Train = Train(batch_size=12, max_steps=2000)
     optim: Optim = Optim()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -70,7 +71,8 @@ def build(config: CharConfig, world: World) -> Job:
 
     text = read(config)
     seed = derive(config.train.seed, "init")
-    model = GPT(config.model, text.tokenizer.vocab_size, seed=seed).to(world.device)
+    words, again = text.tokenizer.vocab_size, config.memory.checkpointing
+    model = GPT(config.model, words, seed=seed, checkpointing=again).to(world.device)
     learner = Learner(model, loss, build_optimisers(model, config.optim))
     start = beginning(text.tokenizer)
     return Job(

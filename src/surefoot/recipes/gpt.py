@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
-from surefoot.config.model import GPTConfig
+from surefoot.config.model import GPTConfig, Memory
 from surefoot.config.schema import (
     Optim,
     RunConfig,
@@ -89,6 +89,7 @@ class GPTRunConfig(RunConfig):
         d_model=256, num_layers=6, num_heads=4, context=256, tie_embeddings=False, zero_init=True
     )
     data: DocumentData = DocumentData()
+    memory: Memory = Memory()
     train: Train = Train(batch_size=16, max_steps=2000)
     optim: Optim = Optim(lr=0.02, muon_lr=0.01)
     schedule: ScheduleConfig = ScheduleConfig(kind="wsd", decay_fraction=0.9)
@@ -104,7 +105,10 @@ def build(config: GPTRunConfig, world: World) -> Job:
     bpe = found.tokenizer
     seed = derive(config.train.seed, "init")
     border = bpe.boundary if config.data.document_masks else None
-    model = GPT(config.model, bpe.vocab_size, seed=seed, border=border).to(world.device)
+    model = GPT(
+        config.model, bpe.vocab_size, seed=seed, border=border,
+        checkpointing=config.memory.checkpointing,
+    ).to(world.device)  # fmt: skip
     measure = partial(held_out, config=config, world=world)
     return Job(
         source=found.source(config.model.context),

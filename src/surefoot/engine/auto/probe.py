@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from surefoot.engine.memory import available
 from surefoot.engine.place import apply, matmul_path
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.world import World
+from surefoot.nn.again import hearing
 from surefoot.nn.dropout import set_keys
 
 __all__ = ["Probe"]
@@ -248,22 +251,14 @@ class Probe:
             torch.cuda.synchronize(self.world.device)
 
     def _activations(self, pins: Pins) -> int:
-        """Return bytes kept for backward by one example, summed over storages."""
-        kept: dict[int, int] = {}
-        models = [x.model for x in self.job.learners.values()]
-        owned = {p.data_ptr() for model in models for p in model.parameters()}
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in owned:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
+        """Return bytes kept for backward by one example, at most at a time, summed over storages."""
+        kept = _Kept({p.data_ptr() for x in self.job.learners.values() for p in x.model.parameters()})
         for learner in self.job.learners.values():
             apply(learner, pins)
-            with torch.autograd.graph.saved_tensors_hooks(pack, _same):
+            hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
+            with hooks, hearing(kept.pack):
                 self._pass(learner)
-        return max(1, sum(kept.values()) // self.size)
+        return max(1, kept.most // self.size)
 
     def _micro(self, pins: Pins, activations: int, each: float) -> tuple[int, float]:
         """Return how many examples at once, and the seconds that one of them takes."""
@@ -297,8 +292,25 @@ class Probe:
         return 2 if taken > 2e-3 else least
 
 
-def _same(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
+class _Kept:
+    """How many bytes of storages that are handed to `pack` are alive, now and at most; not of `owned`."""
+
+    def __init__(self, owned: set[int]) -> None:
+        self.owned, self.size, self.most = owned, 0, 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key not in self._alive and storage.data_ptr() not in self.owned:
+            self._alive[key] = weakref.ref(storage, partial(self._gone, key, storage.nbytes()))
+            self.size += storage.nbytes()
+            self.most = max(self.most, self.size)
+        return tensor
+
+    def _gone(self, key: int, nbytes: int, _: Any) -> None:
+        self._alive.pop(key)
+        self.size -= nbytes
 
 
 def _free_memory(device: torch.device) -> int:

@@ -193,6 +193,8 @@ def _ideas(config: RunConfig, now: Outlook) -> Iterator[dict[str, Any]]:
         yield {"machine.micro_batch_size": micro}
     if now.need.parts["loss"] > 0.05 * now.total and config.ops.cross_entropy == "auto":
         yield {"ops.cross_entropy": "chunked"}
+    if flat.get("memory.checkpointing") is False:
+        yield {"memory.checkpointing": True}
     if now.pins.precision == "fp32":
         yield {"machine.precision": "bf16"}
     if config.optim.kind == "adamw":

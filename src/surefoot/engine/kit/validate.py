@@ -75,8 +75,7 @@ def next_token_sums(model: nn.Module, batch: Batch) -> Row:
     wanted = batch.fields["y"].flatten()  # i64[N]
     logits = model(batch.fields["x"]).flatten(0, 1)  # [N, V]
     rows = max(1, _AT_ONCE // logits.size(1))
-    found = [_of_rows(*pair) for pair in zip(logits.split(rows), wanted.split(rows))]
-    losses, ranks = (torch.cat(parts) for parts in zip(*found))
+    losses, ranks = map(torch.cat, zip(*map(_of_rows, logits.split(rows), wanted.split(rows))))
     real = wanted != -100
     nats, rank = float(losses.double().sum()), ranks[real]
     return nats, int((rank == 0).sum()), int((rank < 5).sum()), int(torch.count_nonzero(real))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from surefoot.config import model
 from surefoot.config.schema import (
     Machine,
     Ops,
@@ -107,7 +108,7 @@ class Judging(Section):
     new_tokens: int = circumstance(128, "Tokens that it may write.", ge=1)
 
 
-class Memory(Section):
+class Memory(model.Memory):
     """How memory is saved; the numbers stay the same, but for rounding."""
 
     checkpointing: bool = knob(True, "Compute the inside of a layer again for its gradient.")
