@@ -252,8 +252,9 @@ class Probe:
 
     def _activations(self, pins: Pins) -> int:
         """Return bytes kept for backward by one example, at most at a time, summed over storages."""
-        kept = _Kept({p.data_ptr() for x in self.job.learners.values() for p in x.model.parameters()})
-        for learner in self.job.learners.values():
+        learners = self.job.learners.values()
+        kept = _Kept({p.data_ptr() for x in learners for p in x.model.parameters()})
+        for learner in learners:
             apply(learner, pins)
             hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
             with hooks, hearing(kept.pack):
@@ -300,8 +301,7 @@ class _Kept:
         self._alive: dict[int, weakref.ref[Any]] = {}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        key = id(storage)
+        key = id(storage := tensor.untyped_storage())
         if key not in self._alive and storage.data_ptr() not in self.owned:
             self._alive[key] = weakref.ref(storage, partial(self._gone, key, storage.nbytes()))
             self.size += storage.nbytes()
