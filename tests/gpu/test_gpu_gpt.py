@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from surefoot import use
 from surefoot.config.model import GPTConfig
 from surefoot.engine import Request
 from surefoot.engine.kit.sample import generate
+from surefoot.engine.place import repeatable
+from surefoot.nn.dropout import set_keys
 from surefoot.nn.gpt import GPT
 from surefoot.ops import CROSS_ENTROPY, WITHIN
 
@@ -143,6 +146,51 @@ def test_document_masks_train_in_batches_of_two_sizes(tmp_path: Path, compiled: 
         env={**os.environ, "CUDA_LAUNCH_BLOCKING": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("border", [None, 0])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_layers_computed_again_give_the_same_bits_in_less_memory(
+    kind: torch.dtype, border: int | None
+) -> None:
+    repeatable(torch.device("cuda"))
+    config = GPTConfig(d_model=256, num_layers=8, num_heads=4, context=512, dropout=0.1)
+    tokens = torch.randint(0, 512, (8, 512), device="cuda")
+    found, most = [], []
+    for checkpointing in (False, True):
+        model = GPT(config, 512, seed=1, border=border, checkpointing=checkpointing).to("cuda")
+        set_keys(model, torch.arange(8, device="cuda"))
+        for _ in range(2):  # the first pass takes workspaces
+            model.zero_grad()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            with torch.autocast("cuda", dtype=kind, enabled=kind != torch.float32):
+                loss = model(tokens, tokens.roll(-1, 1))
+            loss.backward()
+            torch.cuda.synchronize()
+        most.append(torch.cuda.max_memory_allocated() - before)
+        found.append([loss.detach(), *(p.grad for p in model.parameters())])
+        del model
+    print(f"{kind}: {most[0] / 1e6:.0f} MB, again: {most[1] / 1e6:.0f} MB")
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert most[1] < 0.6 * most[0]
+
+
+def test_compiled_layers_are_computed_again_in_less_memory(tmp_path: Path) -> None:
+    """The loss goes the same way but for rounding."""
+    settings = {**SMALL, "d_model": 256, "num_layers": 8, "context": 256, "micro_batch_size": 16}
+    losses, most = [], []
+    for again in (False, True):
+        torch._dynamo.reset()
+        torch.cuda.reset_peak_memory_stats()
+        settings |= {"memory.checkpointing": again}
+        done = surefoot.train("gpt", runs=tmp_path / str(again), quiet=True, **settings)
+        most.append(torch.cuda.max_memory_allocated())
+        rows = map(json.loads, (done.folder / "metrics.jsonl").read_text().splitlines())
+        losses.append([row["val_loss"] for row in rows if row["kind"] == "eval"][-1])
+    print(f"{most[0] / 1e6:.0f} MB, again: {most[1] / 1e6:.0f} MB")
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2) and most[1] < most[0]
 
 
 def test_greedy_tokens_are_those_of_the_whole_forward() -> None:

@@ -37,6 +37,7 @@ BASE = {
     "path": TEXT, "d_model": 512, "num_heads": 8, "num_layers": 6, "context": 256,
     "batch_size": 24, "dropout": 0.0,
 }  # fmt: skip
+AGAIN = {"memory.checkpointing": True}
 CASES: dict[str, tuple[str, dict[str, Any], str, int | None, dict[str, str]]] = {
     # name: recipe, settings, precision, examples at once, ways of operations
     "modern, bf16": ("charlm", BASE, "bf16", None, {}),
@@ -53,6 +54,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, int | None, dict[str, str]]] = 
     "wide": ("charlm", {**BASE, "d_model": 1024, "batch_size": 8}, "bf16", None, {}),
     "deep": ("charlm", {**BASE, "num_layers": 20, "batch_size": 8}, "bf16", None, {}),
     "plain attention": ("charlm", BASE, "bf16", 12, {"attention": "matmul"}),
+    "layers again": ("charlm", {**BASE, **AGAIN}, "bf16", None, {}),
+    "layers again, in pieces": ("charlm", {**BASE, **AGAIN, "dropout": 0.1}, "bf16", 6, {}),
     "two learners": ("multiply", {"d_model": 256, "batch_size": 512}, "bf16", None, {}),
 }
 WITHIN = 0.015

@@ -1,16 +1,22 @@
-"""How many threads a run gets: measured at its own size, and with another library where that helps."""
+"""How many threads a run gets, measured at its own size, and how much an example keeps."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from surefoot import api, recipes
+from surefoot.config import flags
 from surefoot.config.schema import Machine, RunConfig
 from surefoot.engine.auto import probe
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.auto.probe import Probe
+from surefoot.engine.plan import prepare
+from surefoot.engine.world import open_world
 
+TEXT = str(Path(__file__).parents[1] / "fixtures" / "shakespeare.txt")
 PINS = Pins(device="cpu", precision="fp32", threads=1, matmul="default")
 
 
@@ -65,3 +71,27 @@ def test_a_slow_model_is_timed_with_fewer_examples(monkeypatch: pytest.MonkeyPat
 def test_asked_for_threads_are_not_raced(monkeypatch: pytest.MonkeyPatch) -> None:
     pins, _, made = choose(monkeypatch, together=0.1, threads=1)
     assert pins == PINS and "threads" not in made.why
+
+
+def kept(checkpointing: bool, layers: int) -> int:
+    """Bytes that a probe finds to be kept for an example."""
+    recipe = recipes.find("charlm")
+    settings = {
+        "path": TEXT, "d_model": 48, "num_heads": 4, "num_layers": layers, "context": 64,
+        "memory.checkpointing": checkpointing,
+    }  # fmt: skip
+    given, problems = flags.arguments(settings, recipe.config)
+    config = api.settle(recipe, "tiny", [], given, problems).config
+    world = open_world("cpu")
+    job = recipe.build(config, world)
+    prepare(job, config, {})
+    made = Probe(config, job, world)
+    made.size = 2
+    return made._activations(PINS)
+
+
+def test_of_layers_computed_again_one_is_counted_whole_and_of_others_the_input() -> None:
+    layer = (kept(False, 6) - kept(False, 3)) // 3
+    few, many = kept(True, 3), kept(True, 6)
+    assert many - few == 3 * 64 * 48 * 4  # layers x tokens x width, in fp32
+    assert layer < few < 2 * layer and few < kept(False, 3) // 2

@@ -16,7 +16,7 @@ from surefoot.config.fields import changed
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.auto.ledger import Ledger
 from surefoot.engine.foresee.cards import Place
-from surefoot.engine.foresee.outlook import _at, changes, look_ahead
+from surefoot.engine.foresee.outlook import _at, changes, look_ahead, rescue
 from surefoot.engine.foresee.predict import Known, Need, predict
 from surefoot.engine.foresee.stretch import stretch
 
@@ -236,3 +236,17 @@ def test_what_was_played_is_not_played_again() -> None:
     assert halved.outlook.need.parts == alone.need.parts and halved.outlook.total == alone.total
     asked = [key for key in known.plays if "'model.num_layers': 12" in key]
     assert played == 3 and asked == [], "twelve layers are counted from the same few"
+
+
+def test_layers_computed_again_are_named_where_that_helps() -> None:
+    recipe, config = planned(batch_size=1, context=96, num_layers=4)
+    place = Place("a card", 10**9, {}, 0.0, 512, "bf16", None, processors=46)
+    now = look_ahead(recipe, config, place, None)
+    (change,) = (c for c in changes(recipe, config, now) if "memory.checkpointing" in c.settings)
+    assert change.settings == AGAIN and change.outlook.total < now.total
+    tight = look_ahead(recipe, config, replace(place, room=change.outlook.total), None)
+    saving = rescue(recipe, config, tight)
+    assert not tight.fits and saving is not None and saving.settings == AGAIN
+    assert saving.outlook.fits and saving.outlook.total == change.outlook.total
+    after = changes(recipe, changed(config, AGAIN), change.outlook)
+    assert not [c for c in after if "memory.checkpointing" in c.settings]
