@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from harness import Outcome, Zygote, traces
+from harness import KILL, Outcome, Zygote, traces
 from mischief import ERRORS, LOST
-from trials import CONDITIONS, DONE, differences, go_on, undisturbed
+from trials import CONDITIONS, DONE, differences, go_on, spread, undisturbed
+
+from surefoot.engine.journal import Kind, read
 
 LAST = 12
 FEW = (0, 1, 5, 10)  # steps of the quick suite: first, before a save and after, near the end
@@ -108,6 +111,42 @@ def test_nan_in_one_of_two_learners(stage: Any, tally: Any, policy: str) -> None
         return step, wrong or differences(expected, runs / "trial")
 
     tally.check(stage.each(trial, (1, 4, 6, 8, 11)))
+
+
+def amid_a_rollback(stage: Any, learners: int, calls: Callable[[int], Iterable[int]]) -> Any:
+    """Kill a run that goes back, before each of `calls`; it goes on, and repeats what it had noted."""
+    settings = {"toy.learners": learners, "toy.second_limit": 9} | POLICIES["rollback"]
+    width = 8 * learners  # of two, the second one goes back alone
+    faults = [{"where": "gradient", "step": 6, "times": 1, "width": width}]
+    with stage.zygote() as zygote, stage.folder() as runs:
+        outcome = TOY.play(zygote, runs, arm=(runs, 0, 0), faults=faults, settings=settings)
+        assert outcome.code == DONE, outcome.error
+        expected = traces(runs / "trial")
+
+    def trial(zygote: Zygote, runs: Path, k: int) -> tuple[int, str | None]:
+        assert TOY.play(zygote, runs, arm=(runs, k, KILL), faults=faults, settings=settings).killed
+        again = [] if noted(runs / "trial") else faults
+        wrong = go_on(lambda runs: TOY.play(zygote, runs, faults=again, settings=settings), runs)
+        return k, wrong or differences(expected, runs / "trial")
+
+    return stage.each(trial, calls(outcome.calls), thin=True)
+
+
+def noted(run: Path) -> bool:
+    """Whether the journal knows of an event, which a process that goes on then repeats."""
+    path = run / "journal"
+    return path.exists() and any(r is not None and r.kind is Kind.EVENT for _, r in read(path))
+
+
+@pytest.mark.parametrize("learners", [1, 2])
+def test_killed_amid_a_rollback_here_and_there(stage: Any, tally: Any, learners: int) -> None:
+    tally.check(amid_a_rollback(stage, learners, lambda calls: spread(calls, 8)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learners", [1, 2])
+def test_killed_amid_a_rollback_before_every_call(stage: Any, tally: Any, learners: int) -> None:
+    tally.check(amid_a_rollback(stage, learners, lambda calls: range(1, calls + 1)))
 
 
 def test_a_run_that_stopped_at_nan_goes_on_as_if_it_had_skipped(stage: Any) -> None:
