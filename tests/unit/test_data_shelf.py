@@ -135,7 +135,7 @@ def test_two_threads_fetch_a_file_once(tmp_path: Path, far: Far) -> None:
         for i in (Item(item.title, item.sha256, SIZE, slow), item)
     )
     one.start()
-    assert begun.wait(10)
+    assert begun.wait(600)
     two.start()
     go.set()
     one.join()
