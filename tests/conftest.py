@@ -39,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let nobody fail for being the first of its process to import torch's compiler."""
+    about_itself = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+    config.addinivalue_line("filterwarnings", about_itself)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests in one worker, or each would make the fixtures that they share.
