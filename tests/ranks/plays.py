@@ -31,6 +31,7 @@ from surefoot.engine.ranks.sums import Order
 from surefoot.engine.saver import Saver
 from surefoot.engine.state import Payload
 from surefoot.errors import SurefootError
+from surefoot.nn.again import again
 from surefoot.nn.dropout import Dropout
 from surefoot.nn.optim import build_optimisers
 from surefoot.schedule import Cosine
@@ -41,6 +42,8 @@ Check = Callable[[World, Path], Any]
 
 class Deep(nn.Module):
     """Blocks with dropout, matrices for Muon, and vectors that cannot be split evenly."""
+
+    checkpointing = False
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class Deep(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.inner(x)
         for block in self.blocks:
-            x = x + block(x)
+            x = x + (again(block, x) if self.checkpointing else block(x))
         return self.out(x)
 
 
@@ -110,6 +113,17 @@ class Play:
 def trained(world: World, folder: Path, *, how: str, reduce: str) -> Any:
     play = Play(world, how, reduce).go()
     return [str(play), play.record()]
+
+
+def repeated(world: World, folder: Path) -> Any:
+    """Blocks that are computed again for their gradients, in replicas and in splits."""
+    found = []
+    for how in ("ddp", "fsdp2"):
+        mine = learner()
+        mine.model.checkpointing = True  # type: ignore[assignment]
+        play = Play(world, how, "ordered", {"main": mine}).go()
+        found.append([str(play), play.record()])
+    return found
 
 
 def beside(world: World, folder: Path) -> Any:
@@ -418,7 +432,7 @@ def quick(size: int) -> dict[str, Check]:
         found |= {f"nan {how}": partial(one_not_finite, how=how) for how in ("ddp", "fsdp2")}
         found |= {f"overlap {r}": partial(overlapped, reduce=r) for r in ("ordered", "tree")}
         found |= {"beside": beside, "gathered": gathered, "tampered": tampered, "host": memory}
-        found |= {"apart": apart, "no room": no_room_to_stand_in}
+        found |= {"again": repeated, "apart": apart, "no room": no_room_to_stand_in}
     return found
 
 

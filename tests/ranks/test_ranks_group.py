@@ -104,6 +104,11 @@ def test_a_learner_beside_another_is_as_alone(found: Any) -> None:
     assert found[2]["beside"] == [[True, 12], [True, 12]]
 
 
+def test_blocks_that_are_computed_again_have_the_same_bits(found: Any) -> None:
+    for rank, played in enumerate(found[2]["again"]):
+        assert played == [found[2]["ordered ddp"][rank]] * 2
+
+
 def test_looking_at_a_split_model_changes_nothing(found: Any) -> None:
     weights, seen = found[2]["gathered"][0]
     assert weights == found[2]["ordered fsdp2"][0][0] and seen != 0.0
