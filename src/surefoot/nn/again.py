@@ -34,9 +34,9 @@ def hearing(hear: Callable[[Tensor], object]) -> Iterator[None]:
 def again(inside: Callable[..., Tensor], *args: Any) -> Tensor:
     """Return inside(*args), of which only `args` are kept: the rest is computed again for the gradient.
 
-    The first of `args` is a tensor. Both times random numbers are the same, and copies of weights that
-    autocast makes are used once and let go. Raises RuntimeError in the backward pass where `inside`
-    does something else the second time.
+    The first of `args` is a tensor. Both times the random numbers of a processor and of CUDA are the
+    same, and copies of weights that autocast makes are used once and let go. Raises RuntimeError in
+    the backward pass where `inside` does something else the second time.
     """
     if not torch.is_grad_enabled():
         return inside(*args)
