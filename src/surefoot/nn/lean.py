@@ -218,6 +218,11 @@ class _Grouped(torch.autograd.Function):
         return *found, None, None
 
 
+def _uncached(kind: str, dtype: torch.dtype, enabled: bool) -> torch.autocast:
+    """Return autocast without its cache: torch 2.9 finds copies there that have no gradient."""
+    return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+
 def _offloaded(run: Callable[..., Tensor], hidden: Tensor, *rest: Any) -> Tensor:
     anchor = torch.zeros(
         (), device=hidden.device, requires_grad=True
@@ -237,8 +242,8 @@ class _Offloaded(torch.autograd.Function):
         ctx.host = _Waiting(hidden)
         ctx.streams = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_card else None)
         kind = device.type
-        ctx.mixed = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        with frugal_kernels(), FewHeads():
+        ctx.mixed = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        with _uncached(*ctx.mixed), frugal_kernels(), FewHeads():
             return run(hidden, *rest)
 
     @staticmethod
@@ -246,13 +251,11 @@ class _Offloaded(torch.autograd.Function):
         hidden = ctx.host.fetch().requires_grad_(True)
         ctx.host = None
         devices = [ctx.device] if ctx.device.type == "cuda" else []
-        enabled, dtype = ctx.mixed
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.set_rng_state(ctx.streams[0])
             if devices:
                 torch.cuda.set_rng_state(ctx.streams[1], ctx.device)
-            mixed = torch.autocast(ctx.device.type, dtype=dtype, enabled=enabled)
-            with mixed, frugal_kernels(), FewHeads():
+            with _uncached(*ctx.mixed), frugal_kernels(), FewHeads():
                 end = get_gradient_edge(ctx.run(hidden, *ctx.rest))  # the result itself may go
             torch.autograd.backward([end], [grad])
         return None, None, hidden.grad, *(None for _ in ctx.rest)
