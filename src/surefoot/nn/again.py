@@ -1,6 +1,6 @@
 """Compute again for the gradient what was not kept of the forward pass.
 
-Torch's own `checkpoint` loads torch's compiler at its first call, which takes 80 MB and most of a
+Torch's own `checkpoint` loads torch's compiler at its first call, which takes some hundred MB and a
 second: much of what it saves on a model for a processor. This gives the same bits without it. Where
 the compiler works anyway, it is told so in torch's words.
 """
