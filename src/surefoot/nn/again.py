@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["again", "hearing"]
+__all__ = ["Circumstances", "again", "hearing"]
 
 _hears: list[Callable[[Tensor], object]] = []
 
@@ -44,12 +44,37 @@ def again(inside: Callable[..., Tensor], *args: Any) -> Tensor:
         found: Tensor = checkpoint(inside, *args, use_reentrant=False)
         return found
     frame = _Frame(inside, args)
-    with saved_tensors_hooks(frame.leave, frame.fetch), frame.mixed():
+    with saved_tensors_hooks(frame.leave, frame.fetch), frame.then.mixed():
         return inside(*args)
 
 
 class _Enough(Exception):
     """All that is wanted is there; what would come is not."""
+
+
+class Circumstances:
+    """The states of torch's random generators and the arithmetic, as they are when this is made."""
+
+    def __init__(self, device: torch.device) -> None:
+        kind = device.type
+        self.kind = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        self.devices = [device] if kind == "cuda" else []
+        self.states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.devices)]
+
+    def mixed(self) -> torch.autocast:
+        """Return the arithmetic, without a cache: it would keep copies of weights, and torch 2.9 finds
+        some there that have no gradient."""
+        kind, dtype, enabled = self.kind
+        return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+    @contextmanager
+    def back(self) -> Iterator[None]:
+        """Within the block all is as it was, with gradients; the generators after it as before."""
+        with torch.random.fork_rng(self.devices), torch.enable_grad(), self.mixed():
+            torch.set_rng_state(self.states[0])
+            for device, state in zip(self.devices, self.states[1:]):
+                torch.cuda.set_rng_state(state, device)
+            yield
 
 
 class _Frame:
@@ -58,17 +83,8 @@ class _Frame:
     def __init__(self, inside: Callable[..., Tensor], args: tuple[Any, ...]) -> None:
         self.inside, self.args, self.count = inside, args, 0
         self.found: dict[int, Tensor] = {}
-        self.device = args[0].device
-        kind = self.device.type
-        self.kind = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        self.devices = [self.device] if kind == "cuda" else []
-        self.states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.devices)]
+        self.then = Circumstances(args[0].device)
         self._tell(*args)
-
-    def mixed(self) -> torch.autocast:
-        """Return the arithmetic of the call, without a cache that keeps what it made."""
-        kind, dtype, enabled = self.kind
-        return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
 
     def leave(self, tensor: Tensor) -> int:
         self.count += 1
@@ -93,10 +109,7 @@ class _Frame:
             a.detach().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a
             for a in self.args
         ]
-        with torch.random.fork_rng(self.devices), torch.enable_grad(), self.mixed():
-            torch.set_rng_state(self.states[0])
-            for device, state in zip(self.devices, self.states[1:]):
-                torch.cuda.set_rng_state(state, device)
+        with self.then.back():
             try:
                 with saved_tensors_hooks(keep, lambda tensor: tensor):
                     self.inside(*args)

@@ -21,6 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from surefoot.nn.again import Circumstances
+
 __all__ = [
     "FewHeads",
     "frugal_kernels",
@@ -218,11 +220,6 @@ class _Grouped(torch.autograd.Function):
         return *found, None, None
 
 
-def _uncached(kind: str, dtype: torch.dtype, enabled: bool) -> torch.autocast:
-    """Return autocast without its cache: torch 2.9 finds copies there that have no gradient."""
-    return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
-
-
 def _offloaded(run: Callable[..., Tensor], hidden: Tensor, *rest: Any) -> Tensor:
     anchor = torch.zeros(
         (), device=hidden.device, requires_grad=True
@@ -236,26 +233,16 @@ class _Offloaded(torch.autograd.Function):
     def forward(
         ctx: Any, run: Callable[..., Tensor], anchor: Tensor, hidden: Tensor, *rest: Any
     ) -> Tensor:
-        device = hidden.device
-        on_card = device.type == "cuda"
-        ctx.run, ctx.rest, ctx.device = run, rest, device
+        ctx.run, ctx.rest, ctx.then = run, rest, Circumstances(hidden.device)
         ctx.host = _Waiting(hidden)
-        ctx.streams = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_card else None)
-        kind = device.type
-        ctx.mixed = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        with _uncached(*ctx.mixed), frugal_kernels(), FewHeads():
+        with ctx.then.mixed(), frugal_kernels(), FewHeads():
             return run(hidden, *rest)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         hidden = ctx.host.fetch().requires_grad_(True)
         ctx.host = None
-        devices = [ctx.device] if ctx.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.set_rng_state(ctx.streams[0])
-            if devices:
-                torch.cuda.set_rng_state(ctx.streams[1], ctx.device)
-            with _uncached(*ctx.mixed), frugal_kernels(), FewHeads():
-                end = get_gradient_edge(ctx.run(hidden, *ctx.rest))  # the result itself may go
-            torch.autograd.backward([end], [grad])
+        with ctx.then.back(), frugal_kernels(), FewHeads():
+            end = get_gradient_edge(ctx.run(hidden, *ctx.rest))  # the result itself may go
+        torch.autograd.backward([end], [grad])
         return None, None, hidden.grad, *(None for _ in ctx.rest)
