@@ -17,7 +17,7 @@ BUDGET = {
     "(top)": 650,
     "config": 2300,
     "data": 4520,
-    "track": 4330,
+    "track": 4350,
     "ops": 1580,
     "nn": 2050,
     "engine": 3900,

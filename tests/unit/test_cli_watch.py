@@ -101,6 +101,49 @@ def test_tail_follows_until_the_run_ends(run: RunFolder) -> None:
     child.stdout.close()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_row_written_while_tail_begins_is_said_once(
+    run: RunFolder, monkeypatch: Any, capsys: Any, when: str
+) -> None:
+    import surefoot.cli.watch as room
+
+    read = room.read_back
+
+    def read_meanwhile(path: Path, *arguments: Any) -> Any:
+        monkeypatch.setattr(room, "read_back", read)
+        row = {"kind": "train", "step": 61, "loss": 0.125, "time": 1}
+        with path.open("a") as file:
+            found = list(read(path, *arguments)) if when == "after" else None
+            file.write(json.dumps(row) + "\n")
+        return iter(found or read(path, *arguments))
+
+    monkeypatch.setattr(room, "read_back", read_meanwhile)
+    assert main(["tail", "one", "-f", "-n", "50"]) == 0
+    assert capsys.readouterr().out.count("step 61") == 1
+
+
+def test_tail_says_what_is_computed_again(run: RunFolder, monkeypatch: Any, capsys: Any) -> None:
+    import surefoot.cli.watch as room
+
+    make = room.Follower
+
+    def follow_then_rewind(path: Path, **more: Any) -> Any:
+        made = make(path, **more)
+        if path.name == "log.txt":  # the last one: all are following now
+            with Record(run.path, 1, 30) as record:
+                for step in range(31, 34):
+                    record.row("train", step, loss=float(step))
+        return made
+
+    monkeypatch.setattr(room, "Follower", follow_then_rewind)
+    assert main(["tail", "one", "-f", "-n", "0"]) == 0
+    said = [line[10:] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "steps are computed again", "step 31  loss 31.000", "step 32  loss 32.000",
+        "step 33  loss 33.000",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -122,12 +123,119 @@ def test_a_follower_waits_for_whole_lines(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b": 2}\nno row\n")
     assert rows_of(follower.lines()) == [{"b": 2}]
-    late = Follower(path, path.stat().st_size - 3)  # within a line
+    path.write_bytes(path.read_bytes()[:-3])  # within a line
+    late = Follower(path, late=True)
+    assert late.lines() == [] and late.place == path.read_bytes().rfind(b"\n") + 1
+    with path.open("ab") as file:
+        file.write(b"ow\n")
     assert late.lines() == [b"no row"]
     path.write_bytes(b'{"c": 3}\n')
     assert follower.lines() == [b'{"c": 3}'] and follower.anew
     path.unlink()
     assert follower.lines() == []
+
+
+def lines_of(*numbers: int) -> bytes:
+    return b"".join(b"%d %s\n" % (number, b"x" * 100) for number in numbers)
+
+
+def test_a_follower_goes_back_as_far_as_lines_were_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(lines_of(*range(1000)))
+    early, late = Follower(path), Follower(path, late=True)
+    assert len(early.lines()) == 1000 and late.lines() == []
+    path.write_bytes(lines_of(*range(600), 7, *range(2000, 3000)))
+    for follower in (early, late):
+        assert b"\n".join(follower.lines()) + b"\n" == lines_of(7, *range(2000, 3000))
+        assert follower.anew
+        assert follower.lines() == [] and not follower.anew
+
+
+def test_what_was_taken_back_further_than_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surefoot.track.follow.SEEN", 1000)
+    path = tmp_path / "rows"
+    path.write_bytes(lines_of(*range(1000)))
+    follower = Follower(path, late=True)
+    path.write_bytes(lines_of(*range(100), 7, 8))
+    assert follower.lines() == [] and follower.anew
+    with path.open("ab") as file:
+        file.write(lines_of(9, 10))
+    assert b"\n".join(follower.lines()) + b"\n" == lines_of(9, 10) and not follower.anew
+
+
+def test_a_log_that_is_put_aside_loses_no_line(tmp_path: Path) -> None:
+    from surefoot.track.log import Log
+
+    log = Log(tmp_path / "log.txt", limit=2000)
+    log.write("first", "info")
+    follower = Follower(log.path, late=True)
+    seen: list[bytes] = []
+    for number in range(100):
+        log.write(f"note {number}", "info")
+        if number % 7 == 0:
+            seen += follower.lines()
+            assert not follower.anew
+    seen += follower.lines()
+    log.close()
+    assert [line.split()[-1] for line in seen] == [b"%d" % number for number in range(100)]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_row_written_while_a_watch_begins_is_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    import surefoot.track.watch as room
+
+    run, read = make(tmp_path, 50), room.read_history
+    with Record(run.path, 1, 50) as record:
+
+        def read_meanwhile(*arguments: Any) -> Any:
+            monkeypatch.setattr(room, "read_history", read)
+            if when == "before":
+                record.row("train", 51, loss=2.0)
+            found = read(*arguments)
+            if when == "after":
+                record.row("train", 51, loss=2.0)
+            return found
+
+        monkeypatch.setattr(room, "read_history", read_meanwhile)
+        watch = Watch(run)
+        watch.refresh()
+    assert [row["step"] for row in watch.history.train["main"]] == list(range(1, 52))
+
+
+def test_rows_taken_back_while_a_watch_begins_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import surefoot.track.watch as room
+
+    run, read = make(tmp_path, 50), room.read_history
+
+    def read_before(*arguments: Any) -> Any:
+        monkeypatch.setattr(room, "read_history", read)
+        found = read(*arguments)
+        with Record(run.path, 1, 30) as record:
+            for step in range(31, 61):
+                record.row("train", step, loss=3.0)
+        return found
+
+    monkeypatch.setattr(room, "read_history", read_before)
+    watch = Watch(run)
+    watch.refresh()
+    rows = watch.history.train["main"]
+    assert [row["step"] for row in rows] == list(range(1, 61)) and rows[40]["loss"] == 3.0
+
+
+def test_the_machine_is_shown_as_it_was_measured_last(tmp_path: Path) -> None:
+    run = make(tmp_path, 20)
+    watch = Watch(run)
+    for step, size in ((20, 5_000_000), (30, 7_000_000)):
+        with Record(run.path, 0, step) as record:
+            record.row("system", step, memory_bytes=size)
+        watch.refresh()
+        assert watch.machine == [f"memory {size / 1e6:.1f} MB"]
 
 
 def test_curves_in_characters() -> None:

@@ -80,15 +80,16 @@ def _tail(argv: list[str]) -> int:
         raise ConfigError("--json prints one document, and --follow has no end")
     chosen = _chosen(runs_dir(options.runs), options.run)
     path, sources = chosen.path, ("metrics.jsonl", "samples.jsonl")
-    last = [list(islice(read_back(path / name), options.n)) for name in sources]
+    followers = [Follower(path / name, late=True) for name in (*sources, "log.txt")]
+    *rows_from, log = followers
+    last = [list(islice(read_back(f.path, f.place), options.n)) for f in rows_from]
     if options.json:
         rows = [row for part in last for row in reversed(part)]
         rows.sort(key=lambda row: real(row.get("time")) or 0.0)
         print(json.dumps(rows[len(rows) - options.n :] if options.n else [], ensure_ascii=False))
         return 0
-    followers = [Follower(path / name, _size(path / name)) for name in (*sources, "log.txt")]
     found = [line for rows in last for line in _told(reversed(rows))]
-    found += _logged(reversed(list(islice(lines_back(path / "log.txt"), options.n))))
+    found += _logged(reversed(list(islice(lines_back(log.path, log.place), options.n))))
     for _, text in sorted(found, key=itemgetter(0))[-options.n :] if options.n else []:
         print(text)
     while options.follow:
@@ -103,22 +104,20 @@ def _tail(argv: list[str]) -> int:
     return 0
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
 def _news(followers: list[Follower]) -> Iterator[Line]:
+    anew = False
+    told: list[Line] = []
     for follower in followers:
         lines = follower.lines()
-        if follower.anew:  # rows were taken back: what comes now was said, or is new
-            yield time.time(), f"{time.strftime('%H:%M:%S')}  steps are computed again"
-        elif follower.path.suffix == ".txt":
+        if follower.path.suffix == ".txt":
             yield from _logged(lines)
         else:
-            yield from _told(rows_of(lines))
+            told += _told(rows_of(lines))
+            anew |= follower.anew
+    if anew:
+        moment = min((at for at, _ in told), default=time.time())
+        yield moment, f"{_clock(moment)}  steps are computed again"
+    yield from told
 
 
 def _told(rows: Iterable[Row]) -> Iterator[Line]:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from bisect import bisect_left
 from pathlib import Path
 from typing import BinaryIO
 
-from surefoot.track.reading import Row, lines_back
+from surefoot.track.reading import Row
 
 __all__ = ["Follower", "rows_of"]
 
-TRACE = 64  # bytes before our place, by which we see that the file is still the same
+SEEN = 1 << 22  # bytes before our place that are remembered, to see what was taken back
 
 
 class Follower:
-    """Reads whole lines as they come. `anew`: the file was rewritten, and starts over."""
+    """Reads whole lines as they come, each once. `anew`: some were taken back; what came instead follows.
 
-    def __init__(self, path: Path, place: int = 0) -> None:
-        self.path, self.anew = path, False
-        self._place, self._trace = 0, b""
-        if place:
-            line = next(lines_back(path, place), b"")  # one that is being written begins anew
-            self._place = place if line.endswith(b"\n") else place - len(line)
+    With `late` it begins at the end of the file as it is now. Who wants to know what was before reads
+    the first `place` bytes, after this was made: then no line is missed, and none is there twice.
+    """
+
+    def __init__(self, path: Path, late: bool = False) -> None:
+        self.path, self.anew, self.place = path, False, 0
+        self._seen, self._inode = b"", 0  # the bytes before our place; the file that has them
+        if late:
             with contextlib.suppress(OSError), path.open("rb") as file:
-                self._mark(file)
+                self.place = max(0, file.seek(0, os.SEEK_END) - SEEN)
+                self._take(file)
 
     def lines(self) -> list[bytes]:
         """Return the lines since the last call; a file that is gone has none."""
@@ -35,25 +39,42 @@ class Follower:
         except OSError:
             return []
         with file:
-            if self._place and self._moved(file.fileno()):
-                self.anew, self._place = True, 0
-            file.seek(self._place)
-            block = file.read()
-            block = block[: block.rfind(b"\n") + 1]
-            self._place += len(block)
-            self._mark(file)
+            block = b""
+            if self._inode not in (0, os.fstat(file.fileno()).st_ino):
+                block = self._rest()
+            self._turn_back(file.fileno())
+            block += self._take(file)
         return block.splitlines()
 
-    def _mark(self, file: BinaryIO) -> None:
-        start = max(0, self._place - TRACE)
-        file.seek(start)
-        self._trace = file.read(self._place - start)
+    def _take(self, file: BinaryIO) -> bytes:
+        file.seek(self.place)
+        block = file.read()
+        block = block[: block.rfind(b"\n") + 1]
+        self.place += len(block)
+        self._seen = (self._seen + block)[-SEEN:]
+        self._inode = os.fstat(file.fileno()).st_ino
+        return block
 
-    def _moved(self, handle: int) -> bool:
-        """Whether the bytes before our place are other ones: rows were taken back."""
-        start = max(0, self._place - TRACE)
-        found = os.pread(handle, self._place - start, start)
-        return len(found) < self._place - start or found != self._trace
+    def _rest(self) -> bytes:
+        """Return what came to a file that was put aside for a fresh one, as a log is."""
+        older = self.path.with_name(f"{self.path.stem}.1{self.path.suffix}")
+        block = b""
+        with contextlib.suppress(OSError), older.open("rb") as file:
+            if os.fstat(file.fileno()).st_ino == self._inode:
+                block = self._take(file)
+                self.place, self._seen = 0, b""
+        return block
+
+    def _turn_back(self, handle: int) -> None:
+        """Go back to where the file is not what was seen any more."""
+        start, seen = self.place - len(self._seen), self._seen
+        found = os.pread(handle, len(seen), start)
+        if found == seen:
+            return
+        self.anew = True
+        same = bisect_left(range(1, len(seen) + 1), True, key=lambda n: found[:n] != seen[:n])
+        self._seen = seen[: seen.rfind(b"\n", 0, same) + 1]
+        self.place = min(start + len(self._seen), os.fstat(handle).st_size)
 
 
 def rows_of(lines: list[bytes]) -> list[Row]:

@@ -60,10 +60,11 @@ class Damage:
         return f"{self.count} damaged {lines} ({', '.join(map(str, self.lines))}{more})"
 
 
-def read_rows(path: Path, damage: Damage | None = None) -> Iterator[Row]:
+def read_rows(path: Path, damage: Damage | None = None, end: int | None = None) -> Iterator[Row]:
     """Yield the rows of a JSON-lines file; damaged lines are skipped and counted in `damage`.
 
     A missing file has no rows. A last line without an end is being written just now: no damage.
+    Lines that begin after the first `end` bytes are left out.
     """
     try:
         file = path.open("rb")
@@ -71,6 +72,8 @@ def read_rows(path: Path, damage: Damage | None = None) -> Iterator[Row]:
         return
     with file:
         for number, line in enumerate(file, 1):
+            if end is not None and (end := end - len(line)) < 0:
+                return
             row = _parse(line, number, damage)
             if row is not None:
                 yield row
@@ -81,9 +84,9 @@ def read_last(path: Path, wanted: Callable[[Row], bool] | None = None) -> Row | 
     return next((row for row in read_back(path) if wanted is None or wanted(row)), None)
 
 
-def read_back(path: Path) -> Iterator[Row]:
-    """Yield the whole rows of a JSON-lines file from the last to the first, reading as few."""
-    for line in lines_back(path):
+def read_back(path: Path, end: int | None = None) -> Iterator[Row]:
+    """Yield the whole rows of a file (of its first `end` bytes), the last first, reading as few."""
+    for line in lines_back(path, end):
         row = _parse(line, 0, None)
         if row is not None:
             yield row
@@ -142,20 +145,18 @@ class History:
             self.events.append(row)
 
 
-def read_history(path: Path) -> History:
-    """Read a `metrics.jsonl` of any length, and the `system.jsonl` beside it.
+def read_history(path: Path, end: int | None = None) -> History:
+    """Read a `metrics.jsonl` of any length (its first `end` bytes), and the `system.jsonl` beside it.
 
     Two million rows take seconds and few megabytes.
     """
     history = History()
     try:
-        size = path.stat().st_size
+        size = path.stat().st_size if end is None else end
     except FileNotFoundError:
         return history
     history.thinned = size > SMALL
-    rows = (
-        _thinned(path, size, history.damage) if history.thinned else read_rows(path, history.damage)
-    )
+    rows = (_thinned if history.thinned else read_rows)(path, history.damage, size)
     for row in chain(rows, read_rows(path.with_name("system.jsonl"), Damage())):
         history.add(row)
     return history
@@ -223,12 +224,12 @@ def _placed(row: Row) -> bool:
     return whole and dated and type(row.get("learner", "")) is str
 
 
-def _thinned(path: Path, size: int, damage: Damage) -> Iterator[Row]:
-    """Yield the telling rows of each window of a large file."""
+def _thinned(path: Path, damage: Damage, size: int) -> Iterator[Row]:
+    """Yield the telling rows of each window of a large file, of its first `size` bytes."""
     window = max(BLOCK, size // WINDOWS)
     number = 0
     with path.open("rb") as file:
-        while lines := file.readlines(window):
+        while (left := size - file.tell()) > 0 and (lines := file.readlines(min(window, left))):
             for place in sorted(_telling(lines)):
                 row = _parse(lines[place], number + place + 1, damage)
                 if row is not None:

@@ -60,16 +60,15 @@ class Watch:
             for row in rows:
                 self.history.add(row)
         self.sample = read_last(self.run.path / "samples.jsonl")
-        self.machine = self._machine.say(self.run, self.history)
+        self.machine = self._machine.say(self.run)
         self.ranks = ranks.read(self.run.path) if self.run.status == "running" else []
 
     def _read(self) -> None:
         path = self.run.path / "metrics.jsonl"
-        size = path.stat().st_size if path.exists() else 0
-        self.history, self._new = read_history(path), 0
-        self._follower = Follower(path, size)
+        self._follower = Follower(path, late=True)
+        self.history, self._new = read_history(path, self._follower.place), 0
         self.sample = read_last(self.run.path / "samples.jsonl")
-        self.machine = self._machine.say(self.run, self.history)
+        self.machine = self._machine.say(self.run)
         self.ranks = ranks.read(self.run.path) if self.run.status == "running" else []
 
     def left(self) -> float | None:
@@ -94,10 +93,10 @@ class _Machine:
     def __init__(self) -> None:
         self._process: psutil.Process | None = None
 
-    def say(self, run: RunFolder, history: History) -> list[str]:
+    def say(self, run: RunFolder) -> list[str]:
         """Return short texts; of a process elsewhere only what the record says."""
         holder = run.holder()
-        told = history.system[-1] if history.system else {}
+        told = read_last(run.path / "system.jsonl") or {}
         if holder is None or holder.host != socket.gethostname():
             memory = [f"memory {bytes_text(v)}" for v in [real(told.get("memory_bytes"))] if v]
             gpu = [f"GPU memory {bytes_text(v)}" for v in [real(told.get("gpu_bytes"))] if v]
