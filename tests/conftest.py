@@ -84,6 +84,16 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let what is killed leave its temporary files where pytest tidies, not where a person's are."""
+    place = str(tmp_path_factory.mktemp("tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", place)
+        patch.setattr(tempfile, "tempdir", place)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def silent_end() -> Iterator[None]:
     """Close what llama_cpp opens when it is imported and leaves to the interpreter's end."""
     yield

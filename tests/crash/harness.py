@@ -20,8 +20,10 @@ from typing import Any
 from surefoot.engine.codec import read_tensors
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError
+from surefoot.track.lock import scratch
 
 __all__ = [
+    "IN_MEMORY",
     "KILL",
     "Outcome",
     "Stage",
@@ -35,6 +37,8 @@ __all__ = [
 ]
 
 HERE = Path(__file__).parent
+_SHM = Path("/dev/shm")  # a folder in memory, where fsync costs nothing
+IN_MEMORY = _SHM if os.access(_SHM, os.W_OK) else None
 KILL = -1
 # What is allowed to differ between two records of the same run.
 CIRCUMSTANCE = {"time", "segment", "tokens_per_s", "tokens_per_s_each"}
@@ -132,9 +136,8 @@ class Stage:
     """
 
     def __init__(self, library: Path, count: int, every: int = 1, ready: str = "alone") -> None:
-        shm = Path("/dev/shm")
-        place = shm if os.access(shm, os.W_OK) else None
-        self.home = Path(tempfile.mkdtemp(prefix="surefoot-crash-", dir=place))
+        self._lent = contextlib.ExitStack()
+        self.home = self._lent.enter_context(scratch(IN_MEMORY))
         self._idle: queue.Queue[Zygote] = queue.Queue()
         with ThreadPoolExecutor(count) as pool:
             made = [pool.submit(Zygote, library, self.home, ready) for _ in range(count)]
@@ -188,7 +191,7 @@ class Stage:
     def close(self) -> None:
         for zygote in self._zygotes:
             zygote.close()
-        shutil.rmtree(self.home)
+        self._lent.close()
 
 
 def traces(run: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import IN_MEMORY
 from trials import CONDITIONS, differences, go_on, undisturbed
 
 import surefoot
@@ -22,6 +23,7 @@ from surefoot.engine.state import Payload
 from surefoot.engine.store import Store
 from surefoot.engine.store import seal as sealed
 from surefoot.errors import CheckpointError
+from surefoot.track.lock import scratch
 
 MODEL = "main.model.safetensors"
 SOURCE = Path(surefoot.__file__).parent
@@ -30,19 +32,15 @@ SOURCE = Path(surefoot.__file__).parent
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Three small checkpoints, of steps 1 to 3, and one of another run beside them."""
-    memory = Path("/dev/shm")
-    home = tmp_path / "checkpoints"
-    if os.access(memory, os.W_OK) and not home.exists():
-        home = memory / f"surefoot-{os.getpid()}-{tmp_path.name}"
-    for folder, run in ((home, "mine"), (home.with_suffix(".other"), "theirs")):
-        kept = Store(folder, run)
-        for step in (1, 2, 3):
-            tensors = {"a": torch.full((5,), float(step)), "b": torch.arange(step + 4)}
-            files = {"main.model.safetensors": tensors, "main.optim.safetensors": tensors}
-            kept.save(step, Payload(files, {"learners": {"main": {"step": step}}}), places={})
-    yield Store(home, "mine")
-    shutil.rmtree(home)
-    shutil.rmtree(home.with_suffix(".other"))
+    with scratch(IN_MEMORY) as place:
+        home = place / "checkpoints"
+        for folder, run in ((home, "mine"), (home.with_suffix(".other"), "theirs")):
+            kept = Store(folder, run)
+            for step in (1, 2, 3):
+                tensors = {"a": torch.full((5,), float(step)), "b": torch.arange(step + 4)}
+                files = {"main.model.safetensors": tensors, "main.optim.safetensors": tensors}
+                kept.save(step, Payload(files, {"learners": {"main": {"step": step}}}), places={})
+        yield Store(home, "mine")
 
 
 def newest_of(store: Store) -> tuple[int | None, list[str]]:

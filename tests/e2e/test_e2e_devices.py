@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,14 @@ def ranks(process: subprocess.Popen[str]) -> list[Any]:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for runs. Whatever ends a group, it leaves no temporary folder but torch's cache."""
+    place = tmp_path / "temporary"
+    place.mkdir()
     monkeypatch.setenv("SUREFOOT_RUNS", str(tmp_path))
-    return tmp_path
+    monkeypatch.setenv("TMPDIR", str(place))
+    yield tmp_path
+    assert [p.name for p in place.iterdir() if not p.name.startswith("torchinductor_")] == []
 
 
 def steps(run: Path) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from surefoot.cli import launch, main
 from surefoot.cli.launch import _apart, _ended
@@ -117,6 +118,21 @@ def test_an_error_that_would_come_again_is_final_whatever_its_code(
 )
 def test_the_code_of_a_group(found: int, noted: list[int], told: bool, code: int) -> None:
     assert _ended(found, noted, told) == code
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"), [(-signal.SIGTERM, 75), (-signal.SIGKILL, 1), (-signal.SIGSEGV, 1), (4, 4)]
+)
+def test_a_rank_that_is_told_to_stop_before_it_listens_is_stopped(ended: int, code: int) -> None:
+    """Python has no handler of ours in the first third of a second of a process."""
+    first = ProcessFailure(local_rank=1, pid=7, exitcode=ended, error_file="<N/A>")
+    first.timestamp = 1
+
+    def start(*words: str) -> None:
+        raise ChildFailedError("surefoot", {1: first})
+
+    found = launch._run(start, ["train", "charlm"], {}, list)
+    assert found == code and _ended(found, [75], False) == code
 
 
 def test_machines_that_do_not_meet_are_told_by_name() -> None:

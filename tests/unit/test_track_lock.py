@@ -14,7 +14,7 @@ import pytest
 
 from surefoot.errors import RunError
 from surefoot.track import lock as room
-from surefoot.track.lock import Busy, hold, holder
+from surefoot.track.lock import Busy, hold, holder, scratch
 
 HOLD = (
     "import sys; from pathlib import Path; from surefoot.track.lock import hold\n"
@@ -38,6 +38,37 @@ def test_a_second_process_is_refused_with_host_and_pid(tmp_path: Path) -> None:
     with hold(tmp_path):
         mine = holder(tmp_path)
         assert mine is not None and mine.pid == os.getpid()
+
+
+def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Not one that is held, nor one that is being made, nor what is no such folder."""
+    named = {name: tmp_path / f"surefoot-{name}" for name in ("dead", "held", "young", "tests")}
+    for name, folder in named.items():
+        (folder / "logs").mkdir(parents=True)
+        if name != "tests":
+            (folder / ".lock").touch()
+    with hold(named["held"]):
+        for name in ("dead", "held"):
+            os.utime(named[name] / ".lock", (0, 0))
+        with scratch(tmp_path) as mine:
+            assert sorted(tmp_path.iterdir()) == sorted(
+                [named["held"], named["tests"], named["young"], mine]
+            )
+            with scratch(tmp_path):
+                assert mine.is_dir() and holder(mine) is not None
+    assert not mine.exists()
+
+
+def test_a_temporary_folder_where_nothing_can_be_locked(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.fcntl, "flock", refuse)
+        with scratch(tmp_path) as mine:
+            os.utime(mine, (0, 0))
+            with scratch(tmp_path):
+                assert mine.is_dir(), "nobody can know that it is abandoned"
 
 
 def test_a_reader_that_asks_does_not_turn_a_trainer_away(tmp_path: Path, monkeypatch: Any) -> None:

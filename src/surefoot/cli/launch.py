@@ -16,7 +16,6 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -32,6 +31,7 @@ from surefoot.config.schema import Machine, RunConfig
 from surefoot.config.units import parse_seconds
 from surefoot.errors import ConfigError, RunError, Stopped
 from surefoot.track import exits
+from surefoot.track.lock import scratch
 
 __all__ = ["asked", "every_rank", "flags", "follows", "launch", "wanted"]
 
@@ -103,6 +103,7 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with _plain():
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     values: dict[str, Any] = {
@@ -114,14 +115,15 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
         },
         "max_restarts": options.max_restarts, "monitor_interval": 0.1,
         "signals_to_handle": "SIGHUP,SIGQUIT",
+        "logs_specs": DefaultLogsSpecs(log_dir=os.devnull),  # or each start leaves a folder
     }  # fmt: skip
     known = {f.name for f in dataclasses.fields(LaunchConfig)}
     group = LaunchConfig(**{k: v for k, v in values.items() if k in known})
-    with tempfile.TemporaryDirectory(prefix="surefoot-") as notes:
-        os.environ[exits.NOTES] = notes
-        with _passed_on(Path(notes)) as received, _announced(options.rdzv_endpoint) as came:
+    with scratch() as notes:
+        os.environ[exits.NOTES] = str(notes)
+        with _passed_on(notes) as received, _announced(options.rdzv_endpoint) as came:
             code = _run(elastic_launch(group, sys.executable), words, values, came)
-        return _ended(code, exits.left(Path(notes)), bool(received))
+        return _ended(code, exits.left(notes), bool(received))
 
 
 @contextmanager
@@ -170,7 +172,8 @@ def _run(
         print(
             "  help:  surefoot resume goes on; --max-restarts 3 does so by itself", file=sys.stderr
         )
-        return 1
+        # Told to stop before it could listen, it had nothing to save.
+        return _STOPPED if failure.exitcode == -signal.SIGTERM else 1
     except SignalException:
         return _STOPPED
     except (RendezvousError, ConnectionError, TimeoutError) as error:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from surefoot.cli.options import parser, print_json
 from surefoot.errors import ConfigError, OutOfResources, Unsupported
 from surefoot.track.folder import RunFolder, find, list_runs, runs_dir
+from surefoot.track.lock import scratch
 
 __all__ = ["run"]
 
@@ -63,10 +62,10 @@ def _serve(shown: list[RunFolder], options: list[str]) -> int:
     if importlib.util.find_spec("tensorboard") is None:
         fix = "pip install tensorboard; report.html in the run's folder needs nothing"
         raise Unsupported("TensorBoard is not installed", fix=fix)
-    with tempfile.TemporaryDirectory(prefix="surefoot-tb-") as place:
+    with scratch() as place:
         for each in shown:
-            (Path(place) / each.name).symlink_to((each.path / "tb").resolve())
-        words = ["-m", "tensorboard.main", "--logdir", place, *options]
+            (place / each.name).symlink_to((each.path / "tb").resolve())
+        words = ["-m", "tensorboard.main", "--logdir", str(place), *options]
         server = subprocess.Popen([sys.executable, *words])
         try:
             return server.wait()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -40,6 +39,7 @@ from surefoot.nn.foreign import gpt_weights
 from surefoot.nn.gpt import GPT
 from surefoot.nn.public import public_config, public_weights
 from surefoot.seeds import derive
+from surefoot.track.lock import scratch
 
 __all__ = [
     "FORMATS",
@@ -319,8 +319,8 @@ def through_llama(speaker: Speaker, dtype: str) -> TextSpeaker:
     for name, model in speaker.models.items():
         if not isinstance(model, GPT):
             raise RunError(f"{name} is no language model that llama.cpp knows")
-        with tempfile.TemporaryDirectory(prefix="surefoot-") as place:
-            path = Path(place) / "model.gguf"
+        with scratch() as place:
+            path = place / "model.gguf"
             try:
                 write(model, speaker.tokenizer, path, "gguf", llama.QUANT_OF[dtype])
             except Unsupported as error:

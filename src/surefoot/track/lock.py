@@ -11,7 +11,9 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from pathlib import Path
 
 from surefoot.errors import OutOfResources, RunError, SurefootError
 
-__all__ = ["Busy", "Holder", "alone", "hold", "holder", "unwritable"]
+__all__ = ["Busy", "Holder", "alone", "hold", "holder", "scratch", "unwritable"]
 
 ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds,
 HELD_UP = 1000  # attempts while only readers have it, of which one may have no core meanwhile
+SCRATCH = "surefoot-"  # how temporary folders begin
+STALE = 60.0  # seconds after which nobody is about to lock one any more
 
 
 class Busy(RunError):
@@ -97,6 +101,26 @@ def alone(folder: Path) -> Iterator[None]:
     finally:
         if handle >= 0:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def scratch(where: Path | None = None) -> Iterator[Path]:
+    """Lend a temporary folder (in `where`), and remove those that killed processes left there."""
+    with (
+        tempfile.TemporaryDirectory(prefix=SCRATCH, dir=where) as made,
+        contextlib.ExitStack() as ours,
+    ):
+        mine = Path(made)
+        for other in mine.parent.glob(f"{SCRATCH}*"):
+            with contextlib.suppress(OSError):  # it had no lock, or its owner has just removed it
+                old = time.time() - (other / ".lock").stat().st_mtime > STALE
+                if old and holder(other) is None:
+                    shutil.rmtree(other, ignore_errors=True)
+        try:
+            ours.enter_context(hold(mine))
+        except SurefootError:  # nothing can be locked here: then it must not look abandoned
+            (mine / ".lock").unlink(missing_ok=True)
+        yield mine
 
 
 def _take(handle: int, path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -127,3 +128,7 @@ def spread(job: Job, world: World, how: str, reduce: str) -> None:
         else:
             wrapped = team.size > 1 or (how == "ddp" and world.team is not None)
             learner.exchange = Exchange(learner, world, team, reduce, wrapped)
+    # Before 2.11 torch makes a folder on import, for what we never use: a kill would leave it.
+    made = getattr(sys.modules.get("torch.distributed.nn.jit.instantiator"), "_TEMP_DIR", None)
+    if made is not None:
+        made.cleanup()

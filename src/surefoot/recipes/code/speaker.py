@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from surefoot.nn.foreign import gpt_sizes, gpt_weights
 from surefoot.nn.gpt import GPT
 from surefoot.recipes.code.base import quiet
 from surefoot.recipes.code.loading import load_base
+from surefoot.track.lock import scratch
 
 __all__ = ["CodeSpeaker"]
 
@@ -61,8 +61,8 @@ class CodeSpeaker(TextSpeaker):
                     return self._checked(reference, place, out, self._adapted)
                 self._write_whole(self._merged(model), place)
                 return self._checked(reference, place, out, _load)
-        with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
-            place = Path(folder) / "model"
+        with scratch() as folder:
+            place = folder / "model"
             self._write_whole(self._merged(model), place)
             return write(*self._as_gpt(place, reference.config.context), out, to, quant)
 
