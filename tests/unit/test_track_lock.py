@@ -41,22 +41,25 @@ def test_a_second_process_is_refused_with_host_and_pid(tmp_path: Path) -> None:
 
 
 def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
-    """Not one that is held, nor one that is being made, nor what is no such folder."""
-    named = {name: tmp_path / f"surefoot-{name}" for name in ("dead", "held", "young", "tests")}
-    for name, folder in named.items():
-        (folder / "logs").mkdir(parents=True)
-        if name != "tests":
-            (folder / ".lock").touch()
-    with hold(named["held"]):
-        for name in ("dead", "held"):
-            os.utime(named[name] / ".lock", (0, 0))
+    """Not one that is held, nor one that is being made, nor a run of that name, nor what a link shows."""
+    named = {name: tmp_path / f"surefoot-{name}" for name in ("dead", "held", "young", "run")}
+    locked = {n: folder / room.OURS if n != "run" else folder for n, folder in named.items()}
+    for folder in locked.values():
+        folder.mkdir(parents=True)
+        (folder / ".lock").touch()
+    elsewhere = tmp_path / "elsewhere" / room.OURS
+    elsewhere.mkdir(parents=True)
+    (elsewhere / ".lock").touch()
+    (tmp_path / "surefoot-link").symlink_to(elsewhere.parent)
+    before = set(tmp_path.iterdir())
+    with hold(locked["held"]):
+        for folder in (locked["dead"], locked["held"], locked["run"], elsewhere):
+            os.utime(folder / ".lock", (0, 0))
         with scratch(tmp_path) as mine:
-            assert sorted(tmp_path.iterdir()) == sorted(
-                [named["held"], named["tests"], named["young"], mine]
-            )
+            assert set(tmp_path.iterdir()) == before - {named["dead"]} | {mine}
             with scratch(tmp_path):
-                assert mine.is_dir() and holder(mine) is not None
-    assert not mine.exists()
+                assert mine.is_dir() and holder(mine / room.OURS) is not None
+    assert elsewhere.is_dir() and not mine.exists()
 
 
 def test_a_temporary_folder_where_nothing_can_be_locked(tmp_path: Path, monkeypatch: Any) -> None:
@@ -66,7 +69,7 @@ def test_a_temporary_folder_where_nothing_can_be_locked(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(room.fcntl, "flock", refuse)
         with scratch(tmp_path) as mine:
-            os.utime(mine, (0, 0))
+            os.utime(mine / room.OURS, (0, 0))
             with scratch(tmp_path):
                 assert mine.is_dir(), "nobody can know that it is abandoned"
 

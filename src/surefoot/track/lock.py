@@ -25,7 +25,8 @@ __all__ = ["Busy", "Holder", "alone", "hold", "holder", "scratch", "unwritable"]
 
 ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds,
 HELD_UP = 1000  # attempts while only readers have it, of which one may have no core meanwhile
-SCRATCH = "surefoot-"  # how temporary folders begin
+SCRATCH = "surefoot-"  # how temporary folders begin,
+OURS = ".scratch"  # and what is in each that `scratch` made, and in nothing that a person keeps
 STALE = 60.0  # seconds after which nobody is about to lock one any more
 
 
@@ -111,15 +112,17 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
         contextlib.ExitStack() as ours,
     ):
         mine = Path(made)
-        for other in mine.parent.glob(f"{SCRATCH}*"):
+        for other in mine.parent.glob(f"{SCRATCH}*/{OURS}"):
             with contextlib.suppress(OSError):  # it had no lock, or its owner has just removed it
                 old = time.time() - (other / ".lock").stat().st_mtime > STALE
                 if old and holder(other) is None:
-                    shutil.rmtree(other, ignore_errors=True)
+                    shutil.rmtree(other.parent, ignore_errors=True)
+        held = mine / OURS
+        held.mkdir()
         try:
-            ours.enter_context(hold(mine))
+            ours.enter_context(hold(held))
         except SurefootError:  # nothing can be locked here: then it must not look abandoned
-            (mine / ".lock").unlink(missing_ok=True)
+            (held / ".lock").unlink(missing_ok=True)
         yield mine
 
 
