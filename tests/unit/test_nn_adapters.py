@@ -177,6 +177,27 @@ def test_writing_token_by_token_is_reading_at_once(rows: Any) -> None:
     assert torch.allclose(write(x[:, 10:11], past), model(x)[:, 10], atol=1e-5)
 
 
+@pytest.mark.parametrize("newer", [False, True])
+def test_what_was_read_goes_by_the_name_that_the_model_has_for_it(
+    rows: Any, newer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = adapted(Lora(rank=4)).eval(), []
+
+    def older_forward(input_ids: Any, past_key_values: Any = None, use_cache: Any = None) -> Any:
+        seen.append(past_key_values)
+        return (model.causal.get_input_embeddings()(input_ids),)
+
+    def newer_forward(input_ids: Any, cache: Any = None, use_cache: Any = None) -> Any:
+        return older_forward(input_ids, cache, use_cache)
+
+    forward = newer_forward if newer else older_forward
+    monkeypatch.setattr(model.causal.base_model, "forward", forward)
+    write = Writer(model)
+    past = write.empty(2)
+    write(rows[0], past)
+    assert seen == [past]
+
+
 def test_tokens_that_a_tokenizer_does_not_have_are_never_written(rows: Any) -> None:
     model = adapted(Lora(rank=4)).eval()
     x, _ = rows

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -129,6 +130,8 @@ class Writer:
 
     def __init__(self, model: Pretrained, words: int | None = None) -> None:
         self.model, self.words = model, words
+        asked = signature(model.causal.base_model.forward).parameters
+        self._pasts = "cache" if "cache" in asked else "past_key_values"  # before transformers 5.24
 
     @property
     def context(self) -> int:
@@ -149,7 +152,7 @@ class Writer:
     @torch.no_grad()
     def __call__(self, tokens: Tensor, pasts: Any) -> Tensor:
         """Read tokens i64[B, T] after those in `pasts`; return logits f32[B, words] of what is next."""
-        hidden = self.model.hidden(tokens, past_key_values=pasts, use_cache=True)[0][:, -1]
+        hidden = self.model.hidden(tokens, use_cache=True, **{self._pasts: pasts})[0][:, -1]
         return self.model.logits(hidden)[:, : self.words]
 
 
