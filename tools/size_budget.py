@@ -20,7 +20,7 @@ BUDGET = {
     "track": 4370,
     "ops": 1580,
     "nn": 2050,
-    "engine": 3900,
+    "engine": 3950,
     "engine/kit": 430,
     "engine/watch": 830,
     "engine/auto": 1000,

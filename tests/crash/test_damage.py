@@ -341,6 +341,20 @@ def test_a_run_goes_on_over_damage(stage: Any, ruin: str) -> None:
         assert not [w for w in (wrong or "").split(", ") if w and "damaged" not in w], wrong
 
 
+def test_best_weights_that_are_damaged_do_not_keep_a_run_from_its_end(stage: Any) -> None:
+    """They would be the result of a run that was stopped early; the last ones are."""
+    condition = CONDITIONS["early stop"]
+    with stage.zygote() as zygote, stage.folder() as runs:
+        assert condition.play(zygote, runs, kill_at=7).killed
+        _flip(runs / "trial" / "checkpoints/step-000000003" / MODEL, 0.9)
+        wrong = go_on(lambda runs: condition.play(zygote, runs), runs)
+        assert wrong is None
+        said = (runs / "trial" / "log.txt").read_text()
+        assert (
+            "the checkpoint of step 3 is gone or damaged; the last weights are the result" in said
+        )
+
+
 def test_a_run_that_may_not_be_written_is_refused_untouched(stage: Any) -> None:
     condition = CONDITIONS["plain"]
     with stage.zygote() as zygote, stage.folder() as runs:

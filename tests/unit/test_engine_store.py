@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from surefoot.engine import codec
+from surefoot.engine.reading import UnreadableError
 from surefoot.engine.state import Payload
 from surefoot.engine.store import Store, seal, unseal
 from surefoot.errors import CheckpointError
@@ -184,17 +187,81 @@ def test_damage_that_cannot_be_moved_is_passed_by(
     assert "not used (cannot be moved" in aside[0]
 
 
-def test_a_file_that_cannot_be_read_counts_as_damaged(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def failing(error: Exception) -> Any:
+    def refuse(*_: Any) -> Any:
+        raise error
+
+    return refuse
+
+
+def oserror(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def test_what_the_disk_has_lost_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(10, payload(1.0))
+    store.save(20, payload(2.0))
+    real, calls = codec.digest, iter([failing(oserror(errno.EIO))])
+    monkeypatch.setattr("surefoot.engine.codec.digest", lambda path: next(calls, real)(path))
+    newest, _, aside = store.newest()
+    assert newest is not None and newest.step == 10
+    assert aside[0].startswith("step-000000020: cannot be read: Input/output error; moved to")
+
+
+@pytest.mark.parametrize("where", ["codec.digest", "codec.load_file", "store.json.loads"])
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (oserror(errno.EACCES), "Permission denied"),
+        (oserror(errno.EMFILE), "Too many open files"),
+        (oserror(errno.ESTALE), "Stale file handle"),
+        (MemoryError("os error 12"), "Cannot allocate memory"),
+        (RuntimeError("unable to mmap 8 bytes: Cannot allocate memory (12)"), "Cannot allocate"),
+    ],
+    ids=["right", "files", "stale", "memory", "map"],
+)
+def test_what_cannot_be_read_now_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception, why: str
 ) -> None:
-    checkpoint = store.save(10, payload(1.0))
+    """Else a run that is short of memory when it goes on would begin anew."""
+    store.save(10, payload(1.0))
+    store.save(20, payload(2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"surefoot.engine.{where}", failing(error))
+        with pytest.raises(UnreadableError, match=f"cannot be read now: {why}") as told:
+            store.newest()
+    assert told.value.exit_code == 4 and "nothing was moved" in str(told.value)
+    newest, _, aside = store.newest()
+    assert newest is not None and newest.step == 20 and aside == []
 
-    def refuse(path: Path) -> Any:
-        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("surefoot.engine.codec.digest", refuse)
-    with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
-        checkpoint.verify()
+def test_other_errors_are_ours(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(10, payload(1.0))
+    monkeypatch.setattr("surefoot.engine.codec.digest", failing(RuntimeError("a mistake")))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        store.newest()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_folders_that_cannot_be_synced_are_no_reason_not_to_save(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Some shared folders and FUSE say EINVAL. What a disk says is another matter."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise oserror(number)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="Input/output"):
+            store.save(10, payload(1.0))
+        return
+    store.save(10, payload(1.0))
+    newest, _, _ = store.newest()
+    assert newest is not None and newest.step == 10
 
 
 def test_a_sealed_manifest_is_the_only_spelling_of_itself(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ size and header length, so that no file can make us take memory that it does not
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -29,6 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 _CHUNK = 1 << 22  # bytes per write, so that hashing works on cached memory
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of shared and FUSE folders
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -154,11 +156,12 @@ def digest(path: Path) -> tuple[int, str]:
 
 
 def sync_folder(path: Path) -> None:
-    """fsync a folder, so that names in it survive a power loss (a no-op where impossible)."""
-    if os.name == "nt":
-        return
+    """fsync a folder, so that names in it survive a power loss, where folders can be synced at all."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(handle)

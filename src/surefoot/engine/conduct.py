@@ -359,7 +359,7 @@ class Conductor:
             self.saver.wait()
             found = self.saver.checkpoint_of(name, step)
             if found is None:
-                text = f"the checkpoint of step {step} is gone; the last weights are the result"
+                text = f"the checkpoint of step {step} is gone or damaged; the last weights are the result"
                 self.record.note(self._prefix(name) + text, "warning")
                 continue
             tensors = found[1].tensors

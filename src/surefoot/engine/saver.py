@@ -25,9 +25,10 @@ from surefoot.config.units import parse_seconds
 from surefoot.engine import retain
 from surefoot.engine.loan import Loan, Room, Withheld
 from surefoot.engine.mirror import Mirror
+from surefoot.engine.reading import UnreadableError
 from surefoot.engine.state import Payload, Snapshot, TrainState
 from surefoot.engine.store import Checkpoint, Store
-from surefoot.errors import OutOfResources, RunError
+from surefoot.errors import CheckpointError, OutOfResources, RunError
 
 __all__ = ["Pace", "Saver"]
 
@@ -233,10 +234,15 @@ class Saver:
             self._thread = None
 
     def checkpoint_of(self, name: str, step: int) -> tuple[Checkpoint, Payload] | None:
-        """Return the newest checkpoint that holds this learner at `step`, and its contents."""
+        """Return the newest sound checkpoint that holds this learner at `step`, and its contents."""
         for checkpoint in reversed(self.store.checkpoints()):
             if checkpoint.step == step:
-                payload = checkpoint.read()
+                try:
+                    payload = checkpoint.read()
+                except UnreadableError:
+                    raise
+                except CheckpointError:  # damaged; the caller goes on without it
+                    continue
                 if payload.small["learners"].get(name, {}).get("step") == step:
                     return checkpoint, payload
         return None

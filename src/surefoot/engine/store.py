@@ -23,6 +23,7 @@ import xxhash
 
 from surefoot.engine import codec, parts
 from surefoot.engine.codec import sync_folder
+from surefoot.engine.reading import UnreadableError, reading
 from surefoot.engine.state import Payload
 from surefoot.errors import CheckpointError
 
@@ -73,7 +74,7 @@ class Checkpoint:
     def verify(self) -> None:
         """Raise CheckpointError unless every file has the listed size and hash."""
         for name, entry in self.manifest["files"].items():
-            with _reading(self.path):
+            with reading(self.path):
                 self._verify(self.path / name, entry["size"], entry["xxh3_128"])
 
     def _verify(self, path: Path, size: int, hashed: str) -> None:
@@ -90,25 +91,14 @@ class Checkpoint:
         """Verify and return the contents. Raises CheckpointError."""
         self.verify()
         files = self.manifest["files"]
-        tensors = parts.joined(
-            {n: codec.read_tensors(self.path / n) for n in files if n.endswith(".safetensors")}
-        )
-        with _reading(self.path):
+        with reading(self.path):
+            tensors = parts.joined(
+                {n: codec.read_tensors(self.path / n) for n in files if n.endswith(".safetensors")}
+            )
             small = json.loads((self.path / "state.json").read_bytes())
         if not isinstance(small, dict) or not isinstance(small.get("learners"), dict):
             raise CheckpointError("state.json holds no learners", where=str(self.path))
         return Payload(tensors, small)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what reading a broken or unreadable file raises into a CheckpointError."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"does not parse: {error}", where=str(path)) from error
 
 
 class Store:
@@ -286,11 +276,12 @@ class Store:
         """Return the newest checkpoint that verifies, its contents, and what was set aside.
 
         Damaged ones are moved to `damaged/` and described. A format from the future is never
-        moved: it raises CheckpointError, because an older release must not touch it.
+        moved: it raises CheckpointError, because an older release must not touch it. Nor is what
+        cannot be read now: UnreadableError.
         """
         damaged = self.damaged()
         for _, error in damaged:
-            if isinstance(error, FutureFormatError):
+            if isinstance(error, FutureFormatError | UnreadableError):
                 raise error
         aside = [self._set_aside(path, error) for path, error in damaged]
         for checkpoint in reversed(self.checkpoints()):
@@ -298,6 +289,8 @@ class Store:
                 continue
             try:
                 return checkpoint, checkpoint.read(), aside
+            except UnreadableError:
+                raise
             except CheckpointError as error:
                 aside.append(self._set_aside(checkpoint.path, error))
         return None, None, aside
@@ -349,7 +342,7 @@ def unseal(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError when it is missing, unreadable, altered or of an unknown format.
     """
-    with _reading(path.parent):
+    with reading(path.parent):
         if path.is_symlink() or not path.is_file():
             raise CheckpointError("manifest.json is missing", where=str(path.parent))
         if path.stat().st_size > _MANIFEST_LIMIT:
