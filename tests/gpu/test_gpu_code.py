@@ -31,7 +31,7 @@ from surefoot.config.fields import changed  # noqa: E402
 from surefoot.engine import Learner  # noqa: E402
 from surefoot.engine.auto.fit import Pins  # noqa: E402
 from surefoot.engine.foresee.predict import predict  # noqa: E402
-from surefoot.engine.place import apply  # noqa: E402
+from surefoot.engine.place import apply, repeatable  # noqa: E402
 from surefoot.recipes.code import loss  # noqa: E402
 from surefoot.recipes.code.loading import load_base  # noqa: E402
 from surefoot.recipes.code.model import arranged, optimiser_of  # noqa: E402
@@ -100,8 +100,12 @@ def taken(config: Any, base: str) -> int:
 def test_what_is_planned_is_what_it_takes(
     bases: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warm = torch.ones(64, 64, device="cuda", requires_grad=True)
-    (warm @ warm).sum().backward()  # the workspaces of the library are there from now on
+    repeatable(torch.device("cuda"))
+    for dtype in (torch.float32, torch.bfloat16):  # workspaces of libraries are there from now on
+        warm = torch.ones(256, 256, device="cuda", dtype=dtype, requires_grad=True)
+        for bias in (None, warm[0]):
+            torch.nn.functional.linear(warm, warm, bias).sum().backward()
+    del warm, bias
     processors = torch.cuda.get_device_properties(0).multi_processor_count
     rows = []
     for layout, method, more in CASES:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import gelu, group_norm, layer_norm, softplus
 
 from surefoot import api, recipes
 from surefoot.config import flags
@@ -22,6 +23,7 @@ from surefoot.data.batch import Data
 from surefoot.engine import faults
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.foresee.cards import find_place
+from surefoot.engine.foresee.on_card import WIDENED
 from surefoot.engine.foresee.predict import Need, predict
 from surefoot.engine.loop import steps
 from surefoot.engine.place import apply, repeatable
@@ -153,3 +155,17 @@ def test_verdict(capsys: pytest.CaptureFixture[str]) -> None:
         assert "memory" in str(caught.value).lower() or faults.out_of_memory(caught.value)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_autocast_widens_what_is_foreseen() -> None:
+    """The functions that a play on a processor widens are those that CUDA does."""
+    x = torch.ones(4, 8, device="cuda", dtype=torch.bfloat16)
+    calls = {
+        "pow": lambda: torch.pow(x, 3.0), "__pow__": lambda: x**2, "layer_norm": lambda: layer_norm(x, (8,)),
+        "group_norm": lambda: group_norm(x, 2), "logsumexp": lambda: x.logsumexp(-1), "softplus": lambda: softplus(x),
+    }  # fmt: skip
+    with torch.autocast("cuda", torch.bfloat16):
+        for name in WIDENED:
+            call = calls.get(name, lambda name=name: getattr(torch, name)(x))
+            assert call().dtype == torch.float32, name
+        assert torch.tanh(x).dtype == gelu(x).dtype == torch.bfloat16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch.nn import functional as F
 
 from surefoot.engine import Learner, Loss
 from surefoot.errors import ConfigError
+from surefoot.nn import lean as leaning
 from surefoot.nn.adapters import (
     Lora,
+    Pretrained,
     Writer,
     adapter_groups,
     frozen_digest,
@@ -21,7 +24,15 @@ from surefoot.nn.adapters import (
     recompute_layers,
 )
 from surefoot.nn.dropout import keyed_layers, set_keys
-from surefoot.nn.lean import FewHeads, narrow_norms, offload_inputs, tile_feed_forward
+from surefoot.nn.lean import (
+    FewHeads,
+    fuse_gelu,
+    narrow_norms,
+    offload_inputs,
+    repeat_keys,
+    takes_shared,
+    tile_feed_forward,
+)
 from surefoot.nn.optimiser import AdamW
 from surefoot.ops import CROSS_ENTROPY
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
@@ -344,3 +355,95 @@ def test_norms_give_what_they_take_also_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model[0](x), wanted) and model[0](x).dtype == torch.bfloat16
         assert model[1](x.float()).dtype == torch.float32
+
+
+def test_gelu_that_is_written_out_is_one_kernel_with_the_same_gradient() -> None:
+    import transformers
+
+    config = transformers.PhiConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        vocab_size=50, partial_rotary_factor=0.5,
+    )  # fmt: skip
+    model = transformers.PhiForCausalLM(config)
+    x = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(1))
+    found = []
+    for fused in (0, 3):
+        assert not fused or fuse_gelu(model) == fused
+        model.zero_grad()
+        model(input_ids=x).logits.square().mean().backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters()})
+    for name, value in found[0].items():
+        assert torch.allclose(value, found[1][name], rtol=1e-4, atol=1e-7), name
+    assert fuse_gelu(model) == fuse_gelu(llama()) == 0
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "taken"),
+    [
+        ((8, 6), torch.bfloat16, True),
+        ((9, 0), torch.float32, False),
+        ((7, 5), torch.float16, False),
+    ],
+)
+def test_shared_keys_are_taken_by_flash_attention_alone(
+    monkeypatch: pytest.MonkeyPatch, card: tuple[int, int], dtype: torch.dtype, taken: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: card)
+    key: Any = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+    assert takes_shared(key) is taken and not takes_shared(key, frugal=True)
+    assert takes_shared(torch.ones(1))
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_where_keys_cannot_be_shared_each_head_has_its_own(
+    monkeypatch: pytest.MonkeyPatch, rows: Any, few: bool
+) -> None:
+    repeat_keys()
+    seen = []
+    attend = F.scaled_dot_product_attention
+
+    def look(query: torch.Tensor, key: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        seen.append((key.size(1), bool(more.get("enable_gqa"))))
+        return attend(query, key, *rest, **more)
+
+    model, found = adapted(Lora(rank=4)).train(), []
+    stir(model)
+    for shares in (True, False):
+        monkeypatch.setattr(leaning, "takes_shared", lambda *_, shares=shares, **__: shares)
+        with monkeypatch.context() as patch, FewHeads() if few else nullcontext():
+            patch.setattr(F, "scaled_dot_product_attention", look) if not few else None
+            found.append(gradients(model, *rows))
+    assert seen == ([] if few else [(2, True)] * 2 + [(4, False)] * 2)
+    for name, value in found[0].items():
+        assert torch.allclose(value, found[1][name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_head_with_a_bias_has_the_loss_and_the_gradient_of_all_logits_at_once(
+    monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    import transformers
+
+    config = transformers.PhiConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        vocab_size=50, partial_rotary_factor=0.5,
+    )  # fmt: skip
+    public = transformers.PhiForCausalLM(config)
+    torch.nn.init.normal_(public.lm_head.bias)
+    public.lm_head.requires_grad_(not frozen)
+    model = Pretrained(public, 16).train()
+    tokens = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(1))
+    x, y = tokens[:, :-1], tokens[:, 1:].clone()
+    y[0, :3] = -100
+    logits = public(input_ids=x).logits
+    wanted = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="sum")
+    wanted.backward()
+    plain = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    assert ("inner.lm_head.bias" in plain) is not frozen
+    monkeypatch.setattr("surefoot.nn.adapters._PIECE", 5)
+    found = gradients(model, x, y)
+    assert torch.allclose(model(x, y), wanted) and found.keys() == plain.keys()
+    with torch.no_grad():
+        assert torch.allclose(model(x, y), wanted)
+    for name, value in plain.items():
+        assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-6), name

@@ -95,6 +95,14 @@ def test_further_layers_add_the_same(tmp_path: Path) -> None:
     assert host == 13 * 1024 * 64 * 2  # the inputs of all layers, in bf16
 
 
+def test_layers_of_several_kinds_are_not_counted_from_the_first(tmp_path: Path) -> None:
+    assert CODE.depth is not None and CODE.depth(settings(folder(tmp_path, 13))) == 13
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    mixed = transformers.Qwen3Config(num_hidden_layers=6, layer_types=kinds, sliding_window=64)
+    mixed.save_pretrained(tmp_path / "mixed")
+    assert CODE.depth(settings(str(tmp_path / "mixed"))) is None
+
+
 def test_every_tier_takes_the_least_that_makes_it_fit(tmp_path: Path) -> None:
     config = settings(folder(tmp_path), memory__checkpointing=False)
     place = replace(PLACE, room=48_000_000)

@@ -96,7 +96,8 @@ class Pretrained(nn.Module):
             # Else a gradient would be made for a head that nobody trains.
             weight = head.weight if head.weight.requires_grad else head.weight.detach()
             return self.entropy(hidden.flatten(0, 1), weight, y.flatten())
-        return in_pieces(self._nats, hidden.flatten(0, 1), y.flatten(), _PIECE)
+        frozen = not any(p.requires_grad for p in head.parameters())
+        return in_pieces(self._nats, hidden.flatten(0, 1), y.flatten(), _PIECE, frozen)
 
     def _nats(self, hidden: Tensor, y: Tensor) -> Tensor:
         """Return the loss of positions [N, C], all logits at once."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from surefoot.nn.again import Circumstances
+from surefoot.ops import cross_entropy
 
 __all__ = [
     "FewHeads",
     "frugal_kernels",
+    "fuse_gelu",
     "host_room",
     "in_pieces",
     "narrow_norms",
     "offload_inputs",
+    "repeat_keys",
+    "takes_shared",
     "tile_feed_forward",
 ]
 
@@ -120,19 +124,88 @@ def _as_it_came(norm: nn.LayerNorm, forward: Callable[[Tensor], Tensor], x: Tens
         return forward(x)
 
 
+def fuse_gelu(model: nn.Module) -> int:
+    """Let one kernel compute GELU by tanh where transformers writes it out; return how many.
+
+    It keeps nothing but what it is given, where eight steps keep six tensors of that size, which
+    autocast of CUDA also widens to fp32 because of a power among them.
+    """
+    from transformers.activations import NewGELUActivation
+
+    found = [name for name, m in model.named_modules() if type(m) is NewGELUActivation]
+    for name in found:
+        model.set_submodule(name, nn.GELU(approximate="tanh"))
+    return len(found)
+
+
+def repeat_keys() -> None:
+    """Let transformers copy keys that heads share for all of them where attention does not share."""
+    from transformers.integrations import sdpa_attention
+
+    theirs: Any = sdpa_attention
+    if not isinstance(theirs.use_gqa_in_sdpa, partial):
+        theirs.use_gqa_in_sdpa = partial(_asked_and_taken, theirs.use_gqa_in_sdpa)
+
+
+def _asked_and_taken(asked: Callable[..., bool], mask: Any, key: Tensor, *rest: Any) -> bool:
+    return asked(mask, key, *rest) and (FewHeads.within > 0 or takes_shared(key))
+
+
+def takes_shared(key: Tensor, frugal: bool = False) -> bool:
+    """Whether fused attention takes keys that heads share; `frugal` is that of `frugal_kernels`.
+
+    On CUDA only flash attention does, which takes half precision and no card before Ampere. For
+    others torch would make all products of queries and keys at once.
+    """
+    if key.device.type != "cuda":
+        return True
+    if frugal:
+        return False
+    half = key.dtype != torch.float32 or torch.is_autocast_enabled("cuda")
+    return half and torch.cuda.get_device_capability(key.device)[0] >= 8
+
+
 def in_pieces(
-    loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, y: Tensor, rows: int
+    loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, y: Tensor, rows: int, frozen: bool
 ) -> Tensor:
     """Return the sum of `loss` over pieces of `rows` of hidden [N, C] and targets y [N].
 
-    What a piece computes is computed again for its gradient, so one piece's logits are all that
-    there is at a time.
+    One piece's logits are all that there is at a time. Where `loss` is `frozen`, with nothing to
+    learn in it, a piece's gradient is taken at once and kept; else what a piece computes is
+    computed again for it.
     """
     pairs = zip(hidden.split(rows), y.split(rows))
     if not torch.is_grad_enabled():
         return torch.stack([loss(*pair) for pair in pairs]).sum()
+    if frozen:
+        total: Tensor = _AtOnce.apply(loss, hidden, y, rows)
+        return total
     found = [checkpoint(loss, *pair, use_reentrant=False) for pair in pairs]
     return torch.stack(found).sum()
+
+
+class _AtOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, y: Tensor, rows: int
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        kept = torch.empty_like(hidden)
+        parts = zip(hidden.split(rows), y.split(rows), kept.split(rows))
+        for part, targets, place in cross_entropy.alike(parts):
+            leaf = part.detach().requires_grad_()
+            with torch.enable_grad():
+                nats = loss(leaf, targets)
+            place.copy_(torch.autograd.grad(nats, leaf)[0])
+            total += nats.detach()
+            del leaf, nats
+        ctx.save_for_backward(kept)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (kept,) = ctx.saved_tensors  # ours alone, so no copy: torch refuses a second time
+        return None, kept.mul_(grad.to(kept.dtype)), None, None
 
 
 def offload_inputs(model: nn.Module) -> int:
@@ -163,6 +236,16 @@ class FewHeads(TorchFunctionMode):
     copies of all of them.
     """
 
+    within: ClassVar[int] = 0  # how many are entered
+
+    def __enter__(self) -> FewHeads:
+        FewHeads.within += 1
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        FewHeads.within -= 1
+        super().__exit__(*error)
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -170,8 +253,9 @@ class FewHeads(TorchFunctionMode):
         if func is F.scaled_dot_product_attention and len(args) == 3 and _groupable(kwargs):
             query, key = args[:2]
             size = max(1, _HEAD_TOKENS // query.size(-2) * key.size(1) // query.size(1))
-            if size < key.size(1):
-                return _Grouped.apply(*args, kwargs.get("scale"), size)
+            shared = key.size(1) < query.size(1)
+            if size < key.size(1) or (shared and not takes_shared(key, frugal=True)):
+                return _Grouped.apply(*args, kwargs.get("scale"), min(size, key.size(1)))
         return func(*args, **kwargs)
 
 

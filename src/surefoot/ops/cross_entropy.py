@@ -18,7 +18,7 @@ from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
 from surefoot.ops.way import Case, Op, Way, compiling_for_cpu, wide
 
-__all__ = ["CROSS_ENTROPY", "alike"]
+__all__ = ["CROSS_ENTROPY", "alike", "pieces"]
 
 T = TypeVar("T")
 
@@ -92,9 +92,7 @@ def _by_chunks(
     total = torch.zeros((), dtype=exact, device=hidden.device)
     by_hidden = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
     by_weight = weight.new_empty(0)
-    on_cpu = hidden.device.type == "cpu"
-    step = _CHUNK if on_cpu else _CHUNK_GPU
-    rows = _ROWS if on_cpu else step
+    step, rows = pieces(hidden.device.type == "cpu")
     with torch.autocast(hidden.device.type, enabled=False):
         for start in alike(range(0, max(1, hidden.size(0)), step)):  # none: a gradient of zeros
             span = slice(start, start + step)
@@ -105,12 +103,23 @@ def _by_chunks(
                 total += loss
                 if wanted:
                     some.copy_(by_logits)  # where the logits were
+                del some, by_logits  # else they would be there while the next are made
             if wanted:
                 torch.mm(logits, weight, out=by_hidden[span])
             if trained:
                 part = logits.T @ h
                 by_weight = wide(by_weight).add_(part) if start else part
+                del part
+            del logits
     return total, by_hidden, by_weight
+
+
+def pieces(on_processor: bool) -> tuple[int, int]:
+    """Return how many positions have logits at the same time, and a softmax.
+
+    Who foresees a step on a card asks for that, too.
+    """
+    return (_CHUNK, _ROWS) if on_processor else (_CHUNK_GPU, _CHUNK_GPU)
 
 
 def alike(rounds: Iterable[T]) -> Iterable[T]:

@@ -101,7 +101,7 @@ class Recipe:
     default_preset: str | None = None
     speak: Callable[[Any, Mapping[str, str], World], Speaker] | None = None
     adopt: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Adoption] | None = None
-    depth: Callable[[Any], int] | None = None
+    depth: Callable[[Any], int | None] | None = None
     tiers: Callable[[Recipe, Any, Place], Iterator[Tier]] | None = None
     location: str = ""  # `charlm`, or the path of a file, to find the recipe again
 

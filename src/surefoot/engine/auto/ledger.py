@@ -316,7 +316,7 @@ def _room_of_attention(query: Tensor, key: Tensor, processors: int) -> int:
     """
     b, h, t, d = query.shape
     if not processors:
-        return 4 * b * h * _up(t, 64) * _up(d, 64)
+        return 4 * b * h * (_up(t, 64) * _up(d, 64) + t)
     parts = -(-processors // (b * h))
     shared = 0 if key.size(1) == h else 2 * b * h * t * d * query.element_size()
     rows = _up(t, 128)

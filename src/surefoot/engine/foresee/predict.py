@@ -25,6 +25,7 @@ from surefoot.config.schema import RunConfig
 from surefoot.data.batch import Batch, Data
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.auto.ledger import HOST, Entry, Ledger, Mark, Work
+from surefoot.engine.foresee.on_card import as_on_card
 from surefoot.engine.foresee.stretch import (
     PLAYED,
     TRIED,
@@ -184,6 +185,8 @@ def _replay(
         room = _within(books, lean.host_room, HOST)
         stack.enter_context(mock.patch.object(lean, "host_room", room))
         stack.enter_context(mock.patch.object(lean, "frugal_kernels", partial(_frugal, books)))
+        if books.processors is not None:
+            stack.enter_context(as_on_card(books.processors))
         stack.enter_context(books)
         stage = _Stage(fake, layers)
         job = recipe.build(config, stage)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["PLAYED", "TRIED", "WORTH", "depth_of", "shallow", "stretch"]
 
 _LAYERS = "model.num_layers"
-PLAYED = (2, 3, 4)  # layers that are played first
-TRIED = 3  # times that more are played, one after the other, until the line is straight
+PLAYED = (1, 2, 3)  # layers that are played first
+TRIED = 4  # times that more are played, one after the other, until the line is straight
 WORTH = 12  # layers from which on that is less work than to play all
 
 

@@ -94,11 +94,13 @@ def settled(config: CodeConfig, tokens: int) -> tuple[CodeConfig, list[str]]:
     return changed(config, {"model.context": tier.context}), [note]
 
 
-def depth_of(config: CodeConfig) -> int:
-    """Return the layers of the base."""
+def depth_of(config: CodeConfig) -> int | None:
+    """Return the layers of the base, None where they are of several kinds."""
     from surefoot.recipes.code.base import public_config
 
-    return int(public_config(config.model.base).num_hidden_layers)
+    public = public_config(config.model.base)
+    kinds = set(getattr(public, "layer_types", None) or ())
+    return int(public.num_hidden_layers) if len(kinds) < 2 else None
 
 
 def offered(recipe: Recipe, config: CodeConfig, place: Place) -> Iterator[Tier]:

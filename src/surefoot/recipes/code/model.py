@@ -17,7 +17,13 @@ from surefoot.nn.adapters import (
     recompute_layers,
 )
 from surefoot.nn.eight_bit import in_eight_bits
-from surefoot.nn.lean import narrow_norms, offload_inputs, tile_feed_forward
+from surefoot.nn.lean import (
+    fuse_gelu,
+    narrow_norms,
+    offload_inputs,
+    repeat_keys,
+    tile_feed_forward,
+)
 from surefoot.nn.optim import build_optimisers
 from surefoot.nn.optimiser import AdamW, Optimiser
 from surefoot.nn.pretend import hollow
@@ -103,6 +109,8 @@ def arranged(config: CodeConfig, model: Any) -> Pretrained:
     for parameter in model.parameters():
         parameter.requires_grad_(full)
     narrow_norms(model)
+    fuse_gelu(model)
+    repeat_keys()
     with quiet():
         if memory.checkpointing:
             recompute_layers(model)
