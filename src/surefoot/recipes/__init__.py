@@ -88,7 +88,7 @@ class Recipe:
     `surefoot sample`; `files` are the texts that the job left with the run. Both import torch
     inside, so that help stays fast. `adopt(tensors, said)` reads sizes from a file of weights for
     `surefoot adopt`; `said` is what the file holds besides. `depth(config)` is how many equal
-    layers the model has, where `model.num_layers` does not say it. `tiers(recipe, config, place)` says for
+    layers the model has, None where they differ, if `model.num_layers` does not say it. `tiers(recipe, config, place)` says for
     `surefoot plan` how long rows may be. Presets are nested values over the
     defaults.
     """
