@@ -198,7 +198,7 @@ def notes(
     yield from (f"       {note}" for note in code.notes)
     if code.secrets:
         yield (
-            f"       {len(code.secrets)} strings look secret, first at {code.secrets[0]}; "
+            f"       strings that look secret: {len(code.secrets)}, first at {code.secrets[0]}; "
             "--drop-secrets leaves such files out"
         )
     absent = missing_grammars(f.language for f in (*code.sides["val"], *code.sides["test"]))
