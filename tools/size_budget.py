@@ -14,23 +14,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
-    "(top)": 650,
+    "(top)": 690,
     "config": 2300,
     "data": 4520,
-    "track": 4370,
+    "track": 4380,
     "ops": 1580,
     "nn": 2110,
-    "engine": 3950,
-    "engine/kit": 430,
-    "engine/watch": 830,
-    "engine/auto": 1000,
+    "engine": 3970,
+    "engine/kit": 440,
+    "engine/watch": 840,
+    "engine/auto": 1010,
     "engine/foresee": 820,
     "engine/ranks": 1790,
     "lab": 1270,
     "formats": 500,
     "recipes": 3000,
     "sweep": 1500,
-    "cli": 4590,
+    "cli": 4610,
 }
 FILE, FUNCTION = 400, 60  # lines of text of a file, lines of a function
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)

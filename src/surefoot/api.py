@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from surefoot import recipes
 from surefoot.config import flags as flag_words
 from surefoot.config import identity
-from surefoot.config.fields import Given, changed
-from surefoot.config.files import load_run_config
+from surefoot.config.fields import Given
 from surefoot.config.resolve import Resolved, amend, resolve, written
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, DataError, Problem, RunError
 from surefoot.sinks import Console, Opener, Sinks
+from surefoot.stored import Stored, stored
 from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir
 from surefoot.track.meta import check_tags
 
@@ -64,7 +64,7 @@ def train(
         surefoot.train("charlm", d_model=192, max_steps=500).metrics
     """
     found = recipes.find(recipe) if isinstance(recipe, str) else recipe
-    given, problems = flag_words.arguments(settings, found.config, found.location or found.name)
+    given, problems = flag_words.arguments(settings, found.config, found.address)
     files = [config] if isinstance(config, str | Path) else list(config)
     resolved = settle(found, preset, files, given, problems)
     return start(found, resolved, runs_dir(runs), name, new, None if quiet else Console(stream))
@@ -110,7 +110,7 @@ def start(
     )
     if earlier is not None:
         notes = [*resolved.notes, f"{earlier.name} is unfinished"]
-        return go_on(earlier, resolved, console, notes, sinks)
+        return go_on(earlier, resolved, console, notes, sinks, recipe)
     return _learned(begin(
         recipe, resolved.config, runs=runs, name=name, preset=resolved.preset,
         sources=resolved.sources, cache=cache_dir() / "fit.json",
@@ -167,34 +167,6 @@ def _taken(folder: RunFolder, config: RunConfig, code: str) -> RunError:
     return RunError(what, where=str(folder.path), fix="another --name, or the same settings")
 
 
-class Stored:
-    """What a run's folder says about itself: recipe, configuration, sources."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.recipe = recipes.find(folder.recipe_at)
-        path = folder.path / "config.yaml"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            what = f"cannot read config.yaml: {error.strerror}"
-            raise RunError(what, where=str(folder.path), fix="restore it from a copy") from error
-        config, self.sources, self.pinned, _, self.preset = load_run_config(
-            text, self.recipe.config
-        )
-        self.config = changed(config, folder.meta.get("grown", {}))
-
-    def files(self) -> dict[str, str]:
-        """Return the small texts that the recipe left with the run."""
-        texts = (p for p in self.folder.path.glob("*.json") if p.name != "run.json")
-        return {p.name: p.read_text(encoding="utf-8") for p in texts}
-
-
-def stored(folder: RunFolder) -> Stored:
-    """Read a run's own configuration. Raises RunError or ConfigError when it cannot be read."""
-    return Stored(folder)
-
-
 def resume(
     run: str | Path = "last",
     *,
@@ -214,7 +186,7 @@ def resume(
     """
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
-    given, problems = flag_words.arguments(settings, kept.recipe.config, kept.recipe.name)
+    given, problems = flag_words.arguments(settings, kept.recipe.config, kept.recipe.address)
     console = None if quiet else Console(stream)
     if fork:
         return branch(kept, given, problems, console, runs_dir(runs), name)
@@ -277,13 +249,14 @@ def go_on(
     console: Console | None,
     notes: Sequence[str],
     sinks: Sequence[Opener] = (),
+    recipe: recipes.Recipe | None = None,
 ) -> Result:
     """Resume `folder` under the circumstances of `wanted`; refuse another identity."""
     from surefoot.engine import every_rank, seen_by_all
     from surefoot.engine import resume as engine_resume
 
     seen_by_all(folder.path)
-    kept = every_rank(lambda: stored(folder))
+    kept = every_rank(lambda: stored(folder, recipe))
     config = _with_horizon(kept, wanted.config)
     was = _with_horizon(kept, kept.config)
     grown = identity.growth(was, config)
@@ -299,10 +272,25 @@ def go_on(
     if folder.status == "done" and saved and not grown and _reached(folder, config):
         what = f"run {folder.name} is done at step {folder.meta.get('step')}"
         raise RunError(what, where=str(folder.path), fix="a higher --max-steps goes on")
+    notes = [*notes, *_spent(folder, config)]
     return _learned(engine_resume(
         kept.recipe, folder, config, notes=notes, grown=grown,
         open_sinks=Sinks(config, console, (), sinks),
     ))  # fmt: skip
+
+
+def _spent(folder: RunFolder, config: RunConfig) -> list[str]:
+    """Say that steps are asked for whose learning rate is 0, and how to have others."""
+    from surefoot.engine.plan import schedule_for
+
+    end, limit = config.schedule.decay_steps or config.schedule.horizon, config.limit()
+    if end is None or limit is None or limit <= end or schedule_for(config, end)(limit - 1) > 0:
+        return []
+    again = f"surefoot resume {reference(folder.path)} --fork --max-steps {limit}"
+    return [
+        f"the schedule ends at step {end}: the learning rate is 0 from there on, and nothing is learned",
+        f"to plan it anew over {limit} steps: {again} --schedule.horizon {limit}",
+    ]
 
 
 def _with_horizon(kept: Stored, config: RunConfig) -> RunConfig:

@@ -28,21 +28,25 @@ def load(
     """Return a run's models with their weights, and the step they are from.
 
     `checkpoint` is `best`, `last` or a step; `dtype` (fp32, bf16, fp16, int8, int4) is how weights
-    are held. Works on a run that is being trained. Raises RunError when there is no such checkpoint
-    or the recipe cannot speak, Unsupported where weights cannot be held like that.
+    are held. Works on a run that is being trained. A recipe without `speak` is built, with its data,
+    and only `models` are of use. Raises RunError when there is no such checkpoint, Unsupported where
+    weights cannot be held like that.
 
     `engine` is `native` or `llama.cpp`, which writes what a GPT would, through a GGUF.
     """
-    from surefoot.engine import open_world
+    from surefoot.engine import Silent, open_world
     from surefoot.engine.load import fill, narrow
     from surefoot.engine.rebuild import repeated
 
     folder = find(runs_dir(runs), str(run))
     kept = stored(folder)
+    config, world = repeated(kept.config, folder.meta), open_world(device)
     if kept.recipe.speak is None:
-        raise RunError(f"recipe {kept.recipe.name} has nothing to say", where=str(folder.path))
-    config = repeated(kept.config, folder.meta)
-    speaker = kept.recipe.speak(config, kept.files(), open_world(device))
+        job = kept.recipe.build(config, world)
+        models = {name: learner.model.eval() for name, learner in job.learners.items()}
+        speaker: Speaker = Silent(models, kept.recipe.name)
+    else:
+        speaker = kept.recipe.speak(config, kept.files(), world)
     tokenizer = getattr(speaker, "tokenizer", None)
     _same_words(
         getattr(tokenizer, "fingerprint", None), folder,
@@ -126,5 +130,7 @@ def export(
     if merge:
         raise RunError(f"{name} has no adapters to merge", where=str(run), fix="leave --merge out")
     if not isinstance(speaker, TextSpeaker) or not isinstance(model, GPT):
-        raise RunError(f"{name} is no language model that other programs know", where=str(run))
+        fix = f"from Python: surefoot.load({str(run)!r})[0].models[{name!r}] is a torch module"
+        what = f"{name} is no language model that other programs know"
+        raise RunError(what, where=str(run), fix=fix)
     return write(model, speaker.tokenizer, Path(out), to, quant), step

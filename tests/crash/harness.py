@@ -41,7 +41,9 @@ _SHM = Path("/dev/shm")  # a folder in memory, where fsync costs nothing
 IN_MEMORY = _SHM if os.access(_SHM, os.W_OK) else None
 KILL = -1
 # What is allowed to differ between two records of the same run.
-CIRCUMSTANCE = {"time", "segment", "tokens_per_s", "tokens_per_s_each"}
+CIRCUMSTANCE = {
+    "time", "segment", "tokens_per_s", "tokens_per_s_each", "examples_per_s", "examples_per_s_each"
+}  # fmt: skip
 
 
 def compiled(folder: Path) -> Path | None:

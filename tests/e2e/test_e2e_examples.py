@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+import surefoot as package
+from surefoot import recipes
+from surefoot.errors import SurefootError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # Whoever waits for a line to kill a process may come when it has ended: it kills itself behind the line.
@@ -156,3 +163,90 @@ def test_a_sink_that_fails_never_ends_a_run(surefoot: Any, tmp_path: Path) -> No
     assert answer.code == 2 and "has no function open_sink" in answer.err
     answer = surefoot.train("--track.sinks", tmp_path / "none.py", "--new", steps=3)
     assert answer.code == 2 and "there is no file" in answer.err
+
+
+@pytest.fixture
+def houses(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A table and a copy of the example beside it; returns the words that train it for a moment."""
+    rows = [f"{n % 7},{n % 11},{2 * (n % 7) - n % 11}" for n in range(400)]
+    (tmp_path / "houses.csv").write_text("\n".join(["rooms,age,price", *rows]) + "\n")
+    shutil.copy(EXAMPLES / "table.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["--csv", "houses.csv", "--max-steps", "150", "--no-report", "--compile", "off"]
+    return ["train", "table.py", *words]
+
+
+def test_numbers_and_a_model_of_your_own_speak_of_what_they_are(
+    surefoot: Any, houses: list[str], runs: Path
+) -> None:
+    said = surefoot(*houses, "--name", "houses").ok()
+    assert "data   360 rows, 40 held out" in said.out and "model  257 parameters" in said.out
+    assert "tok/s" not in said.out and "nats" not in said.out and "surefoot sample" not in said.out
+    assert "surefoot sample" not in surefoot("show", "houses").ok().out
+    row = json.loads((runs / "houses" / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["examples_per_s"] > 0 and "tokens_per_s" not in row
+    (score,) = surefoot("evaluate", "houses", "--json").ok().json["metrics"].values()
+    assert score["explained"] > 0.9
+    model, step = package.load("houses", runs=runs)
+    x = torch.zeros(1, 2)
+    assert step == 150 and model.models["main"](x).shape == (1, 1)
+    assert not model.models["main"].training
+    for verb in (["sample", "houses"], ["export", "houses", "--to", "pt", "--out", "x"]):
+        answer = surefoot(*verb)
+        assert answer.code == 2 and "surefoot.load(" in answer.err
+    wrong = surefoot(*houses, "--target", "prize")
+    assert wrong.code == 2 and "--target is one of rooms, age, price" in wrong.err
+
+
+def test_settings_that_were_written_find_a_recipe_of_your_own(
+    surefoot: Any, houses: list[str], runs: Path, tmp_path: Path
+) -> None:
+    surefoot(*houses, "--name", "first", "--max-steps", "3").ok()
+    written = runs / "first" / "config.yaml"
+    assert f"  file: {tmp_path / 'table.py'}" in written.read_text().splitlines()
+    surefoot("train", "-c", written, "--name", "second", "--new").ok()
+    assert (runs / "second" / "run.json").is_file()
+    page = surefoot("train", "table.py", "--help").ok().out
+    assert page.startswith("surefoot train table.py: ") and "closed to unknown keys" not in page
+    with pytest.raises(SurefootError, match=r"surefoot config docs table\.py"):
+        package.resume("first", runs=runs, bogus=1)
+    near = surefoot("train", "tabel.py")
+    assert near.code == 2 and "did you mean table.py?" in near.err
+    text = surefoot("train", "houses.csv")
+    assert text.code == 2 and "surefoot train charlm --path houses.csv" in text.err
+    (tmp_path / "table.py").unlink()
+    lost = surefoot("resume", "first", "--max-steps", "5")
+    assert lost.code == 2 and f"cp {runs / 'first' / 'recipe.py'} {tmp_path}" in lost.err
+    gone = surefoot("train", "-c", written)
+    assert gone.code == 2 and "surefoot train ./FILE.py -c" in gone.err
+
+
+def test_a_recipe_made_in_python_goes_on_when_the_call_is_made_again(
+    houses: list[str], runs: Path, tmp_path: Path
+) -> None:
+    made = replace(recipes.find("table.py"), location="")
+    settings = {"max_steps": 6, "save_every": 2, "track.report": False, "track.tensorboard": False}
+
+    def sums(model: Any, batch: Any) -> Any:
+        calls.append(len(batch.fields["x"]))
+        if len(calls) == 5:
+            raise RuntimeError("the notebook's kernel died")
+        return right(model, batch)
+
+    def build(config: Any, world: Any) -> Any:
+        nonlocal right
+        job = recipes.find("table.py").build(config, world)
+        right, job.learners["main"].loss = job.learners["main"].loss, sums
+        return job
+
+    calls: list[int] = []
+    right: Any = None
+    made = replace(made, build=build)
+    choices = {"compile": "off", "precision": "fp32", "micro_batch_size": 64, "life_check": False,
+               "threads": 1, "matmul": "default"}  # fmt: skip
+    with pytest.raises(Exception, match="kernel died"):
+        package.train(made, runs=runs, quiet=True, **settings, **choices)
+    result = package.train(made, runs=runs, quiet=True, **settings, **choices)
+    assert (result.status, result.step) == ("done", 6) and len(list(runs.glob("0*"))) == 1
+    with pytest.raises(SurefootError, match="the same call goes on"):
+        package.resume(result.folder.name, runs=runs, max_steps=8)

@@ -42,7 +42,7 @@ recipe = replace(sort, name="steep", build=build)
 
 def record(run: Path) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    left_out = ("time", "segment", "tokens_per_s")
+    left_out = ("time", "segment", "tokens_per_s", "examples_per_s")
     return [{k: v for k, v in json.loads(line).items() if k not in left_out} for line in lines]
 
 

@@ -41,7 +41,7 @@ def rows(runs: Path, name: str) -> list[dict[str, Any]]:
     """Return what a run recorded, but for what the clock says."""
     found = map(json.loads, (runs / name / "metrics.jsonl").read_text().splitlines())
     return [
-        {k: v for k, v in row.items() if k not in ("time", "tokens_per_s")}
+        {k: v for k, v in row.items() if k not in ("time", "tokens_per_s", "examples_per_s")}
         for row in found
         if row["kind"] == "train"
     ]

@@ -79,7 +79,7 @@ def learner(runs: Path, name: str, which: str) -> tuple[dict[str, Any], list[Any
     }
     state["small"] = payload.small["learners"][which]
     rows = map(json.loads, (folder.path / "metrics.jsonl").read_text().splitlines())
-    left_out = ("time", "segment", "tokens_per_s")
+    left_out = ("time", "segment", "tokens_per_s", "examples_per_s")
     kept = [{k: v for k, v in r.items() if k not in left_out} for r in rows]
     mine = sorted((r for r in kept if r["learner"] == which), key=lambda r: (r["step"], r["kind"]))
     return state, mine

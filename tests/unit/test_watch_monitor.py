@@ -113,6 +113,18 @@ def test_other_programs_on_a_processor_are_named(monkeypatch: pytest.MonkeyPatch
     assert "other programs keep 1.5 of 2 cores busy" in text and told.crowded
 
 
+@pytest.mark.parametrize("rivals", [0.0, 1.0, 1.9])
+def test_a_run_too_short_for_a_warning_knows_that_it_was_not_alone(
+    monkeypatch: pytest.MonkeyPatch, rivals: float
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    values = {key: value for key, value in GPU.items() if not key.startswith("gpu")}
+    machine = Machine(rivals=rivals)
+    machine.values = {**values, "rivals": rivals, "gpu_joule": 0.0}
+    told = train(machine, seconds=5)
+    assert told == [] and told.crowded is (rivals > 1.25)
+
+
 def test_a_share_is_that_of_what_all_devices_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of several ranks is shared out, so its operations are those of all of them."""
     monkeypatch.setattr(monitor, "work", lambda *_: {"main": 4e9})

@@ -83,7 +83,7 @@ def settings_page(own: argparse.ArgumentParser, recipe: Recipe, preset: str | No
     Raises ConfigError for an unknown preset.
     """
     schema, preset = recipe.config, preset or recipe.default_preset
-    prog = own.prog.replace("RECIPE", recipe.name)
+    prog = own.prog.replace("RECIPE", recipe.address)
     values = preview(schema, recipe.presets, preset)
     page = _Page()
     page.lines += [f"{prog}: {recipe.summary}", "", f"usage: {prog} [options] [settings]"]

@@ -281,12 +281,12 @@ def _write(
         return ""
     config = resolved.config if saving is None else changed(resolved.config, saving.settings)
     chosen = cut(config, found if saving is None else saving.outlook)
-    text = dump(chosen, resolved.sources, {}, recipe.name, resolved.preset)
+    text = dump(chosen, resolved.sources, {}, recipe.name, resolved.preset, recipe.location)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SurefootError(f"--write: cannot write {path}: {error.strerror}") from None
-    return f"wrote  {path}: surefoot train {recipe.name} -c {path}"
+    return f"wrote  {path}: surefoot train -c {path}"
 
 
 def _too_large(recipe: recipes.Recipe, found: Outlook, saving: Change | None) -> OutOfResources:

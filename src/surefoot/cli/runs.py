@@ -248,6 +248,7 @@ def _next(run: RunFolder, status: str) -> Iterable[str]:
     if report.is_file():
         yield f"look   {report}"
     name = reference(run.path)
-    yield f"write  surefoot sample {name}"
+    if run.meta.get("speaks", True):
+        yield f"write  surefoot sample {name}"
     if status in ("stopped", "failed", "lost"):
         yield f"go on  surefoot resume {name}"

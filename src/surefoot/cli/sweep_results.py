@@ -145,11 +145,10 @@ def best(argv: list[str]) -> int:
             "file": options.write,
         })  # fmt: skip
     elif options.write:
-        recipe = sweep.plan.recipe
         print(
             f"trial {top.trial.number + 1}, {sweep.plan.metric} {top.text()}, is in {options.write}"
         )
-        print(f"next   surefoot train {recipe} -c {options.write}")
+        print(f"next   surefoot train -c {options.write}")
     else:
         print(text, end="")
     return 0

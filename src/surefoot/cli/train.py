@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from surefoot import recipes
@@ -79,12 +80,16 @@ def _written(own: argparse.ArgumentParser, argv: list[str]) -> str | None:
     """Return the recipe that a file of settings (`-c FILE`) is for, where it says so."""
     files = flags.parse(own, argv).options.config
     headers = [read(file).data.get("surefoot") for file in files]
-    named = [str(h["recipe"]) for h in headers if isinstance(h, dict) and h.get("recipe")]
-    if not files or (named and named[0] in recipes.names()):
+    named = [
+        str(h.get("file") or h["recipe"])
+        for h in headers
+        if isinstance(h, dict) and h.get("recipe")
+    ]
+    if not files or (named and (named[0] in recipes.names() or Path(named[0]).is_file())):
         return named[0] if named else None
     what = f"{', '.join(files)} says nothing of a recipe"
     if named:
-        what = f"the settings are for {named[0]}, which is not one of Surefoot's own"
+        what = f"the settings are for {named[0]}, which is not here, nor one of Surefoot's own"
     fix = f"surefoot train {'./FILE.py' if named else 'charlm'} -c {' -c '.join(files)}"
     raise ConfigError([Problem(f"which recipe? {what}", "command line", fix)])
 

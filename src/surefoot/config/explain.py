@@ -40,8 +40,8 @@ def shown(value: Any) -> str:
 
 def summary(section: type[BaseModel]) -> str:
     """Return the first sentence of a section's docstring."""
-    text = inspect.getdoc(section) if "__doc__" in vars(section) else None
-    return (text or "").split("\n\n")[0].replace("\n", " ").strip()
+    text = inspect.cleandoc(vars(section).get("__doc__") or "")  # not that of what it extends
+    return text.split("\n\n")[0].replace("\n", " ").strip()
 
 
 def find_field(word: str, schema: type[BaseModel]) -> str:

@@ -18,7 +18,7 @@ from surefoot.config.resolve import FORMAT, Layer, check, gather, starting_value
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, Problem
 
-__all__ = ["StoredConfig", "dump", "load_run_config", "scalar", "settings"]
+__all__ = ["StoredConfig", "dump", "heading", "load_run_config", "scalar", "settings"]
 
 _COLUMN = 34  # where comments begin
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
@@ -84,19 +84,17 @@ def dump(
     resolved: Mapping[str, Any],
     recipe: str,
     preset: str | None,
+    file: str = "",
 ) -> str:
     """Return the text of a run's `config.yaml`.
 
     `sources` become comments; `resolved` maps names (`threads`, `precision`) to what each `auto`
-    became.
+    became; `file` is where a recipe of one's own lies.
     """
     lines = [
         "# The configuration of this run: requested values, and where each came from.",
-        f"# `surefoot train {_comment(recipe)} -c config.yaml` starts another run with the same.",
-        "surefoot:",
-        f"  format: {FORMAT}",
-        f"  recipe: {scalar(recipe)}",
-        f"  preset: {scalar(preset)}",
+        "# `surefoot train -c config.yaml` starts another run with the same.",
+        *heading(recipe, preset, file),
     ]
     lines += settings(flatten(config), sources)
     lines += ["resolved:  # what each auto became; a resume repeats these"]
@@ -104,6 +102,14 @@ def dump(
     if not resolved:
         lines[-1] = "resolved: {}"
     return "\n".join(lines) + "\n"
+
+
+def heading(recipe: str, preset: str | None, file: str = "") -> list[str]:
+    """Return the lines of YAML that say whose settings these are."""
+    lines = ["surefoot:", f"  format: {FORMAT}", f"  recipe: {scalar(recipe)}"]
+    if file:
+        lines.append(f"  file: {scalar(file)}")
+    return [*lines, f"  preset: {scalar(preset)}"]
 
 
 def settings(flat: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:

@@ -48,6 +48,7 @@ __all__ = [
 
 FORMAT = 1  # of a run's config.yaml
 _HEADER, _PINNED = "surefoot", "resolved"
+_KNOWN = ("format", "recipe", "file", "preset")  # keys of the header
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,8 @@ def _read_layer(path: Path | str, schema: type[BaseModel], recipe: str) -> Layer
     owner = layer.header.get("recipe")
     if owner is not None and owner != recipe:
         what = f"{document.name} belongs to recipe {owner}, not {recipe}"
-        fix = f"surefoot train {owner} -c {document.name}, or remove its `surefoot:` section"
+        own = layer.header.get("file", owner)
+        fix = f"surefoot train {own} -c {document.name}, or remove its `surefoot:` section"
         layer.problems = [document.problem(what, document.spot((_HEADER, "recipe")).value, fix)]
     if not document.data and not layer.problems:
         layer.notes.append(f"{document.name} says nothing")
@@ -242,8 +244,8 @@ def _take_header(document: Document, data: dict[str, Any], layer: Layer) -> None
         what = f"{_HEADER}: expected format, recipe and preset below it"
         layer.problems.append(document.problem(what, spot.key, f"remove `{_HEADER}:`"))
         return
-    for key in header.keys() - {"format", "recipe", "preset"}:
-        near = nearest(key, ["format", "recipe", "preset"])
+    for key in header.keys() - set(_KNOWN):
+        near = nearest(key, _KNOWN)
         fix = f"did you mean {_HEADER}.{near}?" if near else "remove it"
         place = document.spot((_HEADER, key)).key
         layer.problems.append(document.problem(f"{_HEADER}.{key}: unknown key", place, fix))

@@ -10,7 +10,7 @@ from surefoot.engine.job import Drawing, Job, Shared
 from surefoot.engine.kit.answers import free_running, wilson
 from surefoot.engine.kit.curriculum import TeacherForcing
 from surefoot.engine.kit.sample import generate
-from surefoot.engine.kit.speak import Answerer, Request, Speaker, TextSpeaker
+from surefoot.engine.kit.speak import Answerer, Request, Silent, Speaker, TextSpeaker
 from surefoot.engine.kit.validate import (
     NextTokens,
     Scores,
@@ -41,6 +41,7 @@ __all__ = [
     "Result",
     "Scores",
     "Shared",
+    "Silent",
     "Speaker",
     "Store",
     "TeacherForcing",

@@ -223,7 +223,9 @@ class Conductor:
 
     def _log(self, report: Report) -> None:
         rate, size = self.meter.rate(), self.world.size
-        each = {"tokens_per_s_each": round(rate / size, 1)} if size > 1 else {}
+        unit = "examples" if report.weight == self.data.size(report.step - 1) else "tokens"
+        speed = {f"{unit}_per_s": round(rate, 1)}
+        speed |= {f"{unit}_per_s_each": round(rate / size, 1)} if size > 1 else {}
         team = self.world.team
         for text in stragglers(team) if team is not None else ():
             self.record.note(text, "warning")
@@ -231,7 +233,7 @@ class Conductor:
             parts = {key: float(value) for key, value in reading.parts.items()}
             self.record.row(
                 "train", report.step, name, loss=reading.loss, lr=reading.lr,
-                grad_norm=reading.grad_norm, tokens_per_s=round(rate, 1), **each, **parts,
+                grad_norm=reading.grad_norm, **speed, **parts,
                 **(self._ratios.get(name, {}) if reading.applied else {}),
             )  # fmt: skip
 

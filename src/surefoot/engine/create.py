@@ -103,21 +103,21 @@ def create(
         plan = replace(plan, moved=told[0], bandwidth=told[1])
     room_for(runs, plan.disk)
     pinned = {**pins.as_dict(), "horizon": horizon}
-    resolved = {k: v for k, v in pinned.items() if k != "why"}
     git, diff = git_state(Path.cwd(), runs)
     meta = {
         "id": uuid.uuid4().hex, "preset": preset, "max_steps": limit, "seed": config.train.seed,
         "horizons": horizons,
         "identity": fingerprint(config), "pinned": pinned, "data": job.data, "segments": [],
         "source": job.source.fingerprint, "settings": job.settings,
-        "location": recipe.location or recipe.name,
-        "plan": asdict(plan),
-        "machine": {**describe_machine(), **gpu(world.device)}, "git": git,
-        "tags": config.track.tags,
-        "versions": versions(pins), **(facts or {}),
+        "location": recipe.location or recipe.name, "speaks": recipe.speak is not None,
+        "plan": asdict(plan), "git": git,
+        "machine": {**describe_machine(), **gpu(world.device)},
+        "tags": config.track.tags, "versions": versions(pins), **(facts or {}),
     }  # fmt: skip
+    resolved = {k: v for k, v in pinned.items() if k != "why"}
+    whose = recipe.name, preset, recipe.location
     files = {
-        "config.yaml": dump(config, dict(sources or {}), resolved, recipe.name, preset),
+        "config.yaml": dump(config, dict(sources or {}), resolved, *whose),
         **({"code.diff": diff} if diff else {}),
         **_source_of(recipe.location),
         **job.files,

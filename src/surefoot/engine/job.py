@@ -46,7 +46,8 @@ class Job:
     that is `Shared` is computed by all processes of a run, another by the first alone),
     a sampler text (from a seed), a drawing a picture or None. `exams` are evaluations that training never
     makes and `surefoot evaluate` does: those on a test set. `data` says for the record what is
-    learned from, and with `loss_unit` in what losses are, where it is not nats; `notes` say it to a person. `files` are small texts kept with the run (a
+    learned from, and with `loss_unit` in what losses are (else nats; nothing, where there is no `data`);
+    `notes` say it to a person. `files` are small texts kept with the run (a
     vocabulary), so that the model can be used without its data. `settings` (section.name ->
     value) are what was substituted while building, such as the text that took the place of one
     out of reach; a resume repeats them. `show` writes a batch of one example for a person.

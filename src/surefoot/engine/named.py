@@ -78,7 +78,8 @@ def _fill(
     if wrong:
         raise CheckpointError(
             "the checkpoint does not fit the model:\n  " + "\n  ".join(wrong),
-            fix="use the configuration the run was started with (surefoot config show RUN)",
+            fix="use the configuration the run was started with (surefoot config show RUN), and a recipe "
+            "of your own as it was then (recipe.py in the run)",
         )
     with torch.no_grad():
         for name, tensor in present.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from surefoot.config.learners import alone, own
@@ -15,8 +14,8 @@ from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
 from surefoot.engine.state import TrainState
 from surefoot.schedule import Constant, Cosine, OneCycle, Schedule, WarmupStableDecay
-from surefoot.track.folder import reference
-from surefoot.track.text import number
+from surefoot.track.folder import RunFolder, reference
+from surefoot.track.text import bytes_text, number, percent
 
 __all__ = ["compared", "describe", "farewell", "planned_rates", "prepare", "schedule_for", "work"]
 
@@ -91,10 +90,11 @@ def describe(job: Job, pins: Pins, plan: Plan, steps: int | None) -> Iterator[st
     for name, learner in job.learners.items():
         count = sum(p.numel() for p in learner.parameters)
         label = "model" if len(job.learners) == 1 else name
-        yield f"{label}  {count / 1e6:.2f} M parameters"
-    time = "until stopped" if plan.seconds is None else f"about {_time(plan.seconds)}"
+        size = f"{count / 1e6:.2f} M" if count >= 10_000 else f"{count:,}"
+        yield f"{label}  {size} parameters"
+    time = "until stopped" if plan.seconds is None else _time(plan.seconds)
     yield (
-        f"plan   {plan.memory / 1e6:.0f} MB of memory, {time}, {plan.disk / 1e6:.0f} MB of disk, "
+        f"plan   {bytes_text(plan.memory)} of memory, {time}, {bytes_text(plan.disk)} of disk, "
         f"{'no last' if steps is None else steps} steps"
     )
     threads = f", {pins.threads} thread{'s' * (pins.threads > 1)}" if pins.device == "cpu" else ""
@@ -114,7 +114,7 @@ def compared(plan: Mapping[str, Any], taken: Mapping[str, float]) -> Iterator[st
         step, held = taken["step_seconds"], taken["bytes"] / 1e6
         times = f"{_ms(foreseen)} ms a step foreseen, {_ms(step)} ms taken"
         times += " beside other programs" if taken.get("crowded") else ""
-        yield f"plan   {times}; the process held {held:.0f} MB"
+        yield f"plan   {times}; the process held {held:.0f} MB, torch itself included"
 
 
 def _ms(seconds: float) -> str:
@@ -130,7 +130,7 @@ def farewell(
     state: TrainState,
     scores: Mapping[str, Mapping[str, float]],
     seconds: float,
-    path: Path,
+    folder: RunFolder,
     *,
     unit: str,
     report: bool,
@@ -149,14 +149,15 @@ def farewell(
             told = f"{_digits(loss)} {unit}".rstrip()
             yield f"best   {label}val loss {told}{bits}, at step {step}"
         last = scores.get(name, {})
-        shares = [f"{word} {last[key]:.1%}" for key, word in _SHARES.items() if key in last]
+        shares = [f"{word} {percent(last[key])}" for key, word in _SHARES.items() if key in last]
         if shares:
             yield f"last   {label}{', '.join(shares)}"
-    yield f"run    {path}"
+    yield f"run    {folder.path}"
     if report:
-        yield f"look   {path / 'report.html'}"
-    name = reference(path)
-    yield f"next   surefoot sample {name}    surefoot show {name}"
+        yield f"look   {folder.path / 'report.html'}"
+    name = reference(folder.path)
+    write = f"surefoot sample {name}    " if folder.meta.get("speaks", True) else ""
+    yield f"next   {write}surefoot show {name}"
 
 
 def _digits(value: float) -> str:
@@ -164,8 +165,10 @@ def _digits(value: float) -> str:
 
 
 def _time(seconds: float) -> str:
+    if seconds < 1:
+        return "under 1 s"
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"about {seconds:.0f} s"
     if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"

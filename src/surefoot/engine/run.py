@@ -53,6 +53,7 @@ from surefoot.engine.world import World, open_world
 from surefoot.errors import CheckFailed, Stopped, SurefootError
 from surefoot.track.folder import RunFolder, now, reference
 from surefoot.track.machine import describe_machine
+from surefoot.track.meta import loss_unit
 from surefoot.track.record import Record, Sink
 
 __all__ = ["Result", "begin", "resume"]
@@ -258,9 +259,9 @@ def _train(
     if world.leads:
         folder.update(status=status, ended=now(), step=state.step, best=best, taken=taken)
     if status == "done" and world.leads:
-        seconds, report = time.monotonic() - begun, config.track.report
-        unit = job.data.get("loss_unit", "nats")
-        lines = farewell(state, conductor.scores, seconds, folder.path, unit=unit, report=report)
+        seconds, told = time.monotonic() - begun, config.track.report
+        unit = loss_unit(job.data)
+        lines = farewell(state, conductor.scores, seconds, folder, unit=unit, report=told)
         for line in (*compared(folder.meta.get("plan", {}), taken), *lines):
             record.note(line)
     result = Result(folder.path, status, state.step, conductor.scores, best, witness.tape.proven)

@@ -103,7 +103,14 @@ class Recipe:
     adopt: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Adoption] | None = None
     depth: Callable[[Any], int | None] | None = None
     tiers: Callable[[Recipe, Any, Place], Iterator[Tier]] | None = None
-    location: str = ""  # `charlm`, or the path of a file, to find the recipe again
+    location: str = ""  # the path of a file, to find the recipe again
+
+    @property
+    def address(self) -> str:
+        """What a person types for it: a name, or the path of a file from here."""
+        path, here = Path(self.location), Path.cwd()
+        inside = self.location and path.is_relative_to(here)
+        return str(path.relative_to(here)) if inside else self.location or self.name
 
 
 def names() -> dict[str, str]:
@@ -122,15 +129,21 @@ def find(ref: str) -> Recipe:
         return found
     if ref.endswith(".py"):
         return _from_file(Path(ref))
-    near = difflib.get_close_matches(ref, _SHIPPED, n=1)
-    fix = f"did you mean {near[0]}?" if near else f"recipes: {', '.join(_SHIPPED)}, or a .py file"
+    fix = f"recipes: {', '.join(_SHIPPED)}, or a .py file"
+    if near := difflib.get_close_matches(ref, _SHIPPED, n=1):
+        fix = f"did you mean {near[0]}?"
+    elif Path(ref).exists():
+        fix = f"a text: surefoot train charlm --path {ref}; numbers: docs/guides/own-model.md"
     raise ConfigError(f"unknown recipe {ref!r}", fix=fix)
 
 
 def import_file(path: Path) -> ModuleType:
     """Run a Python file of the user's and return it as a module. Raises ConfigError."""
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}", fix="check the path")
+        there = [p.name for p in path.parent.glob(f"*{path.suffix}")]
+        near = difflib.get_close_matches(path.name, there, n=1)
+        fix = f"did you mean {path.with_name(near[0])}?" if near else "check the path"
+        raise ConfigError(f"there is no file {path}", fix=fix)
     name = f"surefoot_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

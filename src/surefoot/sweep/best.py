@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from surefoot import api
 from surefoot.config.fields import flatten
-from surefoot.config.files import scalar, settings
-from surefoot.config.resolve import FORMAT
+from surefoot.config.files import heading, settings
 from surefoot.sweep.plan import SEED
 from surefoot.sweep.results import Results
 
@@ -29,10 +28,7 @@ def settings_of(made: Results) -> str:
     lines = [
         f"# The best of sweep {sweep.name}: trial {best.trial.number + 1} of {plan.count}, "
         f"{plan.metric} {best.text()}{many}.",
-        "surefoot:",
-        f"  format: {FORMAT}",
-        f"  recipe: {scalar(plan.found.name)}",
-        f"  preset: {scalar(preset)}",
+        *heading(plan.found.name, preset, plan.found.location),
         *settings(told, {p: s for p, s in wanted.sources.items() if p in told}),
     ]
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ __all__ = ["Best", "Curve", "Figure", "Mark", "best_of", "figures", "marks", "re
 
 POINTS = 2000  # at most, of one curve
 ALL_POINTS = 5500  # of all curves that follow the training steps
-SMOOTHED = ("loss", "grad_norm", "tokens_per_s")
+SMOOTHED = ("loss", "grad_norm", "tokens_per_s", "examples_per_s")
 NOISY = 120  # values from which on a training curve gets a moving average
 ODD = 50  # values that are not finite, shown one by one
 Role = Literal["train", "val", "plan"]
@@ -86,12 +86,12 @@ class Figure:
 def figures(history: History, clip: float | None = None) -> list[Figure]:
     """Return every figure that `history` has rows for; `clip` is the largest gradient norm."""
     learners = max(1, len(history.train))
-    known = [key for key in ("loss", "grad_norm", "lr", "tokens_per_s") if _has(history, key)]
+    known = [key for key in (*SMOOTHED, "lr") if _has(history, key)]
     extra = sorted(_keys(row for rows in history.train.values() for row in rows) - set(known))
     budget = ALL_POINTS / (learners * max(1.0, sum(_SHARE.get(k, 0.5) for k in known + extra)))
     points = {key: int(min(POINTS, budget) * _SHARE.get(key, 0.5)) for key in known + extra}
     found = [_loss(history, points.get("loss", POINTS)), _accuracy(history)]
-    for key in ("lr", "grad_norm", "tokens_per_s"):
+    for key in ("lr", *SMOOTHED[1:]):
         if key in known:
             found.append(_training(history, key, points[key], clip))
     found += _parts(history, {key: points[key] for key in extra})

@@ -10,7 +10,7 @@ from typing import Any
 
 from surefoot.errors import RunError
 
-__all__ = ["FORMAT", "check_tags", "dump", "newer", "parse", "read"]
+__all__ = ["FORMAT", "check_tags", "dump", "loss_unit", "newer", "parse", "read"]
 
 FORMAT = 1  # of run.json and of the layout of a run's folder
 SHAPES: dict[str, type] = {  # what others rely on; anything may be missing
@@ -35,6 +35,11 @@ def newer(meta: Mapping[str, Any]) -> str | None:
     if not isinstance(number, int) or number <= FORMAT:
         return None
     return f"format {number}, newer than this Surefoot reads ({FORMAT})"
+
+
+def loss_unit(data: Mapping[str, Any]) -> str:
+    """Return in what losses on `data` are, as its recipe says; of what is not described, nothing."""
+    return str(data.get("loss_unit", "nats" if data else ""))
 
 
 def dump(meta: Mapping[str, Any]) -> str:

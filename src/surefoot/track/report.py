@@ -21,6 +21,7 @@ from surefoot.track.figures import Figure, figures, marks
 from surefoot.track.folder import RunFolder, write_atomic
 from surefoot.track.gallery import gallery
 from surefoot.track.log import read_log
+from surefoot.track.meta import loss_unit
 from surefoot.track.page import asset, figure_values, pack, render
 from surefoot.track.reading import History, read_history, read_rows
 from surefoot.track.record import Row, Sink
@@ -42,7 +43,7 @@ PATIENCE = 120.0  # seconds that the last report may take
 def _in_its_unit(figure: Figure, meta: Mapping[str, Any]) -> Figure:
     """Return a figure of losses in the unit that the recipe has said, if it has."""
     data = meta.get("data")
-    unit = data.get("loss_unit", "nats") if isinstance(data, Mapping) else "nats"
+    unit = loss_unit(data if isinstance(data, Mapping) else {})
     return replace(figure, unit=str(unit)) if figure.unit == "nats" else figure
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "legible",
     "machine_parts",
     "number",
+    "percent",
     "rate",
     "real",
     "sample_lines",
@@ -127,6 +128,15 @@ def bytes_text(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def percent(share: float) -> str:
+    """Write a share.
+
+    >>> percent(0.4178)
+    '41.8 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
 def clock(seconds: float) -> str:
     """Write a duration.
 
@@ -227,7 +237,7 @@ def _metric(key: str, value: float) -> str:
         return f"{number(value)} bits/{key.removeprefix('val_bits_per_')}"
     if key in ("top1", "top5", "exact"):
         name = {"top1": "top-1", "top5": "top-5"}.get(key, key)
-        return f"{name} {100 * value:.1f} %"
+        return f"{name} {percent(value)}"
     return f"{key.replace('_', ' ')} {number(value)}"
 
 

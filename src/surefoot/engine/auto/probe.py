@@ -23,6 +23,7 @@ from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.world import World
 from surefoot.nn.again import hearing
 from surefoot.nn.dropout import set_keys
+from surefoot.track.text import bytes_text
 
 __all__ = ["Probe"]
 
@@ -268,7 +269,7 @@ class Probe:
         room = _free_memory(self.world.device) // 2
         batch = self.config.train.batch_size
         sizes = [d for d in size.divisors(batch) if d * activations <= room] or [1]
-        told = f"{sizes[0]} x {activations / 1e6:.1f} MB of activations in {room / 1e9:.1f} GB"
+        told = f"{sizes[0]} x {bytes_text(activations)} of activations in {bytes_text(room)}"
         steps = self.config.limit(len(self.job.source)) or _LONG
         worth = 6 * each * batch < max(_SIZING, _SHARE * steps * each * batch)
         if len(sizes) > 1 and worth:

@@ -62,4 +62,4 @@ def overhead(cache: Path | None, device: str) -> Overhead | None:
 
 
 def _key(device: str) -> str:
-    return f"runs on {device_name(torch.device(device))}, torch {torch.__version__}"
+    return f"runs alone on {device_name(torch.device(device))}, torch {torch.__version__}"

@@ -14,9 +14,10 @@ from torch import nn
 from surefoot.data.tokenizer import Tokenizer
 from surefoot.engine.kit.sample import Decodes, generate
 from surefoot.engine.place import reads_past_mkl
+from surefoot.errors import RunError
 from surefoot.nn.decode import Decoder
 
-__all__ = ["Answerer", "Request", "Speaker", "TextSpeaker"]
+__all__ = ["Answerer", "Request", "Silent", "Speaker", "TextSpeaker"]
 
 _AT_ONCE = 64  # texts
 _BEFORE = 4  # tokens that decide how the next is read
@@ -72,6 +73,19 @@ class Answerer(Protocol):
         a person. It raises DataError for a question that cannot be read.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Models of a recipe without a voice; only `models` are of use."""
+
+    models: Mapping[str, nn.Module]
+    recipe: str
+
+    def reply(self, learner: str, request: Request) -> Iterator[str]:
+        """Raise RunError."""
+        fix = "surefoot.load(RUN) in Python returns the model; `speak` in the recipe gives it words"
+        raise RunError(f"recipe {self.recipe} has nothing to say", fix=fix)
 
 
 @dataclass(frozen=True)

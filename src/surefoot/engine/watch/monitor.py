@@ -67,7 +67,8 @@ class Monitor:
         self._last: dict[str, float] = {}
         self._first: dict[str, float] = {}
         self._before: dict[str, float] = {}
-        self._moment = clock()
+        self._begun = self._moment = clock()
+        self._rivals = 0.0  # cores that other programs kept busy, on the mean, known at the end
         self._gone: list[str] = []
         self._said: set[str] = set()
         self._since: dict[str, float] = {}  # what the judgement looks at: sums of rows
@@ -79,6 +80,7 @@ class Monitor:
                 self._tell(why)
         self.read()
         self._first, self._before, self._moment = dict(self._last), dict(self._last), self._clock()
+        self._begun = self._moment
         self._sums, self._count = {}, 0  # what was before the first step does not count
         self._thread.start()
         return self
@@ -87,11 +89,19 @@ class Monitor:
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
+        self.read()
+        if "own_cpu_s" in self._first and "gpu_busy" not in self._last:
+            own, every = (self._last[k] - self._first[k] for k in ("own_cpu_s", "all_cpu_s"))
+            self._rivals = (every - own) / max(1e-9, self._clock() - self._begun)
 
     @property
     def crowded(self) -> bool:
-        """Whether other programs took the cores that this one computes on."""
-        return "cores" in self._said
+        """Whether other programs took the cores that this one computes on, for a while or in all."""
+        return "cores" in self._said or self._too_many(self._rivals)
+
+    def _too_many(self, rivals: float) -> bool:
+        """Whether other programs that keep `rivals` cores busy leave too few for our threads."""
+        return rivals > self.cores - self.threads + _OTHERS * self.threads
 
     def _watch(self) -> None:
         while not self._end.wait(EVERY):
@@ -212,8 +222,8 @@ class Monitor:
         if free is not None and begun and free < max(_FULL * begun, 2e8):
             text = f"memory is nearly full, {free / 1e9:.2f} GB are left: close other programs"
             yield "memory", f"{text}, or take a smaller --micro-batch-size"
-        rivals, spare = means.get("other_cores", 0.0), self.cores - self.threads
-        if rivals > spare + _OTHERS * self.threads and "gpu_busy" not in means:
+        rivals = means.get("other_cores", 0.0)
+        if self._too_many(rivals) and "gpu_busy" not in means:
             text = f"other programs keep {rivals:.1f} of {self.cores} cores busy"
             yield "cores", f"{text}: steps take longer, numbers stay the same"
 
