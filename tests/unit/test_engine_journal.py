@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from surefoot.engine.journal import Event, Journal, Kind, Record, check_header, float_bits, read
 from surefoot.errors import CheckpointError
+from surefoot.track.lock import Busy, hold, holder
 
 SIZE = 56
 
@@ -172,3 +174,44 @@ def test_closing_on_a_disk_that_fails_is_quiet(
     with pytest.raises(OSError, match="Input/output"):
         journal.sync()
     journal.close()
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes()[:SIZE])
+    other.replace(path)
+
+
+@pytest.mark.parametrize("harm", [gone, replaced])
+def test_a_journal_that_somebody_deletes_is_whole_again_after_a_sync(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    journal = Journal(tmp_path / "journal", "run")
+    journal.append(step(1))
+    harm(journal.path)
+    journal.append(step(2))
+    journal.sync()
+    assert journal.restored
+    journal.append(step(3))
+    journal.sync()
+    assert not journal.restored
+    assert [r for _, r in read(journal.path)] == [step(1), step(2), step(3)]
+    with pytest.raises(Busy), hold(tmp_path):
+        pytest.fail("it is claimed")
+    journal.close()
+
+
+def test_a_deleted_lock_lets_no_second_process_in(tmp_path: Path) -> None:
+    """People delete it because they take it for a leftover. Who trains has the journal, too."""
+    with hold(tmp_path):
+        journal = Journal(tmp_path / "journal", "run")
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(Busy, match=r"though its \.lock was deleted"), hold(tmp_path):
+            pytest.fail("two processes train one run")
+        journal.close()
+    with hold(tmp_path):
+        assert holder(tmp_path) is not None

@@ -265,3 +265,42 @@ def test_notes_and_rows_from_threads_do_not_mix(tmp_path: Path) -> None:
             thread.join()
     assert len(rows(tmp_path / "metrics.jsonl")) == 400
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 400
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_somebody_deletes_is_whole_again_after_a_sync(
+    tmp_path: Path, replaced: bool
+) -> None:
+    """As when a folder is synchronised, or a person tidies while it trains."""
+    path, memory = tmp_path / "metrics.jsonl", Memory()
+    with Record(tmp_path, sinks=[memory]) as record:
+        record.row("train", 1, loss=1.0)
+        record.row("train", 2, loss=1.0)
+        if replaced:
+            other = tmp_path / "other"
+            other.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+            other.replace(path)
+        else:
+            path.unlink()
+        record.row("train", 3, loss=1.0)
+        assert record.sync() is None
+        record.row("train", 4, loss=1.0)
+        assert record.sync() is None
+        assert record.rewind(3) == 1, "it is the file that is written on"
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    told = [text for level, text in memory.said if level == "warning"]
+    assert told == ["metrics.jsonl was deleted or replaced while it was written; it is whole again"]
+
+
+def test_a_folder_that_is_gone_is_trouble_and_no_more(tmp_path: Path) -> None:
+    import shutil
+
+    place = tmp_path / "run"
+    place.mkdir()
+    record = Record(place)
+    record.row("train", 1, loss=1.0)
+    shutil.rmtree(place)
+    trouble = record.sync()
+    assert trouble is not None and trouble.errno == errno.ENOENT
+    record.close()
+    assert not place.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from surefoot.engine.tape import Tape
 from surefoot.errors import OutOfResources, RunError
-from surefoot.track.record import Record
+from surefoot.track.record import RESTORED, Record
 from surefoot.track.text import bytes_text
 
 __all__ = ["refusals", "room_for", "synced"]
@@ -28,6 +28,8 @@ def synced(record: Record, tape: Tape) -> None:
     trouble = record.sync()
     try:
         tape.sync()
+        if tape.journal.restored:
+            record.note(f"journal {RESTORED}", "warning")
     except OSError as error:
         trouble = trouble or error
     if trouble is not None and trouble.errno in _FULL:

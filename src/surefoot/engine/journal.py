@@ -29,6 +29,8 @@ import xxhash
 
 from surefoot.engine.codec import sync_folder
 from surefoot.errors import CheckpointError
+from surefoot.track.lines import kept
+from surefoot.track.lock import claim
 
 __all__ = ["FORMAT", "Event", "Journal", "Kind", "Record", "check_header", "float_bits", "read"]
 
@@ -135,10 +137,12 @@ class Journal:
     def __init__(self, path: Path, run: str) -> None:
         self.path, self.run = path, run
         self.notes: list[str] = []
+        self.restored = False  # whether the last sync found the file deleted or replaced
         self._set_aside_if_foreign()
         self._count = self._repair() if path.exists() else self._create()
         self._waiting: list[Record] = []  # what a full disk refused; tried again at each append
         self._handle = os.open(path, os.O_RDWR | os.O_APPEND)
+        claim(self._handle)
         self._lock = threading.Lock()  # training appends while a save in the background syncs
 
     @property
@@ -178,9 +182,17 @@ class Journal:
         with self._lock:
             self._flush()
             behind = self.behind
+            self._keep()
         os.fsync(self._handle)  # outside the lock, for it may take long and appends go on
         if behind:
             raise OSError(errno.ENOSPC, f"the disk refuses the journal, {behind} records wait")
+
+    def _keep(self) -> None:
+        handle = kept(self.path, self._handle)
+        self.restored = handle != self._handle
+        if self.restored:
+            self._handle = handle
+            claim(handle)
 
     def close(self) -> None:
         """Write what waits as far as the disk takes it, and close."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from surefoot.track.folder import sync_folder
 
-__all__ = ["Lines", "encode"]
+__all__ = ["Lines", "encode", "kept"]
 
 BACKLOG = 4_000_000  # bytes that wait in memory while the disk is full
 BLOCK = 1 << 16  # bytes
@@ -70,7 +70,8 @@ class Lines:
     """One such file, open for appending by one process.
 
     `torn` is what the repair on open removed: (offset, bytes), or None. `waiting` and `lost`
-    count lines that a full disk holds back and that were given up.
+    count lines that a full disk holds back and that were given up. `restored`: the last `sync` found
+    the file deleted or replaced, and wrote it anew.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,8 +79,8 @@ class Lines:
         for left in path.parent.glob(f".{path.stem}.*.new"):  # by a kill amid a move of lines
             left.unlink()
         self.torn = self._repair()
-        self.lost = 0
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.lost, self.restored = 0, False
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._size = os.fstat(self._handle).st_size
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -113,6 +114,8 @@ class Lines:
         trouble = self.flush()
         try:
             os.fsync(self._handle)
+            handle = kept(self.path, self._handle)
+            self.restored, self._handle = handle != self._handle, handle
         except OSError as error:
             return trouble or error
         return trouble
@@ -177,7 +180,7 @@ class Lines:
         staging.replace(self.path)
         sync_folder(self.path.parent)
         os.close(self._handle)
-        self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND)
 
     def _repair(self) -> tuple[int, bytes] | None:
         """Cut off a last line that a crash left unfinished, after keeping it in `NAME.torn`."""
@@ -195,6 +198,26 @@ class Lines:
         _extend_atomic(self.path.with_name(f"{self.path.name}.torn"), tail + b"\n")
         os.truncate(self.path, start)
         return start, tail
+
+
+def kept(path: Path, handle: int) -> int:
+    """Return a handle of the file at `path`: this one, or of its copy where somebody has deleted it.
+
+    Also where another one was put in its place. Raises OSError: then all is as it was.
+    """
+    if os.fstat(handle).st_nlink:
+        return handle
+    staging, place = path.with_name(f".{path.name}.new"), 0
+    with staging.open("wb") as file:
+        while block := os.pread(handle, BLOCK, place):
+            place += file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.replace(path)
+    sync_folder(path.parent)
+    fresh = os.open(path, os.O_RDWR | os.O_APPEND)
+    os.close(handle)
+    return fresh
 
 
 def _is_row(line: bytes) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from surefoot.errors import OutOfResources, RunError, SurefootError
 
-__all__ = ["Busy", "Holder", "alone", "hold", "holder", "scratch", "unwritable"]
+__all__ = ["Busy", "Holder", "alone", "claim", "hold", "holder", "scratch", "unwritable"]
 
 ATTEMPTS, PAUSE = 10, 0.03  # a reader that asks who holds the lock takes it for microseconds,
 HELD_UP = 1000  # attempts while only readers have it, of which one may have no core meanwhile
@@ -57,8 +57,32 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         if not _take(handle, path):
             raise _refusal(folder)
+        if _trained(folder):
+            what = f"{folder.name} is being trained, though its {path.name} was deleted"
+            raise Busy(what, where=str(folder), fix="wait for it or stop it")
         _sign(handle)
         yield
+    finally:
+        os.close(handle)
+
+
+def claim(handle: int) -> bool:
+    """Lock an open file for as long as it is open; False: another process has. Not everywhere it can be."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
+
+
+def _trained(folder: Path) -> bool:
+    """Whether somebody trains here whose lock file was deleted: who trains has claimed the journal, too."""
+    try:
+        handle = os.open(folder / "journal", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not claim(handle)
     finally:
         os.close(handle)
 

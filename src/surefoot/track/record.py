@@ -19,8 +19,9 @@ from surefoot.track.lines import Lines, encode
 from surefoot.track.log import Log
 from surefoot.track.picture import Picture, as_row
 
-__all__ = ["Kind", "Level", "Record", "Row", "Sink"]
+__all__ = ["RESTORED", "Kind", "Level", "Record", "Row", "Sink"]
 
+RESTORED = "was deleted or replaced while it was written; it is whole again"
 Row = Mapping[str, Any]
 Kind = Literal["train", "eval", "system", "event"]
 Level = Literal["info", "warning"]
@@ -158,6 +159,9 @@ class Record:
         """
         with self._lock:
             trouble = _first(lines.sync() for lines in self._files)
+            for lines in self._files:
+                if lines.restored:
+                    self.note(f"{lines.path.name} {RESTORED}", "warning")
             if trouble is not None or self._full:
                 self._report(trouble, self.first_step)
             for sink in self._sinks:
