@@ -133,7 +133,7 @@ def test_a_run_says_what_it_took_and_the_next_plan_remembers(
 ) -> None:
     train = ["train", *TINY[1:], "--runs", str(tmp_path), "--name", "first"]
     assert main([*train, "--no-tensorboard", "--no-report"]) == 0
-    assert "ms taken; the process held" in capsys.readouterr().out
+    assert "ms taken" in capsys.readouterr().out
     taken = json.loads((tmp_path / "first" / "run.json").read_text())["taken"]
     assert taken["steps"] == 60 and taken["bytes"] > 10**8 and taken["step_seconds"] > 0
     assert main([*TINY, "--runs", str(tmp_path), "--json"]) == 0
@@ -217,3 +217,16 @@ def test_a_card_without_a_driver_is_asked_for(
     told = capsys.readouterr().err
     assert "there is no CUDA device 0" in told and "finds no driver" in told
     assert "--device cpu" in told
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_a_plan_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    for module in ("plan", "folded"):
+        monkeypatch.setattr(f"surefoot.cli.{module}.room", lambda: columns)
+    assert main(["plan", "charlm", "--gpu", "8GB"]) == 0
+    said = capsys.readouterr().out
+    assert max(len(line) for line in said.splitlines()) <= columns
+    assert ("█" in said) is (columns in (60, 120))
+    assert ("what the optimiser remembers" in said) is (columns >= 80)

@@ -35,6 +35,19 @@ def test_list_and_get(capsys, tmp_path):
     assert "was here already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [30, 50])
+def test_a_narrow_terminal_gets_a_list_and_no_broken_table(capsys, monkeypatch, columns):
+    monkeypatch.setattr("surefoot.cli.data.room", lambda: columns)
+    monkeypatch.setattr("surefoot.cli.folded.room", lambda: columns)
+    assert run("data", ["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["shakespeare9 *  5 characters,", "    not here", "  A demo."] or lines[:2] == [
+        "shakespeare9 *  5 characters, not here", "  A demo.",
+    ]  # fmt: skip
+    assert "pydocs          size varies," in "\n".join(lines)
+    assert all(len(line) <= columns for line in lines if "/" not in line)
+
+
 def test_json_is_one_document(capsys):
     assert run("data", ["get", "pydocs", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["origin"] == "bundled"

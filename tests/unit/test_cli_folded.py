@@ -2,7 +2,8 @@
 
 import pytest
 
-from surefoot.cli.folded import folded
+from surefoot.cli import folded as module
+from surefoot.cli.folded import folded, hanging
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,21 @@ def test_a_word_is_shown_when_it_is_whole():
     lines = folded(pieces(), 40)
     assert next(lines) == "one" and said == ["on", "e t"]
     assert "".join(lines) == " two"
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (99, "fits   one two  three-four"),
+        (17, "fits   one two\n       three-four"),
+        (5, "fits\n       one\n       two\n       three-four"),
+    ],
+)
+def test_what_a_terminal_has_no_room_for_hangs_below_its_beginning(monkeypatch, columns, shown):
+    monkeypatch.setattr(module, "room", lambda: columns)
+    assert hanging("fits   one two  three-four", 7) == shown
+
+
+def test_nothing_is_broken_in_a_pipe(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    assert hanging("word " * 100 + "end", 2) == "word " * 100 + "end"

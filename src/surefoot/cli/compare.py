@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from surefoot.cli.folded import room
 from surefoot.cli.options import parser, print_json
 from surefoot.errors import RunError
 from surefoot.track.compare import Comparison, compare
@@ -95,8 +95,7 @@ def _table(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
         max(len(head), *(len(cells[place]) + 1 for cells in shown))
         for place, head in enumerate(heads)
     ]
-    room = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
-    if 2 + first + sum(len(GAP) + width for width in widths) > room:
+    if 2 + first + sum(len(GAP) + width for width in widths) > room():
         width = max(map(len, heads))
         for label, cells, best in rows:
             yield f"  {label}"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from surefoot.cli.folded import hanging, room
 from surefoot.cli.options import Parser, read
 from surefoot.config.fields import Given
 from surefoot.config.resolve import resolve
@@ -116,10 +117,17 @@ def _list(as_json: bool) -> None:
         name = fact["name"] + (" *" if fact["default"] else "")
         rows.append((name, size, fact["here"], fact["licence"], fact["summary"]))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    for row in rows:
+    whole = sum(widths) + 8 + max(len(row[4]) for row in rows) <= room()
+    for row in rows if whole else rows[1:]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[4]]).rstrip())
-    print(f"\n* the default.  Cache: {cache_dir()}  (SUREFOOT_CACHE)")
+        if whole:
+            print("  ".join([*cells, row[4]]).rstrip())
+            continue
+        size = f"{row[1]} characters" if row[1] != "varies" else "size varies"
+        here = "here" if row[2] == "yes" else row[2] if row[2] == "damaged" else "not here"
+        for line in (f"{cells[0]}  {size}, {here}", f"  {row[4]}", f"  {row[3]}"):
+            print(hanging(line, 4))
+    print("\n" + hanging(f"* the default.  Cache: {cache_dir()}  (SUREFOOT_CACHE)", 2))
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:

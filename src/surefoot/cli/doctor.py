@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from surefoot.cli.folded import hanging
 from surefoot.cli.options import parser
 
 __all__ = ["run"]
@@ -41,9 +42,9 @@ def run(verb: str, argv: list[str]) -> int:
         print(json.dumps({what: {"is": how, "advice": advice} for what, how, advice in lines}))
         return 0
     for what, how, advice in lines:
-        print(f"{what:<10} {how}")
+        print(hanging(f"{what:<10} {how}", 11))
         if advice:
-            print(f"{'':<10} -> {advice}")
+            print(hanging(f"{'':<10} -> {advice}", 14))
     print("Ready. Try:  surefoot train charlm")
     return 0
 
@@ -119,7 +120,7 @@ def _numbers_line(device: Any) -> Line:
     found = numbers(device)
     base = found["fp32"] or 1.0
     told = ", ".join(
-        f"{name} {rate / base:.1f} x" if rate else f"no {name}"
+        f"{name} {rate / base:.2g} x" if rate else f"no {name}"
         for name, rate in found.items() if name != "fp32"
     )  # fmt: skip
     slow = device.type == "cpu" and (found["bf16"] or 0.0) <= 1.3 * base

@@ -1,11 +1,26 @@
-"""A text that is still being written, with lines broken between words."""
+"""Lines that are broken between words where the terminal ends, also while they are being written."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-__all__ = ["folded"]
+__all__ = ["folded", "hanging", "room"]
+
+
+def room() -> int:
+    """Return the columns of the terminal; where there is none, so many that nothing is broken."""
+    return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
+
+
+def hanging(line: str, indent: int) -> str:
+    """Return `line` as it fits the terminal, what is carried over indented."""
+    return textwrap.fill(
+        line, room(), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def folded(pieces: Iterable[str], width: int) -> Iterator[str]:

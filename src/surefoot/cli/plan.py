@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot import recipes
+from surefoot.cli.folded import hanging, room
 from surefoot.cli.options import print_json, settings_from
 from surefoot.config import flags
 from surefoot.errors import ConfigError, OutOfResources, Problem, SurefootError
@@ -21,6 +22,7 @@ __all__ = ["run"]
 
 _SMALL = 1000  # bytes that are not worth a line
 _BAR = 24  # columns of a bar that stands for everything
+_WIDE, _NARROW, _LEAST = 105, 79, 55  # columns for bars and words, for words, for bars
 _MEANT = {
     "optimiser": "what the optimiser remembers, and its work",
     "activations": "kept from the forward pass for the backward pass",
@@ -87,11 +89,11 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
         )
     else:
         for line in _lines(recipe, resolved, found, advice, saving, past):
-            print(line)
+            print(hanging(line, 7))
         if steps:
             print()
             for line in lines(steps, _offer(steps, type(config))):
-                print(line)
+                print(hanging(line, 7))
     if options.write is not None:
         text = _write(recipe, resolved, found, saving, options.write)
         if text:
@@ -173,8 +175,10 @@ def _lines(
     yield f"needs  {bytes_text(found.total)}, {verdict}, with batches of {need.examples} {cut}"
     for name, size in found.parts.items():
         if size >= _SMALL:
-            bar = "█" * round(_BAR * size / found.total)
-            yield f"       {name:<12}{bytes_text(size):>9}  {bar:<{_BAR}}  {_MEANT.get(name, '')}".rstrip()
+            bar = f"{'█' * round(_BAR * size / found.total):<{_BAR}}  "
+            meant = _MEANT.get(name, "") if room() >= _NARROW else ""
+            bar = bar if room() >= (_WIDE if meant else _LEAST) else ""
+            yield f"       {name:<12}{bytes_text(size):>9}  {bar}{meant}".rstrip()
     yield f"time   {_time(found)}"
     if past:
         took = f"{_pace(past['step_seconds'])} a step, the process held"
@@ -182,15 +186,20 @@ def _lines(
     yield f"disk   {bytes_text(found.disk)} for checkpoints, at most"
     if advice:
         yield ""
-        yield f"{'what you could change':<38}{'memory':>10}{'time':>9}"
+        wide = (
+            36
+            if room() >= _LEAST + 2
+            else max(len(_flags(c.settings, type(config))) for c in advice)
+        )
+        yield f"{'what you could change':<{wide + 2}}{'memory':>10}{'time':>9}"
         for change in advice:
-            yield _change(change, found, type(config))
+            yield _change(change, found, type(config), wide)
     if saving is not None:
         yield ""
         yield f"fits with {_flags(saving.settings, type(config))}: {bytes_text(saving.outlook.total)}"
 
 
-def _change(change: Change, now: Outlook, schema: Any) -> str:
+def _change(change: Change, now: Outlook, schema: Any, wide: int) -> str:
     from surefoot.track.text import bytes_text
 
     after = change.outlook
@@ -200,7 +209,7 @@ def _change(change: Change, now: Outlook, schema: Any) -> str:
     if now.time and after.time and not now.timed:
         share = after.time / now.time - 1
         time = f"{share:+.0%}" if abs(share) >= 0.005 else "same"
-    return f"  {_flags(change.settings, schema):<36}{memory:>10}{time:>9}".rstrip()
+    return f"  {_flags(change.settings, schema):<{wide}}{memory:>10}{time:>9}".rstrip()
 
 
 def _flags(settings: Mapping[str, Any], schema: Any) -> str:

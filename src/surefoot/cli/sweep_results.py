@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surefoot.cli.folded import room
 from surefoot.cli.options import parser, print_json
 from surefoot.errors import RunError, SurefootError
 from surefoot.sweep.space import text_of
@@ -70,9 +70,8 @@ def _screen(made: Results, most: int) -> Iterator[str]:
 def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
     """Yield a table; where the terminal is too narrow, two lines a trial."""
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-    room = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
     painted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    if sum(widths[:-1]) + 2 * len(widths) + max(len(row[-1]) for row in rows) > room:
+    if sum(widths[:-1]) + 2 * len(widths) + max(len(row[-1]) for row in rows) > room():
         for row in rows:
             yield f"{row[0]:>3}  trial {row[1]}   {heads[-2]} {row[-2]}"
             yield "     " + "  ".join(f"{h} {c}" for h, c in zip(heads[2:-2], row[2:-2]))

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from surefoot.config.fields import Given, Leaf, leaves, sections, short_names
 from surefoot.config.learners import overlays
 from surefoot.config.legacy import today
-from surefoot.config.names import LEFT_OUT, RENAMED
+from surefoot.config.names import ELSEWHERE, LEFT_OUT, RENAMED
 from surefoot.config.suggest import nearest, one_of, suggest_fields
 from surefoot.errors import Problem
 
@@ -214,6 +214,8 @@ def _meant(name: str, value: str | None, schema: type[BaseModel], own: list[str]
     word, known = name[2:].replace("-", "_"), leaves(schema)
     if word in LEFT_OUT:
         return f"this old flag has no counterpart: {LEFT_OUT[word]}"
+    if word in ELSEWHERE:
+        return ELSEWHERE[word]
     if word.startswith("no_"):
         near = suggest_fields(word[3:], known)
         if near and "off" in known[near[0]].choices:
@@ -316,5 +318,6 @@ def arguments(
             names = [p.rpartition(".")[2] for p in found]
             shown = [n if short.get(n) == p else p for n, p in zip(names, found)]
             fix = f"did you mean {one_of(shown)}?" if shown else f"surefoot config docs {recipe}"
-            problems.append(Problem(f"unknown setting {name}", f"argument {name}", fix))
+            told = Problem(f"unknown setting {name}", f"argument {name}", ELSEWHERE.get(name, fix))
+            problems.append(told)
     return values, problems

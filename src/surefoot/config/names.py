@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LEFT_OUT", "RENAMED", "SYNONYMS", "VALUE_SYNONYMS"]
+__all__ = ["ELSEWHERE", "LEFT_OUT", "RENAMED", "SYNONYMS", "VALUE_SYNONYMS"]
 
 # Old names that are read as today's settings.
 RENAMED: dict[str, str] = {
@@ -39,6 +39,29 @@ LEFT_OUT: dict[str, str] = {
     "wandb_run_name": "use --name",
 }
 
+# What other tools ask for that is no setting here, and what there is instead.
+ELSEWHERE: dict[str, str] = {
+    word: told
+    for told, words in {
+        "--runs DIR is the folder of all runs, --name NAME names one": "default_root_dir logging_dir output_dir root_dir",
+        "--name NAME": "experiment_name run_name",
+        "the same command goes on, or `surefoot resume RUN`": "ckpt_path resume resume_from resume_from_checkpoint",
+        "the best weights are kept by themselves: `surefoot sample` and `surefoot.load` take them": "load_best_model_at_end",
+        "best is the lowest val_loss": "greater_is_better metric_for_best_model monitor",
+        "TensorBoard is on (surefoot tb RUN); other places: docs/guides/experiments.md": "logger report_to wandb",
+        "--validate-every N": "check_val_every_n_epoch evaluation_strategy eval_strategy",
+        "--save-every N": "enable_checkpointing save_strategy",
+        "--batch-size is the whole batch; memory decides about its pieces, or --micro-batch-size": "accumulate_grad_batches gradient_accumulation_steps",
+        "--checkpointing yes, where the recipe has it": "gradient_checkpointing use_gradient_checkpointing",
+        "--preset tiny ends in seconds": "fast_dev_run limit_train_batches overfit_batches",
+        "every run is exact: docs/explain/determinism.md": "benchmark deterministic full_determinism",
+        "nothing is called back: docs/guides/own-loop.md": "callbacks",
+        "--nnodes N": "num_nodes",
+        "--parallel ddp or fsdp2": "strategy",
+    }.items()
+    for word in words.split()
+}
+
 # A setting -> what other tools and habits call it.
 _OTHERS: dict[str, str] = {
     "batch_size": "batch bs minibatch_size",
@@ -52,7 +75,8 @@ _OTHERS: dict[str, str] = {
     ),
     "d_ff": "dim_feedforward ffn_dim intermediate_size",
     "d_model": "dim dim_model embed_dim embedding_size hidden hidden_dim hidden_size width",
-    "device": "cuda gpu",
+    "device": "accelerator cuda gpu",
+    "devices": "gpus n_gpus num_devices num_gpus num_processes",
     "dropout": "drop",
     "epochs": "epoch max_epochs num_epochs num_train_epochs",
     "eps": "adam_epsilon",
@@ -69,7 +93,7 @@ _OTHERS: dict[str, str] = {
     "path": "data_path file input",
     "patience": "early_stopping early_stopping_patience",
     "precision": "amp bf16 fp16 mixed_precision",
-    "prefetch_threads": "num_workers workers",
+    "prefetch_threads": "dataloader_num_workers num_workers workers",
     "sample_every": "sample_interval",
     "save_every": "checkpoint_every checkpoint_interval save_interval save_steps",
     "seed": "manual_seed random_seed",
