@@ -139,8 +139,13 @@ def test_a_stored_repository_is_as_it_was_or_none(tmp_path: Path) -> None:
     found.store(tmp_path)
     assert stored_repository(tmp_path, found.digest) == found
     (file,) = (tmp_path / "repositories").iterdir()
+    inode = file.stat().st_ino
+    found.store(tmp_path)
+    assert file.stat().st_ino == inode, "a cache that has it is not written to"
     file.write_text(file.read_text().replace("return", "retrun", 1))
     assert stored_repository(tmp_path, found.digest) is None
+    found.store(tmp_path)
+    assert stored_repository(tmp_path, found.digest) == found
     assert stored_repository(tmp_path, "0" * 32) is None
 
 

