@@ -20,7 +20,7 @@ BUDGET = {
     "track": 4420,
     "ops": 1580,
     "nn": 2110,
-    "engine": 3980,
+    "engine": 4020,
     "engine/kit": 440,
     "engine/watch": 840,
     "engine/auto": 1010,
@@ -28,7 +28,7 @@ BUDGET = {
     "engine/ranks": 1790,
     "lab": 1270,
     "formats": 500,
-    "recipes": 3010,
+    "recipes": 3030,
     "sweep": 1500,
     "cli": 4620,
 }

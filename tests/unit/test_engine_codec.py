@@ -76,3 +76,22 @@ def test_what_is_no_tensor_file_is_said_to_be_none(tmp_path: Path, data: bytes) 
 def test_a_missing_file_is_a_checkpoint_error_too(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         codec.read_tensors(tmp_path / "x")
+
+
+def test_a_shelf_holds_the_same_tensors_and_reads_each_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    codec.write_tensors(path, tensors())
+    whole, shelf = codec.read_tensors(path), codec.Shelf(path)
+    assert dict.fromkeys(shelf) == dict.fromkeys(whole) and len(shelf) == len(whole)
+    for name, tensor in whole.items():
+        found = shelf[name]
+        assert found.dtype == tensor.dtype and found.shape == tensor.shape
+        assert torch.equal(found.nan_to_num(7), tensor.nan_to_num(7)), name
+    with pytest.raises(KeyError):
+        shelf["none"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        shelf["scalar"]
+    path.unlink()
+    with pytest.raises(CheckpointError):
+        shelf["scalar"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from surefoot.engine import codec
+from surefoot.engine.load import fill
 from surefoot.engine.reading import UnreadableError
 from surefoot.engine.state import Payload
 from surefoot.engine.store import Store, seal, unseal
@@ -292,3 +295,42 @@ def test_a_sealed_manifest_of_another_shape_is_not_ours(
     (tmp_path / "manifest.json").write_bytes(seal(manifest | change))
     with pytest.raises(CheckpointError, match="not one of ours"):
         unseal(tmp_path / "manifest.json")
+
+
+def test_weights_are_read_alone_and_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "checkpoints", "run")
+    tensors = {
+        "main.model.safetensors": {"a": torch.ones(3), "b": torch.zeros(2)},
+        "main.optim.safetensors": {"a/m": torch.ones(3)},
+        "main.ema.safetensors": {"a": torch.full((3,), 2.0)},
+    }
+    store.save(3, Payload(tensors, {"learners": {}}), places={}, identity="x")
+    monkeypatch.setattr(codec, "read_tensors", None)
+    module = torch.nn.Module()
+    module.a, module.b = torch.nn.Parameter(torch.rand(3)), torch.nn.Parameter(torch.rand(2))
+    folder: Any = SimpleNamespace(path=tmp_path, meta={"id": "run"}, name="r")
+    assert fill({"main": module}, folder) == 3
+    assert module.a.tolist() == [2.0, 2.0, 2.0] and module.b.tolist() == [0.0, 0.0]
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_chosen_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "checkpoints", "run")
+    for step in (1, 2):
+        file = {"main.model.safetensors": {"a": torch.full((2,), float(step))}}
+        store.save(step, Payload(file, {"learners": {}}), places={}, identity="x")
+    read = codec.Shelf.__getitem__
+
+    def tidied(self: codec.Shelf, name: str) -> torch.Tensor:
+        if "step-000000002" in str(self._path):
+            shutil.rmtree(tmp_path / "checkpoints" / "step-000000002", ignore_errors=True)
+        return read(self, name)
+
+    monkeypatch.setattr(codec.Shelf, "__getitem__", tidied)
+    module = torch.nn.Module()
+    module.a = torch.nn.Parameter(torch.zeros(2))
+    folder: Any = SimpleNamespace(path=tmp_path, meta={"id": "run"}, name="r")
+    assert fill({"main": module}, folder) == 1 and module.a.tolist() == [1.0, 1.0]

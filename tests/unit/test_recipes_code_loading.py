@@ -15,7 +15,7 @@ import torch
 from surefoot.config.fields import changed
 from surefoot.data.bpe import train_bpe
 from surefoot.errors import DataError, Unsupported
-from surefoot.recipes.code.base import find_base
+from surefoot.recipes.code.base import _from_hub, find_base
 from surefoot.recipes.code.loading import load_base
 from surefoot.recipes.code.model import make
 from surefoot.recipes.code.settings import CodeConfig
@@ -117,3 +117,30 @@ def test_what_is_no_base_says_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"model\.base: this tokenizer is no BPE") as caught:
         find_base(str(other))
     assert "byte-level BPE" in str(caught.value) and "data.tokenizer" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "offline", "told"),
+    [
+        ("LocalEntryNotFoundError", False, "the hub is out of reach"),
+        ("LocalEntryNotFoundError", True, "HF_HUB_OFFLINE is set"),
+        ("HFValidationError", False, "there is no such model"),
+        ("OSError", False, "OSError: said"),
+    ],
+)
+def test_why_the_hub_gives_nothing_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, kind: str, offline: bool, told: str
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    error = getattr(hub.errors, kind, OSError)("said\nand more")
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.delenv("SUREFOOT_OFFLINE", raising=False)
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(DataError, match=told) as failure:
+        _from_hub("some/model", ["config.json"])
+    assert "Error" not in failure.value.what or kind == "OSError"
+    assert failure.value.fix is not None and "a base on this disk" in failure.value.fix

@@ -16,18 +16,22 @@ from contextlib import ExitStack
 from io import RawIOBase
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import xxhash
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from surefoot.errors import CheckpointError
 
 __all__ = [
-    "copy_file", "digest", "read_tensors", "safetensors", "sync_folder", "write_bytes", "write_files",
+    "Shelf", "copy_file", "digest", "read_tensors", "safetensors", "sync_folder", "write_bytes", "write_files",
     "write_tensors",
 ]  # fmt: skip
+
+T = TypeVar("T")
 
 _CHUNK = 1 << 22  # bytes per write, so that hashing works on cached memory
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of shared and FUSE folders
@@ -126,13 +130,46 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError when the file is no safetensors file or its header claims more than it
     holds. Nothing in such a file can run code.
     """
+    return _sound(path, load_file)
+
+
+class Shelf(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for and not kept here.
+
+    Whoever copies them one at a time never holds the file beside what is made of it. Raises as
+    `read_tensors` does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _sound(path, self._open) as file:
+            self._names = dict.fromkeys(file.keys())
+
+    def _open(self, path: Path) -> Any:
+        return safe_open(path, framework="pt")
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with _sound(self._path, self._open) as file:  # what is mapped goes with the last tensor
+            found: Tensor = file.get_tensor(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _sound(path: Path, read: Callable[[Path], T]) -> T:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _HEADER_LIMIT):
             raise CheckpointError("header is longer than the file", where=str(path))
-        return load_file(path)
+        return read(path)
     except CheckpointError:
         raise
     except Exception as error:  # the library's list of complaints is not documented

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from surefoot.engine.named import restore_weights
 from surefoot.engine.place import reads_past_mkl
+from surefoot.engine.reading import reading
 from surefoot.engine.store import Checkpoint, Store
 from surefoot.errors import CheckpointError, RunError, Unsupported
 from surefoot.nn.gpt import GPT
@@ -29,14 +31,20 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
     for attempt in range(3):
         checkpoint = select(store, folder, which)
         try:
-            tensors = checkpoint.read().tensors
-            break
+            _pour(models, checkpoint, folder)
+            return checkpoint.step
         except CheckpointError as error:
             if attempt == 2 or checkpoint.path.exists():
                 error.fix = error.fix or (
                     f"--checkpoint STEP takes another; surefoot resume {folder.name} sets it aside"
                 )
                 raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _pour(models: Mapping[str, nn.Module], checkpoint: Checkpoint, folder: RunFolder) -> None:
+    """Read the weights into `models`, one tensor at a time."""
+    tensors = checkpoint.weights()
     absent = [name for name in models if f"{name}.model.safetensors" not in tensors]
     if absent:
         there = sorted(f.partition(".")[0] for f in tensors if f.endswith(".model.safetensors"))
@@ -47,8 +55,8 @@ def fill(models: Mapping[str, nn.Module], folder: RunFolder, which: str | int = 
         )  # fmt: skip
     for name, model in models.items():
         averaged = tensors.get(f"{name}.ema.safetensors", {})
-        restore_weights(model, tensors[f"{name}.model.safetensors"] | averaged)
-    return checkpoint.step
+        with reading(checkpoint.path):
+            restore_weights(model, ChainMap(averaged, tensors[f"{name}.model.safetensors"]))  # type: ignore[arg-type]  # only read
 
 
 def narrow(models: Mapping[str, nn.Module], dtype: str) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from torch import Tensor
 
 from surefoot.engine import codec, parts
 from surefoot.engine.codec import sync_folder
@@ -86,6 +87,19 @@ class Checkpoint:
             raise CheckpointError(text, where=str(self.path))
         if codec.digest(path) != (size, hashed):
             raise CheckpointError(f"{path.name} does not match its hash", where=str(self.path))
+
+    def weights(self) -> dict[str, Mapping[str, Tensor]]:
+        """Verify and return the tensors of models by file, read when they are asked for.
+
+        Raises CheckpointError, also when one is asked for that is gone by then.
+        """
+        self.verify()
+        files = [n for n in self.manifest["files"] if n.endswith(".safetensors")]
+        whole = [n for n in files if len(n.split(".")) == 3 and ".optim." not in n]
+        if any(".model." in n and n not in whole for n in files):  # in parts, to be put together
+            return dict(self.read().tensors)
+        with reading(self.path):
+            return {name: codec.Shelf(self.path / name) for name in whole}
 
     def read(self) -> Payload:
         """Verify and return the contents. Raises CheckpointError."""

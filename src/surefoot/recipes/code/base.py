@@ -265,7 +265,21 @@ def _from_hub(name: str, wanted: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # of the network, the hub or the name: many kinds
-        raise DataError(f"model.base: cannot get {name}: {in_a_line(error)}", fix=fix) from None
+        raise DataError(f"model.base: cannot get {name}: {_why_not(error)}", fix=fix) from None
+
+
+def _why_not(error: Exception) -> str:
+    """Return in words why the hub gave nothing."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):  # which is a kind of the next
+        return "its owner lets in only who is logged in and has agreed (hf auth login)"
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return "there is no such model, or it is private (hf auth login)"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        offline = constants.HF_HUB_OFFLINE
+        return "HF_HUB_OFFLINE is set, and it is not here" if offline else "the hub is out of reach"
+    return in_a_line(error)
 
 
 def in_a_line(error: Exception) -> str:
