@@ -12,6 +12,7 @@ from harness import unsound
 from trials import CONDITIONS, DONE, RECIPES, differences, go_on, spread, undisturbed
 
 REFUSALS = {"full": errno.ENOSPC, "broken": errno.EIO, "forbidden": errno.EACCES}
+SWEPT = {**REFUSALS, "away": errno.ESTALE}
 # Every way to end that the command line documents, but not 1, which is a bug, nor 5.
 WORDS = {DONE, 2, 4}
 RECORD = 56  # bytes of a journal's header, and of each of its records
@@ -53,15 +54,23 @@ def test_refused_some_calls(stage: Any, tally: Any, refusal: str, for_good: bool
     tally.check(stage.each(trial, spread(calls, 14)))
 
 
+@pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
+def test_a_server_that_is_away_when_a_run_opens_its_files(
+    stage: Any, tally: Any, for_good: bool
+) -> None:
+    _, expected = undisturbed(stage, "plain")
+    tally.check(stage.each(refused_at("plain", expected, errno.ESTALE, for_good), range(24, 34)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "two learners", *RECIPES])
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("refusal", SWEPT)
 def test_refused_every_call(
     stage: Any, tally: Any, refusal: str, for_good: bool, name: str
 ) -> None:
     calls, expected = undisturbed(stage, name)
-    trial = refused_at(name, expected, REFUSALS[refusal], for_good)
+    trial = refused_at(name, expected, SWEPT[refusal], for_good)
     tally.check(stage.each(trial, range(1, calls + 1), thin=True))
 
 

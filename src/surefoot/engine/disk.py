@@ -16,7 +16,14 @@ from surefoot.track.text import bytes_text
 __all__ = ["refusals", "room_for", "synced"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (*_FULL, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
+_AWAY = (
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ENODEV,
+    errno.ENXIO,
+)  # of a server, a drive
+_REFUSED = (*_FULL, *_AWAY, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def synced(record: Record, tape: Tape) -> None:
