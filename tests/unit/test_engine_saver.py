@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import errno
 import itertools
+import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +43,23 @@ def test_a_folder_that_is_gone_is_no_full_disk(tmp_path: Path, state: TrainState
     assert "the folder of the run is gone; training goes on" in (saver.complaint() or "")
     with pytest.raises(RunError, match="deleted or moved while it was trained"):
         saver.finish()
+
+
+@pytest.mark.parametrize(("free", "said"), [(0, " for more files (inodes)"), (5, "")])
+def test_a_disk_with_too_many_files_is_told_from_a_full_one(
+    saver: Saver, state: TrainState, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+) -> None:
+    real = os.statvfs(saver.store.folder.parent)
+    facts = {k: getattr(real, k) for k in dir(real) if k.startswith("f_")}
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: SimpleNamespace(**{**facts, "f_files": 9, "f_favail": free})
+    )
+    saver._before_commit = refuse(OSError(errno.ENOSPC, "No space left on device"))
+    saver.save(state, places={})
+    with pytest.raises(OutOfResources) as told:
+        saver.finish()
+    what = f"checkpoint not saved: No space left on device{said}; older ones are whole"
+    assert told.value.what == what
 
 
 def test_pace_in_steps() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import shutil
 import threading
 import time
@@ -208,8 +209,15 @@ class Saver:
         return (
             "the folder of the run is gone"
             if self._gone
-            else f"{_say(error)}; older ones are whole"
+            else f"{_say(error)}{self._of_what(error)}; older ones are whole"
         )
+
+    def _of_what(self, error: Exception) -> str:
+        """Say that it is the number of files that is used up, where bytes are free."""
+        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+            return ""
+        disk = os.statvfs(self.store.folder.parent)
+        return " for more files (inodes)" if disk.f_files and not disk.f_favail else ""
 
     def _remedy(self) -> str:
         if self._gone:
@@ -274,7 +282,7 @@ class Saver:
             ) from error
         if isinstance(error, OSError):
             raise OutOfResources(
-                f"checkpoint not saved: {_say(error)}; older ones are whole",
+                f"checkpoint not saved: {self._why(error)}",
                 where=str(self.store.folder),
                 fix=f"free disk space, then: surefoot resume {self._run}",
             ) from error
