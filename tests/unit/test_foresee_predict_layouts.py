@@ -20,6 +20,7 @@ from surefoot.data.packed import Blank
 from surefoot.engine import Job, Learner, Loss, World
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.foresee.predict import predict
+from surefoot.nn import lean
 from surefoot.nn.adapters import (
     Lora,
     Pretrained,
@@ -61,6 +62,7 @@ CASES = [  # layout, bits and constants, layers computed again, loss, examples a
     ("phi", "qlora+double", False, "reference", 1),
 ]  # fmt: skip
 TOKENS = 48
+LONG = [("llama", "lora"), ("qwen3", "qlora+double"), ("phi", "qlora")]
 
 
 class Opened(torch.autograd.Function):
@@ -119,7 +121,7 @@ def four_bits(linear: nn.Linear, bits: str) -> nn.Module:
     return layer  # type: ignore[no-any-return]
 
 
-def recipe_of(layout: str, bits: str, again: bool) -> recipes.Recipe:
+def recipe_of(layout: str, bits: str, again: bool, long: bool = False) -> recipes.Recipe:
     def build(config: RunConfig, world: World) -> Job:
         if pretending():
             base: Any = hollow(
@@ -131,7 +133,12 @@ def recipe_of(layout: str, bits: str, again: bool) -> recipes.Recipe:
         base.requires_grad_(False)
         if again:
             recompute_layers(base)
+        if long:
+            lean.fuse_gelu(base)
+            lean.offload_inputs(base)
         model = Pretrained(adapt(base, Lora(rank=4), 0), TOKENS).train()
+        if long:
+            lean.tile_feed_forward(model.causal, 16)
         groups = adapter_groups(model, 1e-3, 1.0, 0.0)
         learner = Learner(
             model, lambda m, b: Loss(m(b.fields["x"], b.fields["y"])), [AdamW(groups)]
@@ -151,3 +158,19 @@ def test_prediction_is_the_real_step_to_the_byte(case: tuple[str, str, bool, str
     foreseen, real = ask(), ask(real=True)
     assert foreseen.peak == real.peak > foreseen.state > 0
     assert foreseen.parts == real.parts
+
+
+@pytest.mark.parametrize(("layout", "bits"), LONG)
+@pytest.mark.filterwarnings("ignore")
+def test_so_it_is_with_all_that_makes_room_for_long_rows(
+    layout: str, bits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs of layers that wait on the host, tiles, few heads at a time, and a head in pieces."""
+    monkeypatch.setattr(lean, "_HEAD_TOKENS", 2 * TOKENS)
+    monkeypatch.setattr("surefoot.nn.adapters._PIECE", 20)
+    config = changed(RunConfig(), {"train.batch_size": 2, "train.max_steps": 500})
+    pins = Pins("cpu", precision="bf16", ops={"cross_entropy": "chunked"})
+    ask = partial(predict, recipe_of(layout, bits, True, long=True), config, pins, micro=1)
+    foreseen, real = ask(), ask(real=True)
+    assert foreseen.peak == real.peak and foreseen.parts == real.parts
+    assert foreseen.host == real.host == SIZES["num_hidden_layers"] * TOKENS * 64 * 2
