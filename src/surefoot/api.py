@@ -5,6 +5,7 @@ Nothing here reads `sys.argv`. Importing this module is light; torch comes with 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from surefoot import recipes
 from surefoot.config import flags as flag_words
 from surefoot.config import identity
-from surefoot.config.fields import Given
+from surefoot.config.explain import shown
+from surefoot.config.fields import Given, leaves
 from surefoot.config.resolve import Resolved, amend, resolve, written
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, DataError, Problem, RunError
@@ -217,7 +219,8 @@ def branch(
     """Begin a new run with other settings from the newest checkpoint of `kept`."""
     wanted = amend(kept.config, kept.sources, given, problems)
     config = _with_horizon(kept, wanted.config)
-    resolved = replace(wanted, config=config, preset=kept.preset)
+    notes = [*wanted.notes, *_spent(kept.folder, config)]
+    resolved = replace(wanted, config=config, preset=kept.preset, notes=notes)
     return start(kept.recipe, resolved, runs, name, True, console, parent=(kept.folder, "last"))
 
 
@@ -266,7 +269,8 @@ def go_on(
         raise RunError(
             "\n".join(["these settings change the numbers and cannot change on a resume:", *lines]),
             where=str(folder.path),
-            fix=f"--fork goes on as a new run: surefoot resume {reference(folder.path)} --fork ...",
+            fix="as a new run from these weights: "
+            + _forked(folder, [*diff, *identity.changes(was, config)], type(config)),
         )
     saved = any((folder.path / "checkpoints").glob("step-*"))  # what is not is computed again
     if folder.status == "done" and saved and not grown and _reached(folder, config):
@@ -277,6 +281,18 @@ def go_on(
         kept.recipe, folder, config, notes=notes, grown=grown,
         open_sinks=Sinks(config, console, (), sinks),
     ))  # fmt: skip
+
+
+def _forked(
+    folder: RunFolder, wanted: Sequence[tuple[str, Any, Any]], schema: type[RunConfig]
+) -> str:
+    """Return the command that forks a run with settings as `wanted`: (path, before, now)."""
+    words = ["surefoot resume", reference(folder.path), "--fork"]
+    for path, _, value in wanted:
+        if path not in leaves(schema) or isinstance(value, dict):  # settings of one learner
+            return " ".join([*words, "..."])
+        words += [flag_words.spelling(path, schema), shlex.quote(shown(value))]
+    return " ".join(words)
 
 
 def _spent(folder: RunFolder, config: RunConfig) -> list[str]:

@@ -205,3 +205,17 @@ def test_a_folder_that_was_harmed_is_explained(surefoot: Any, runs: Path, harm: 
         assert answer.code == code and said in answer.out + answer.err, answer.out + answer.err
         if verb != "resume":
             assert all(path.exists() for path in before)
+
+
+def test_steps_beyond_the_schedule_are_not_taken_in_silence(surefoot: Any, runs: Path) -> None:
+    surefoot.train("--name", "whole", steps=4).ok()
+    again = surefoot("resume", "whole", "--max-steps", 6, "--json").ok()
+    words = "resume whole --fork --max-steps 6 --schedule.horizon 6"
+    assert "the schedule ends at step 4" in again.err and words in again.err
+    forked = surefoot(*words.split(), "--name", "anew", "--json").ok()
+    assert "the schedule ends" not in forked.err
+    rows = [json.loads(x) for x in (runs / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["lr"] for row in rows if row["kind"] == "train" and row["step"] > 4} == {0.0}
+    refused = surefoot("resume", "whole", "--lr", "0.001", "--max-steps", 9)
+    assert refused.code == 2
+    assert "surefoot resume whole --fork --lr 0.001 --max-steps 9" in refused.err
