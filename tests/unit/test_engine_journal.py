@@ -215,3 +215,23 @@ def test_a_deleted_lock_lets_no_second_process_in(tmp_path: Path) -> None:
         journal.close()
     with hold(tmp_path):
         assert holder(tmp_path) is not None
+
+
+def test_half_a_record_that_the_disk_does_not_let_go_of_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, write = Journal(tmp_path / "journal", "run"), os.write
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, data: write(handle, data[:9]))
+        patch.setattr(os, "ftruncate", refuse)
+        journal.append(step(1))
+        patch.setattr(os, "write", write)
+        journal.append(step(2))
+        assert journal.behind == 2, "first the half must go"
+    journal.append(step(3))
+    journal.close()
+    assert [r for _, r in read(journal.path)] == [step(1), step(2), step(3)]

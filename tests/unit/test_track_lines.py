@@ -188,3 +188,24 @@ def test_rewind_drops_what_waits(tmp_path: Path, monkeypatch: Any) -> None:
     lines.rewind(2)
     lines.close()
     assert steps(tmp_path / "m.jsonl") == [1, 2]
+
+
+def test_half_a_line_that_the_disk_does_not_let_go_of_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, write, cut = fill(tmp_path / "m.jsonl", [1]), os.write, os.ftruncate
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, line: write(handle, line[:5]))
+        patch.setattr(os, "ftruncate", refuse)
+        assert lines.append(encode({"step": 2})) is not None
+        assert lines.append(encode({"step": 3})) is not None
+        patch.setattr(os, "write", write)
+        assert lines.append(encode({"step": 4})) is not None, "first the half must go"
+        patch.setattr(os, "ftruncate", cut)
+        assert lines.append(encode({"step": 5})) is None
+    assert lines.close() is None
+    assert steps(lines.path) == [1, 2, 3, 4, 5]

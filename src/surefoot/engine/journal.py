@@ -137,6 +137,7 @@ class Journal:
     def __init__(self, path: Path, run: str) -> None:
         self.path, self.run = path, run
         self.notes: list[str] = []
+        self._torn = False  # whether the file ends in a part of a record
         self.restored = False  # whether the last sync found the file deleted or replaced
         self._set_aside_if_foreign()
         self._count = self._repair() if path.exists() else self._create()
@@ -170,9 +171,12 @@ class Journal:
     def _flush(self) -> None:
         while self._waiting:
             data = self._waiting[0].pack(self._count + 1)
-            written = os.write(self._handle, data)
-            if written != len(data):
+            if self._torn:  # of which the disk would not let go
                 os.ftruncate(self._handle, (self._count + 1) * _SIZE)
+            self._torn = os.write(self._handle, data) != len(data)
+            if self._torn:
+                os.ftruncate(self._handle, (self._count + 1) * _SIZE)
+                self._torn = False
                 return
             self._count += 1
             self._waiting.pop(0)

@@ -80,6 +80,7 @@ class Lines:
             left.unlink()
         self.torn = self._repair()
         self.lost, self.restored = 0, False
+        self._cut = False  # whether the file ends in a part of a line
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._size = os.fstat(self._handle).st_size
         self._pending: deque[bytes] = deque()
@@ -153,14 +154,18 @@ class Lines:
     def _write(self, line: bytes) -> OSError | None:
         """Write the whole line or nothing of it."""
         try:
+            if self._cut:  # a part of a line, of which the disk would not let go
+                os.ftruncate(self._handle, self._size)
             written = os.write(self._handle, line)
         except OSError as error:
             return error
-        if written == len(line):
+        self._cut = written != len(line)
+        if not self._cut:
             self._size += written
             return None
         with contextlib.suppress(OSError):
             os.ftruncate(self._handle, self._size)
+            self._cut = False
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _drop_pending(self, later: _Later) -> None:
