@@ -43,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let nobody fail for being the first of its process to import torch's compiler."""
     about_itself = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
     config.addinivalue_line("filterwarnings", about_itself)
+    # Python 3.13.0, by torch's compiler
+    config.addinivalue_line("filterwarnings", "ignore:Guards may run slower:RuntimeWarning")
 
 
 @pytest.hookimpl(optionalhook=True)

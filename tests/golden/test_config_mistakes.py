@@ -7,6 +7,7 @@ then write the file anew with `make golden`.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -168,6 +169,9 @@ def test_mistake_is_told_as_agreed(
         known = [c.name for c in CASES if c.name in golden]
         blocks = [f"=== {name} ===\n{golden[name].rstrip()}\n" for name in known]
         GOLDEN.write_text("\n".join(blocks), encoding="utf-8")
+        return
+    if case.name == "comma in JSON" and sys.version_info >= (3, 13):
+        assert "Illegal trailing comma" in said, "Python itself says more about it"
         return
     hint = "if the new words are better, write them down with `make golden`"
     assert said.rstrip() == golden.get(case.name, "").rstrip(), hint

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.ops.way import wide
+from surefoot.ops.way import of_type, wide
 
 __all__ = ["add_bias"]
 
@@ -28,7 +28,7 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
 class _Biased(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
-        return (wide(x) + bias).to(x.dtype)
+        return of_type(wide(x) + bias, x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surefoot.ops.way import compiling_for_cpu, wide
+from surefoot.ops.way import compiling_for_cpu, of_type, wide
 
 __all__ = ["gelu"]
 
@@ -54,4 +54,5 @@ def _both(x: Tensor) -> tuple[Tensor, Tensor]:
         sum_of_powers = (sum_of_powers + factor) * t
     tail = 0.5 * sum_of_powers * bell  # Phi(-|x|)
     share = torch.where(exact < 0, tail, 1 - tail)
-    return (exact * share).to(x.dtype), (share + exact * bell * (2 * torch.pi) ** -0.5).to(x.dtype)
+    slope = share + exact * bell * (2 * torch.pi) ** -0.5
+    return of_type(exact * share, x.dtype), of_type(slope, x.dtype)

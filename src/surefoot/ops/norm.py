@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from surefoot.ops import kernels
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
-from surefoot.ops.way import Case, Op, Way, wide
+from surefoot.ops.way import Case, Op, Way, of_type, wide
 
 __all__ = ["NORM", "scale_of", "unnorm"]
 
@@ -51,7 +51,7 @@ class _Norm(torch.autograd.Function):
         unit = exact * scale
         ctx.save_for_backward(unit, weight, scale)
         ctx.kind = x.dtype
-        return (unit * weight).to(kind)
+        return of_type(unit * weight, kind)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:

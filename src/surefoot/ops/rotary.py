@@ -15,7 +15,7 @@ from torch import Tensor
 from surefoot.ops.compiled import compiled
 from surefoot.ops.draw import numbers, sizes
 from surefoot.ops.norm import scale_of, unnorm
-from surefoot.ops.way import Case, Op, Way, wide
+from surefoot.ops.way import Case, Op, Way, of_type, wide
 
 __all__ = ["ROTARY"]
 
@@ -50,7 +50,7 @@ class _Rotate(torch.autograd.Function):
         else:
             ctx.save_for_backward(turn)
         ctx.kind = x.dtype
-        return torch.addcmul(unit * cos, _swap(unit), sin).to(x.dtype)
+        return of_type(torch.addcmul(unit * cos, _swap(unit), sin), x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None, None]:

@@ -34,7 +34,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        share = F.silu(gate)
+        # in place, the compiler of torch 2.11 would lose the gradient (see `of_type`)
+        return share * up if torch.compiler.is_compiling() else share.mul_(up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from surefoot.errors import ConfigError, Problem, Unsupported
 
-__all__ = ["Case", "Op", "Way", "anywhere", "compiling_for_cpu", "differentiated", "wide"]
+__all__ = [
+    "Case",
+    "Op",
+    "Way",
+    "anywhere",
+    "compiling_for_cpu",
+    "differentiated",
+    "of_type",
+    "wide",
+]
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -28,6 +37,15 @@ def anywhere(device: torch.device) -> str | None:
 def wide(x: Tensor) -> Tensor:
     """Return `x` in fp32, or in fp64 where it is that."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def of_type(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `x` in `dtype`; itself where it has that type.
+
+    A result of `autograd.Function` that went through a `to` without work loses its gradient, which is
+    zeros then, in the compiler of torch 2.11.
+    """
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def compiling_for_cpu(x: Tensor) -> bool:
