@@ -142,4 +142,4 @@ def test_note_in_the_guide_is_the_one_that_people_see(
     monkeypatch.chdir(tmp_path)
     Path("old.yaml").write_text("block_size: 64\nn_embd: 64\nmax_iters: 200\neval_iters: 2\n")
     guide = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
-    assert f"note: {settle('old.yaml').notes[0]}\n" in guide
+    assert f"-c old.yaml\n{settle('old.yaml').notes[0]}\n" in guide

@@ -17,6 +17,8 @@ from tests.ports import reserved
 
 __all__ = ["postgres"]
 
+ANYONES = tempfile.gettempdir()  # when a test runs it is one that only its user may enter
+
 
 def program(name: str) -> Path | None:
     """Find a program of the server, which distributions keep out of the PATH."""
@@ -34,7 +36,7 @@ def postgres() -> Iterator[str]:
     if initdb is None or server is None:
         pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
     who: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory(prefix="sf-postgres-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sf-postgres-", dir=ANYONES) as folder:
         if who:
             shutil.chown(folder, "nobody")
         data, log = Path(folder) / "data", Path(folder) / "log"

@@ -19,15 +19,8 @@ __all__ = ["UnreadableError", "reading"]
 
 # What a disk says of a file that it has lost. All else (no right to read, no memory, too many open
 # files, a server that is away) says nothing of the file, and will be another answer some day.
-_LOST = (
-    errno.EIO,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.EBADMSG,
-    117,
-)  # EUCLEAN
+_NAMES = ("EIO", "ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "EBADMSG", "EUCLEAN")
+_LOST = {getattr(errno, name, None) for name in _NAMES}  # macOS has no EUCLEAN
 
 
 class UnreadableError(CheckpointError):
