@@ -12,8 +12,10 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
+from tests.unit.test_ops_compiled_parts import COMPILED, compiled_as_plain  # noqa: E402
+
 from surefoot.cli import main  # noqa: E402
-from surefoot.ops import OPS  # noqa: E402
+from surefoot.ops import OPS, Op  # noqa: E402
 from surefoot.ops.check import DTYPES, check, measure, race, slow  # noqa: E402
 
 CUDA = torch.device("cuda")
@@ -36,6 +38,12 @@ def test_every_way_is_its_reference(op: str, way: str) -> None:
     found = check(OPS[op], way, CUDA, shapes=4 if OPS[op].ways[way].slow_start else 16)
     assert [finding for finding in found if not finding.fine] == []
     assert {finding.dtype for finding in found} <= {"fp64", "fp32", "bf16", "fp16"} and found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("op", COMPILED, ids=lambda op: op.name)
+def test_no_way_loses_its_gradient_in_the_compiler(op: Op) -> None:
+    compiled_as_plain(op, CUDA)
 
 
 def test_triton_runs_here() -> None:

@@ -11,11 +11,22 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from surefoot.nn.init import Linear
-from surefoot.ops import ATTENTION, CROSS_ENTROPY, NORM, ROTARY, SQUARED_RELU, SWIGLU, Op
+from surefoot.ops import (
+    ATTENTION,
+    CROSS_ENTROPY,
+    NORM,
+    ROTARY,
+    SQUARED_RELU,
+    SWIGLU,
+    Op,
+    attention_tiles,
+    cross_entropy,
+)
 from surefoot.ops.gelu import gelu
 from surefoot.ops.way import differentiated
 
 CPU = torch.device("cpu")
+COMPILED = [ATTENTION, CROSS_ENTROPY, NORM, ROTARY, SQUARED_RELU, SWIGLU]
 # torch's parts warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
@@ -78,25 +89,37 @@ def test_a_bias_is_rounded_once() -> None:
     assert found.item() == 258.0
 
 
-@pytest.mark.parametrize(
-    "op", [ATTENTION, CROSS_ENTROPY, NORM, ROTARY, SQUARED_RELU, SWIGLU], ids=lambda op: op.name
-)
-def test_no_way_loses_its_gradient_in_the_compiler(op: Op) -> None:
+def compiled_as_plain(op: Op, device: torch.device) -> None:
+    """Compare values and gradients of all ways in fp32, compiled and not."""
     assert op.draw is not None
     case = [
-        x.detach().float().requires_grad_(x.requires_grad)
+        x.detach().float().to(device).requires_grad_(x.requires_grad)
         if isinstance(x, Tensor) and x.is_floating_point()
+        else x.to(device)
+        if isinstance(x, Tensor)
         else torch.float32
         if isinstance(x, torch.dtype)
         else x
         for x in op.draw(torch.Generator().manual_seed(2), False)
     ]
-    ways = [way for way in op.ways.values() if not (way.slow_start or way.why_not(CPU))]
+    ways = [way for way in op.ways.values() if not (way.slow_start or way.why_not(device))]
     assert len(ways) > 1
     for way in ways:
         made = torch.compile(way.call, backend="aot_eager", dynamic=False)
         for mine, theirs in zip(differentiated(made, case), differentiated(way.call, case)):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("traced", ["as here", "as for a card"])
+@pytest.mark.parametrize("op", COMPILED, ids=lambda op: op.name)
+def test_no_way_loses_its_gradient_in_the_compiler(
+    op: Op, traced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if traced == "as for a card":  # where nothing is one operation to the compiler
+        for room in (attention_tiles, cross_entropy):
+            monkeypatch.setattr(room, "compiling_for_cpu", lambda x: False)
+    torch._dynamo.reset()
+    compiled_as_plain(op, CPU)
 
 
 def test_losses_of_one_chunk_and_of_several_share_their_code() -> None:

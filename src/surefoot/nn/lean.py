@@ -197,7 +197,7 @@ class _AtOnce(torch.autograd.Function):
             with torch.enable_grad():
                 nats = loss(leaf, targets)
             place.copy_(torch.autograd.grad(nats, leaf)[0])
-            total += nats.detach()
+            total = total + nats.detach()
             del leaf, nats
         ctx.save_for_backward(kept)
         return total

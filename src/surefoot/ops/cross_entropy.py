@@ -100,7 +100,7 @@ def _by_chunks(
             logits = F.linear(h, weight)
             for some, t in alike(zip(logits.split(rows), targets[span].split(rows), strict=True)):
                 loss, by_logits = _loss_of(wide(some), t)
-                total += loss
+                total = total + loss  # in place, the compiler of torch 2.11 would lose the gradient
                 if wanted:
                     some.copy_(by_logits)  # where the logits were
                 del some, by_logits  # else they would be there while the next are made
