@@ -42,7 +42,7 @@ IN_MEMORY = _SHM if os.access(_SHM, os.W_OK) else None
 KILL = -1
 # What is allowed to differ between two records of the same run.
 CIRCUMSTANCE = {
-    "time", "segment", "tokens_per_s", "tokens_per_s_each", "examples_per_s", "examples_per_s_each"
+    "time", "segment", "tokens_per_s", "tokens_per_s_each", "examples_per_s"
 }  # fmt: skip
 
 

@@ -184,7 +184,7 @@ def test_numbers_and_a_model_of_your_own_speak_of_what_they_are(
     assert "tok/s" not in said.out and "nats" not in said.out and "surefoot sample" not in said.out
     assert "surefoot sample" not in surefoot("show", "houses").ok().out
     row = json.loads((runs / "houses" / "metrics.jsonl").read_text().splitlines()[0])
-    assert row["examples_per_s"] > 0 and "tokens_per_s" not in row
+    assert row["examples_per_s"] == row["tokens_per_s"] > 0, "one is for people"
     (score,) = surefoot("evaluate", "houses", "--json").ok().json["metrics"].values()
     assert score["explained"] > 0.9
     model, step = package.load("houses", runs=runs)

@@ -223,9 +223,10 @@ class Conductor:
 
     def _log(self, report: Report) -> None:
         rate, size = self.meter.rate(), self.world.size
-        unit = "examples" if report.weight == self.data.size(report.step - 1) else "tokens"
-        speed = {f"{unit}_per_s": round(rate, 1)}
-        speed |= {f"{unit}_per_s_each": round(rate / size, 1)} if size > 1 else {}
+        speed = {"tokens_per_s": round(rate, 1)}  # what batches weigh, whatever it is
+        if report.weight == self.data.size(report.step - 1):
+            speed["examples_per_s"] = speed["tokens_per_s"]
+        speed |= {"tokens_per_s_each": round(rate / size, 1)} if size > 1 else {}
         team = self.world.team
         for text in stragglers(team) if team is not None else ():
             self.record.note(text, "warning")

@@ -16,13 +16,8 @@ from surefoot.track.text import bytes_text
 __all__ = ["refusals", "room_for", "synced"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_AWAY = (
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.ENOTCONN,
-    errno.ENODEV,
-    errno.ENXIO,
-)  # of a server, a drive
+# Of a server or a drive that is away.
+_AWAY = (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.ENXIO)
 _REFUSED = (*_FULL, *_AWAY, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
 
 

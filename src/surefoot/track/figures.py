@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from surefoot.track.reading import History, Row, column, squeeze
-from surefoot.track.text import real
+from surefoot.track.text import RATES, real
 
 __all__ = ["Best", "Curve", "Figure", "Mark", "best_of", "figures", "marks", "reason"]
 
@@ -87,7 +87,9 @@ def figures(history: History, clip: float | None = None) -> list[Figure]:
     """Return every figure that `history` has rows for; `clip` is the largest gradient norm."""
     learners = max(1, len(history.train))
     known = [key for key in (*SMOOTHED, "lr") if _has(history, key)]
-    extra = sorted(_keys(row for rows in history.train.values() for row in rows) - set(known))
+    rates = [key for key in RATES if key in known]
+    known = [key for key in known if key not in rates[1:]]  # the same curve twice
+    extra = sorted(_keys(r for rows in history.train.values() for r in rows) - {*known, *rates})
     budget = ALL_POINTS / (learners * max(1.0, sum(_SHARE.get(k, 0.5) for k in known + extra)))
     points = {key: int(min(POINTS, budget) * _SHARE.get(key, 0.5)) for key in known + extra}
     found = [_loss(history, points.get("loss", POINTS)), _accuracy(history)]

@@ -11,7 +11,7 @@ from surefoot.track.clock import Clock
 from surefoot.track.figures import Best, Mark, best_of
 from surefoot.track.folder import RunFolder
 from surefoot.track.reading import History, Row, column
-from surefoot.track.text import bytes_text, clean, clock, number, rate, real
+from surefoot.track.text import RATES, bytes_text, clean, clock, number, rate, real
 
 __all__ = ["Story", "facts", "tell"]
 
@@ -177,7 +177,7 @@ def _tiles(
 
 def _speed(history: History) -> str | None:
     """Return the median speed as `182k tok/s`."""
-    for key in ("tokens_per_s", "examples_per_s"):
+    for key in RATES:
         speeds = sorted(v for rows in history.train.values() for v in column(rows, key)[1])
         if speeds:
             return rate({key: speeds[len(speeds) // 2]})

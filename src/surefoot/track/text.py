@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "RATES",
     "bytes_text",
     "clean",
     "clock",
@@ -25,6 +26,8 @@ __all__ = [
     "train_parts",
 ]
 
+# Keys of a train row that tell its speed, the first that is there to a person.
+RATES = {"examples_per_s": "ex/s", "tokens_per_s": "tok/s"}
 SAMPLE_LINES = 12  # of a sample; the rest is in samples.jsonl
 BARS = "▁▂▃▄▅▆▇█"
 _NEAREST = dict(zip(f"{BARS}·×–—─━│├└…±→Δ²", [*"_.-=+*#@-x----|++", "...", "+-", "->", "d", "2"]))
@@ -154,7 +157,7 @@ def clock(seconds: float) -> str:
 
 def rate(row: Mapping[str, Any]) -> str | None:
     """Return the speed that a train row tells, like `182k tok/s`."""
-    for key, unit in (("tokens_per_s", "tok/s"), ("examples_per_s", "ex/s")):
+    for key, unit in RATES.items():
         value = real(row.get(key))
         if value is not None:
             return f"{count(value)} {unit}"

@@ -14,7 +14,7 @@ from surefoot.track.figures import Curve, Figure, figures
 from surefoot.track.folder import write_atomic
 from surefoot.track.page import asset, figure_values, pack, render
 from surefoot.track.reading import History, squeeze
-from surefoot.track.text import clock, count, number, rate, real
+from surefoot.track.text import RATES, clock, count, number, rate, real
 
 __all__ = ["Line", "document", "figures_of", "results", "write"]
 
@@ -65,7 +65,7 @@ def _circumstances(made: Comparison) -> Iterator[Line]:
 def _speed(group: Group) -> str:
     """Return the median speed of a group as `182k tok/s`."""
     rows = [row for c in group.columns for row in c.history.train.get(c.learner, [])]
-    for key in ("tokens_per_s", "examples_per_s"):
+    for key in RATES:
         speeds = sorted(v for row in rows if (v := real(row.get(key))) is not None)
         if speeds:
             return rate({key: speeds[len(speeds) // 2]}) or ""
