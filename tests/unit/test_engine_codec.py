@@ -81,7 +81,7 @@ def test_a_missing_file_is_a_checkpoint_error_too(tmp_path: Path) -> None:
 def test_a_shelf_holds_the_same_tensors_and_reads_each_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     codec.write_tensors(path, tensors())
-    whole, shelf = codec.read_tensors(path), codec.Shelf(path)
+    whole, shelf = codec.read_tensors(path), codec.TensorFile(path)
     assert dict.fromkeys(shelf) == dict.fromkeys(whole) and len(shelf) == len(whole)
     for name, tensor in whole.items():
         found = shelf[name]

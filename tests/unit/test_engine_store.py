@@ -322,14 +322,14 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_chosen_anew(
     for step in (1, 2):
         file = {"main.model.safetensors": {"a": torch.full((2,), float(step))}}
         store.save(step, Payload(file, {"learners": {}}), places={}, identity="x")
-    read = codec.Shelf.__getitem__
+    read = codec.TensorFile.__getitem__
 
-    def tidied(self: codec.Shelf, name: str) -> torch.Tensor:
+    def tidied(self: codec.TensorFile, name: str) -> torch.Tensor:
         if "step-000000002" in str(self._path):
             shutil.rmtree(tmp_path / "checkpoints" / "step-000000002", ignore_errors=True)
         return read(self, name)
 
-    monkeypatch.setattr(codec.Shelf, "__getitem__", tidied)
+    monkeypatch.setattr(codec.TensorFile, "__getitem__", tidied)
     module = torch.nn.Module()
     module.a = torch.nn.Parameter(torch.zeros(2))
     folder: Any = SimpleNamespace(path=tmp_path, meta={"id": "run"}, name="r")

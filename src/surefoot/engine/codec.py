@@ -27,7 +27,7 @@ from torch import Tensor
 from surefoot.errors import CheckpointError
 
 __all__ = [
-    "Shelf", "copy_file", "digest", "read_tensors", "safetensors", "sync_folder", "write_bytes", "write_files",
+    "TensorFile", "copy_file", "digest", "read_tensors", "safetensors", "sync_folder", "write_bytes", "write_files",
     "write_tensors",
 ]  # fmt: skip
 
@@ -133,7 +133,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return _sound(path, load_file)
 
 
-class Shelf(Mapping[str, Tensor]):
+class TensorFile(Mapping[str, Tensor]):
     """The tensors of a safetensors file, each read when it is asked for and not kept here.
 
     Whoever copies them one at a time never holds the file beside what is made of it. Raises as

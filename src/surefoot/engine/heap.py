@@ -23,8 +23,10 @@ _LIMITS = (2**30, 2**25)  # bytes, larger blocks go back; glibc before 2.35 take
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory in the process; return whether it will.
 
-    The peak of memory stays the same; what is freed after the peak stays with the process. Other
-    C libraries (macOS, Windows, musl) are left as they are.
+    What is freed after the peak stays with the process. The peak stays the same where blocks come
+    again in the sizes of the step before; with rows so long that blocks take hundreds of MB, gaps
+    between them can add up to more than the tensors. Other C libraries (macOS, Windows, musl) are
+    left as they are.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -99,7 +99,7 @@ class Checkpoint:
         if any(".model." in n and n not in whole for n in files):  # in parts, to be put together
             return dict(self.read().tensors)
         with reading(self.path):
-            return {name: codec.Shelf(self.path / name) for name in whole}
+            return {name: codec.TensorFile(self.path / name) for name in whole}
 
     def read(self) -> Payload:
         """Verify and return the contents. Raises CheckpointError."""
