@@ -106,10 +106,11 @@ def silent_end() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def sealed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Point runs and cache at temporary folders and forbid the network."""
+    """Point runs, cache and what is remembered at temporary folders and forbid the network."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SUREFOOT_RUNS", str(home / "runs"))
     monkeypatch.setenv("SUREFOOT_CACHE", str(home / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("SUREFOOT_OFFLINE", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
     return home

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
-    "(top)": 710,
+    "(top)": 770,
     "config": 2330,
     "data": 4520,
     "track": 4420,
@@ -30,7 +30,7 @@ BUDGET = {
     "formats": 500,
     "recipes": 3030,
     "sweep": 1500,
-    "cli": 4620,
+    "cli": 4670,
 }
 FILE, FUNCTION = 400, 60  # lines of text of a file, lines of a function
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)

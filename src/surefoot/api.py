@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from surefoot import recipes
+from surefoot import recipes, trust
 from surefoot.config import flags as flag_words
 from surefoot.config import identity
 from surefoot.config.explain import shown
@@ -80,10 +80,19 @@ def settle(
     problems: Sequence[Problem] = (),
 ) -> Resolved:
     """Merge defaults, preset, files and flags. Raises ConfigError with all mistakes at once."""
-    return resolve(
+    resolved = resolve(
         recipe.name, recipe.config, recipe.presets, preset, files, given,
         default_preset=recipe.default_preset, problems=problems,
     )  # fmt: skip
+    return _named(resolved, given)
+
+
+def _named(resolved: Resolved, given: Mapping[str, Given]) -> Resolved:
+    """Note that a person has named the sinks, where they typed them; return `resolved`."""
+    if "track.sinks" in given and given["track.sinks"].typed:
+        for file in resolved.config.track.sinks:
+            trust.name(Path(file))
+    return resolved
 
 
 def start(
@@ -204,7 +213,7 @@ def again(
 ) -> Result:
     """Go on with `kept` under changed circumstances."""
     given, notes = _keep_sizes(kept, given, strict)
-    wanted = amend(kept.config, kept.sources, given, problems)
+    wanted = _named(amend(kept.config, kept.sources, given, problems), given)
     return go_on(kept.folder, wanted, console, [*wanted.notes, *notes])
 
 
@@ -217,7 +226,7 @@ def branch(
     name: str | None,
 ) -> Result:
     """Begin a new run with other settings from the newest checkpoint of `kept`."""
-    wanted = amend(kept.config, kept.sources, given, problems)
+    wanted = _named(amend(kept.config, kept.sources, given, problems), given)
     config = _with_horizon(kept, wanted.config)
     notes = [*wanted.notes, *_spent(kept.folder, config)]
     resolved = replace(wanted, config=config, preset=kept.preset, notes=notes)

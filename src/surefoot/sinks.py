@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from surefoot import recipes
+from surefoot import recipes, trust
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError
 
@@ -75,6 +75,8 @@ class Sinks:
 
 def _opener(path: Path) -> Opener:
     """Return `open_sink` of a file: run folder, number of the process, first step -> sink."""
+    if path.is_file():
+        trust.require(path, "track.sinks in a file of settings")
     found = getattr(recipes.import_file(path), "open_sink", None)
     if not callable(found):
         fix = "define open_sink(run, segment, first_step), which returns a surefoot.track.Sink"

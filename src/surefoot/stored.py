@@ -37,10 +37,10 @@ class Stored:
 
 
 def _recipe_of(folder: RunFolder) -> recipes.Recipe:
-    """Return a run's recipe. Raises ConfigError: where to find it, if it is gone."""
+    """Return a run's recipe. Raises ConfigError: where to find it, or that nobody has named it."""
     at, copy = folder.recipe_at, folder.path / "recipe.py"
     try:
-        return recipes.find(at)
+        return recipes.recall(at, f"the run {folder.name}")
     except ConfigError as error:
         if copy.is_file() and not Path(at).exists():
             fix = f"put it there again; the run keeps a copy: cp {copy} {at}"

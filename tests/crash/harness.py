@@ -82,6 +82,7 @@ class Zygote:
         environment = os.environ | {
             "LD_PRELOAD": str(library), "SUREFOOT_CRASHPOINT": str(library),
             "SUREFOOT_CACHE": str(home / "cache"), "SUREFOOT_OFFLINE": "1",
+            "XDG_STATE_HOME": str(home / "state"),
             "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         self._process = subprocess.Popen(

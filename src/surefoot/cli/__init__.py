@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "plan": ("prepare", "plan", "say what a run will take, before it starts, here or elsewhere"),
     "bench": ("prepare", "bench", "how fast this machine trains and writes, beside others"),
     "profile": ("prepare", "profile", "take a step apart: time, operations, memory, data"),
+    "trust": ("prepare", "trust", "let runs and settings run your Python files, or list these"),
     "doctor": ("prepare", "doctor", "say what this machine can do"),
 }
 

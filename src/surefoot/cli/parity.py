@@ -375,7 +375,7 @@ def _check(argv: list[str]) -> int:
 
     path = Path(argv[0])
     known = trace.read(path)
-    recipe = recipes.find(known["recipe"])
+    recipe = recipes.recall(known["recipe"], f"the trace {path}")
     options, given, problems = flags.parse(own, argv[1:], recipe.config)
     if options.help:
         return _usage(own, ["--help"])

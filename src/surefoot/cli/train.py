@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from surefoot import recipes
+from surefoot import recipes, trust
 from surefoot.cli import launch
 from surefoot.cli.options import settings_from
 from surefoot.config import flags
@@ -85,8 +86,12 @@ def _written(own: argparse.ArgumentParser, argv: list[str]) -> str | None:
         for h in headers
         if isinstance(h, dict) and h.get("recipe")
     ]
-    if not files or (named and (named[0] in recipes.names() or Path(named[0]).is_file())):
+    if not files or (named and named[0] in recipes.names()):
         return named[0] if named else None
+    if named and Path(named[0]).is_file():
+        words = shlex.join(["surefoot", "train", named[0], *argv])
+        trust.require(Path(named[0]), files[0], f"read it; if you want it to run: {words}")
+        return named[0]
     what = f"{', '.join(files)} says nothing of a recipe"
     if named:
         what = f"the settings are for {named[0]}, which is not here, nor one of Surefoot's own"

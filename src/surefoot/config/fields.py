@@ -96,6 +96,11 @@ class Given:
     text: str | None = None
     old: str | None = None
 
+    @property
+    def typed(self) -> bool:
+        """Whether a person gave it with this command or call."""
+        return self.source.startswith(("flag ", "argument "))
+
     def problem(self, what: str, fix: str | None = None) -> Problem:
         """Return a mistake that points at this value."""
         return Problem(what, self.where or self.source, fix, self.excerpt)

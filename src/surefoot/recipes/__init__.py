@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from surefoot import trust
 from surefoot.config.fields import Given
 from surefoot.config.schema import RunConfig
 from surefoot.errors import ConfigError, Problem
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from surefoot.engine.kit.speak import Speaker
     from surefoot.engine.world import World
 
-__all__ = ["Adoption", "Recipe", "find", "import_file", "names"]
+__all__ = ["Adoption", "Recipe", "find", "import_file", "names", "recall"]
 
 _SHIPPED = {
     "charlm": "surefoot.recipes.charlm:recipe",
@@ -119,15 +120,18 @@ def names() -> dict[str, str]:
 
 
 def find(ref: str) -> Recipe:
-    """Return a recipe by name, or from a Python file that has an attribute `recipe`.
+    """Return the recipe that a person asked for: a name, or a Python file with an attribute `recipe`.
 
-    Raises ConfigError for an unknown name, a missing file, or a file without a recipe.
+    The file is run, now and whenever a run says that it is its recipe. Raises ConfigError for an
+    unknown name, a missing file, or a file without a recipe.
     """
     if ref in _SHIPPED:
         module, _, attribute = _SHIPPED[ref].partition(":")
         found: Recipe = getattr(importlib.import_module(module), attribute)
         return found
     if ref.endswith(".py"):
+        if Path(ref).is_file():
+            trust.name(Path(ref))
         return _from_file(Path(ref))
     fix = f"recipes: {', '.join(_SHIPPED)}, or a .py file"
     if near := difflib.get_close_matches(ref, _SHIPPED, n=1):
@@ -135,6 +139,16 @@ def find(ref: str) -> Recipe:
     elif Path(ref).exists():
         fix = f"a text: surefoot train charlm --path {ref}; numbers: docs/guides/own-model.md"
     raise ConfigError(f"unknown recipe {ref!r}", fix=fix)
+
+
+def recall(ref: str, by: str) -> Recipe:
+    """Return the recipe that a file on disk (`by`) asks for.
+
+    Raises ConfigError as `find` does, and where that would run code that nobody has named here.
+    """
+    if ref.endswith(".py") and Path(ref).is_file():
+        trust.require(Path(ref), by)
+    return find(ref)
 
 
 def import_file(path: Path) -> ModuleType:

@@ -54,7 +54,7 @@ class Plan:
     @cached_property
     def found(self) -> recipes.Recipe:
         """The recipe."""
-        return recipes.find(self.recipe)
+        return recipes.recall(self.recipe, "this sweep")
 
     @property
     def sign(self) -> float:

@@ -1,0 +1,149 @@
+"""Whose code runs: what a person names does, and what only a file names does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surefoot import api, recipes, trust
+from surefoot.cli import main
+from surefoot.config.schema import RunConfig, Track
+from surefoot.errors import ConfigError
+from surefoot.sinks import Sinks
+from surefoot.sweep.plan import Plan
+from surefoot.track.folder import RunFolder
+
+CODE = """
+from pathlib import Path
+from surefoot import Recipe, RunConfig
+Path(__file__).with_suffix(".ran").touch()
+def open_sink(run, segment, first): ...
+recipe = Recipe("theirs", "what somebody wrote", config=RunConfig, build=None)
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A recipe that came from somebody else, beside the settings that name it."""
+    file = tmp_path / "theirs.py"
+    file.write_text(CODE)
+    header = f"surefoot: {{format: 1, recipe: theirs, file: {file}}}\n"
+    (tmp_path / "run.yaml").write_text(header)
+    return file
+
+
+def _run(theirs: Path) -> RunFolder:
+    files = {"config.yaml": (theirs.parent / "run.yaml").read_text()}
+    return RunFolder.create(
+        theirs.parent / "runs", "theirs", "got", files, {"location": str(theirs)}
+    )
+
+
+def _resume(theirs: Path) -> Any:
+    return api.resume(_run(theirs).path)
+
+
+def _sweep(theirs: Path) -> Any:
+    some: list[Any] = []
+    return Plan(
+        str(theirs), None, {}, {}, "grid", some, 1, [1], False, "val_loss", "main", "min"
+    ).found
+
+
+def _sink(theirs: Path) -> Any:
+    return Sinks(RunConfig(track=Track(sinks=(str(theirs),))), None, ())
+
+
+@pytest.mark.parametrize("use", [_resume, _sweep, _sink])
+def test_a_file_that_only_a_file_names_is_not_run(theirs: Path, use: Callable[[Path], Any]) -> None:
+    with pytest.raises(ConfigError, match="you have not named") as caught:
+        use(theirs)
+    assert not theirs.with_suffix(".ran").exists()
+    assert str(caught.value.problems[0].fix).endswith(f"surefoot trust {theirs}")
+
+
+@pytest.mark.parametrize("words", [("train", "-c"), ("trace", "check"), ("config", "show")])
+def test_no_command_runs_code_that_it_does_not_name(
+    theirs: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"train": theirs.parent / "run.yaml", "config": _run(theirs).path}
+    if words[0] == "trace":
+        found["trace"] = theirs.parent / "trace.json"
+        whole = {
+            "format": 1,
+            "recipe": str(theirs),
+            "settings": {},
+            "source": "",
+            "learners": {},
+            "weights": {},
+        }
+        found["trace"].write_text(json.dumps(whole))
+    assert main([*words, str(found[words[0]])]) == 2
+    said = capsys.readouterr().err
+    assert not theirs.with_suffix(".ran").exists() and "you have not named" in said
+    fix = f"train {theirs} -c" if words[0] == "train" else f"surefoot trust {theirs}"
+    assert fix in said
+
+
+def test_what_a_person_names_runs_now_and_wherever_it_is_named_later(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recipes.find("theirs.py").name == "theirs"
+    assert theirs.with_suffix(".ran").exists()
+    assert api.stored(_run(theirs)).recipe.name == "theirs" and _sweep(theirs).name == "theirs"
+    assert trust.ledger().read_text() == f"{theirs}\n", "once is enough"
+    other = tmp_path / "other.py"
+    other.write_text(CODE)
+    with pytest.raises(ConfigError):
+        recipes.recall(str(other), "a run")
+
+
+def test_sinks_of_a_command_run_and_are_remembered(theirs: Path) -> None:
+    from surefoot.config.fields import Given
+
+    recipe = recipes.find("charlm")
+    plain = Given(str(theirs), "command line")
+    api.settle(recipe, "tiny", [], {"track.sinks": plain})
+    assert not trust.known(theirs), "a sweep that is read from a file says this"
+    typed = Given(str(theirs), "flag --track.sinks")
+    found = api.settle(recipe, "tiny", [], {"track.sinks": typed}).config
+    assert list(Sinks(found, None, ()).openers) == [str(theirs)]
+
+
+def test_trust_remembers_files_and_folders_and_lists_them(
+    theirs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["trust"]) == 0 and "no Python file" in capsys.readouterr().out
+    assert main(["trust", "nowhere.py"]) == 2 and "no file nowhere.py" in capsys.readouterr().err
+    assert main(["trust", str(theirs.parent)]) == 0
+    assert trust.known(theirs) and not trust.known(theirs.parent.parent)
+    capsys.readouterr()
+    assert main(["trust", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"trusted": [str(theirs.parent)], "file": str(trust.ledger())}
+    assert main(["trust"]) == 0 and str(trust.ledger()) in capsys.readouterr().out
+    trust.ledger().write_text("")
+    assert not trust.known(theirs)
+    monkeypatch.setenv("SUREFOOT_TRUSTED", f"/nowhere{os.pathsep}{theirs.parent}")
+    assert trust.known(theirs)
+
+
+def test_where_nothing_can_be_remembered_a_command_and_its_children_go_on(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUREFOOT_TRUSTED", "")
+    monkeypatch.setenv("XDG_STATE_HOME", str(theirs))  # a file, so no folder can be made in it
+    assert main(["trust", str(theirs)]) == 2 and "SUREFOOT_TRUSTED" in capsys.readouterr().err
+    recipes.find(str(theirs))
+    child = f"from surefoot import recipes; recipes.recall({str(theirs)!r}, 'a run')"
+    subprocess.run([sys.executable, "-c", child], check=True)
+    with pytest.raises(OSError, match="letters"):
+        trust.remember(Path("a\n/etc"))
