@@ -21,7 +21,9 @@ from surefoot.nn.adapters import (
     adapter_groups,
     frozen_digest,
     guard_four_bit,
+    linears,
     recompute_layers,
+    still_dropout,
 )
 from surefoot.nn.dropout import keyed_layers, set_keys
 from surefoot.nn.lean import (
@@ -328,6 +330,72 @@ def test_tiles_leave_the_gradient_but_for_rounding(rows: Any, tile: int) -> None
         assert (found[name] - value).norm() <= 1e-6 * value.norm(), name
     with torch.no_grad():
         assert torch.allclose(model(*rows), plain(*rows), rtol=1e-6)
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+}  # fmt: skip
+OTHERS: dict[str, dict[str, Any]] = {
+    "GPT2": {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4},  # linear layers of its own
+    "Falcon": {**SMALL, "hidden_dropout": 0.2},  # layers that give a tuple
+    "Mixtral": {  # a part with experts that takes no strides
+        **SMALL, "intermediate_size": 64, "num_key_value_heads": 2, "num_local_experts": 4,
+        "max_position_embeddings": 64,
+    },
+    "RecurrentGemma": {  # logits with a cap, no part called mlp
+        **SMALL, "intermediate_size": 64, "num_hidden_layers": 3, "logits_soft_cap": 0.1,
+    },
+    "Qwen3Next": {  # layers of two kinds, which remember in different ways
+        **SMALL, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8,
+        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16, "num_hidden_layers": 4,
+    },
+}  # fmt: skip
+
+
+def other(kind: str) -> Pretrained:
+    import transformers
+
+    torch.manual_seed(5)
+    config = getattr(transformers, f"{kind}Config")(**OTHERS[kind])
+    return Pretrained(transformers.AutoModelForCausalLM.from_config(config), 32)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_models_of_other_layouts_have_their_own_gradient_and_write(rows: Any, kind: str) -> None:
+    x, y = rows
+    plain = other(kind)
+    still_dropout(plain.causal)
+    logits = plain.train().causal(input_ids=x).logits
+    F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").backward()
+    wanted = {n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None}
+    model = other(kind)
+    still_dropout(model.causal)
+    recompute_layers(model.causal)
+    assert offload_inputs(model.causal) and bool(tile_feed_forward(model.causal, 5)) is (
+        kind != "RecurrentGemma"
+    )
+    found = gradients(model.train(), x, y)
+    for name, value in wanted.items():
+        assert (found[name] - value).norm() <= 3e-6 * value.norm() + 1e-9, name
+    model.eval()
+    write = Writer(model)
+    past = write.empty(2)
+    write(x[:, :10], past)
+    assert torch.allclose(write(x[:, 10:11], past), model(x)[:, 10], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Falcon"])
+def test_dropout_that_a_model_brings_along_is_off(rows: Any, kind: str) -> None:
+    model = other(kind).train()
+    assert not torch.equal(model(rows[0]), model(rows[0]))
+    still_dropout(model.causal)
+    assert torch.equal(model(rows[0]), model.eval()(rows[0]))
+
+
+def test_linear_layers_of_a_kind_of_their_own_are_targets(rows: Any) -> None:
+    assert linears(other("GPT2").causal) == {"c_attn": 32, "c_proj": 32, "c_fc": 32}
 
 
 @pytest.mark.parametrize(("heads", "keys"), [(6, 6), (6, 3), (8, 4)])

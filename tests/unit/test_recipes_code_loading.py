@@ -19,6 +19,7 @@ from surefoot.recipes.code.base import _from_hub, find_base
 from surefoot.recipes.code.loading import load_base
 from surefoot.recipes.code.model import make
 from surefoot.recipes.code.settings import CodeConfig
+from surefoot.recipes.code.speaker import CodeSpeaker
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -77,6 +78,35 @@ def test_a_base_that_reads_ahead_is_refused(tmp_path: Path) -> None:
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
     with pytest.raises(DataError, match="reads ahead"):
         load(tmp_path)
+
+
+def test_a_base_without_fused_attention_is_refused_in_words(tmp_path: Path) -> None:
+    config = transformers.BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=64)
+    transformers.BloomForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="has no fused attention for") as caught:
+        load(tmp_path)
+    assert "Llama" in str(caught.value)
+
+
+def test_a_base_that_cannot_be_computed_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path, lambda *_: None)
+    model = transformers.LlamaForCausalLM
+    forward = model.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", lambda *_, **__: 1 / 0)
+        with pytest.raises(DataError, match="cannot be computed: ZeroDivisionError"):
+            load(folder)
+
+    def louder(*args: Any, **more: Any) -> Any:
+        found = forward(*args, **more)
+        found.logits = 1.1 * found.logits
+        return found
+
+    monkeypatch.setattr(model, "forward", louder)
+    with pytest.raises(DataError, match="makes logits in a way that is not known"):
+        load(folder)
 
 
 @pytest.mark.parametrize("four_bit", [False, True])
@@ -144,3 +174,11 @@ def test_why_the_hub_gives_nothing_is_told_in_words(
         _from_hub("some/model", ["config.json"])
     assert "Error" not in failure.value.what or kind == "OSError"
     assert failure.value.fix is not None and "a base on this disk" in failure.value.fix
+
+
+def test_layouts_that_gguf_is_not_written_of_are_told_the_way_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    nothing: Any = None
+    with pytest.raises(Unsupported, match="Llama and Qwen3 layouts: model_type qwen2") as caught:
+        CodeSpeaker({}, nothing)._as_gpt(tmp_path, 64)
+    assert caught.value.fix is not None and "--to hf --merge" in caught.value.fix

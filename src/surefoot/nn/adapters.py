@@ -35,8 +35,10 @@ __all__ = [
     "in_full",
     "linears",
     "recompute_layers",
+    "still_dropout",
 ]
 
+_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 _PIECE = 512  # positions whose logits exist at the same time, where the head is no plain product
 
 
@@ -148,7 +150,7 @@ class Writer:
         """Return the empty memory of texts; it grows with them."""
         from transformers import DynamicCache
 
-        return DynamicCache()
+        return DynamicCache(config=self.model.config.public)
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, pasts: Any) -> Tensor:
@@ -171,7 +173,7 @@ class _Size:
 
 def _plain(head: nn.Module, config: Any) -> bool:
     """Whether logits are nothing but hidden states times the weights of the head."""
-    told = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    told = (*_CAPS, "logits_scaling", "logit_scale")
     altered = any(getattr(config, name, None) not in (None, 1.0) for name in told)
     return type(head) is nn.Linear and head.bias is None and not altered
 
@@ -182,8 +184,9 @@ def _as_said(logits: Tensor, config: Any) -> Tensor:
         logits = logits / scale
     if scale := getattr(config, "logit_scale", None):
         logits = logits * scale
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = cap * torch.tanh(logits / cap)
+    for name in _CAPS:
+        if cap := getattr(config, name, None):
+            logits = cap * torch.tanh(logits / cap)
     return logits
 
 
@@ -192,10 +195,12 @@ def linears(model: nn.Module) -> dict[str, int]:
     causal: Any = model
     head = causal.get_output_embeddings()
     found: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not head:
+    for name, module in causal.named_modules():
+        public = hasattr(module, "nf")  # the linear layers of GPT-2 and its kin
+        if (public or isinstance(module, nn.Linear)) and module is not head:
+            sizes = (module.nx, module.nf) if public else (module.in_features, module.out_features)
             last = name.rpartition(".")[2]
-            found[last] = max(found.get(last, 0), min(module.in_features, module.out_features))
+            found[last] = max(found.get(last, 0), min(sizes))
     return found
 
 
@@ -312,6 +317,18 @@ def guard_four_bit(model: nn.Module) -> int:
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return len(layers)
+
+
+def still_dropout(model: Any) -> None:
+    """Turn off the dropout that a pretrained model brings along; that of adapters is asked for.
+
+    Its masks would depend on how a batch is cut, so that a step which ran out of memory and is cut
+    smaller would be another step.
+    """
+    for part in (model.config, *model.modules()):
+        for name, value in [*vars(part).items()]:
+            if isinstance(value, float) and ("drop" in name or isinstance(part, nn.Dropout)):
+                setattr(part, name, 0.0)
 
 
 def recompute_layers(model: Any) -> None:

@@ -100,9 +100,9 @@ def _tiled(forward: Callable[[Tensor], Tensor], tokens: int, x: Tensor) -> Tenso
     if x.size(1) <= tokens:
         return forward(x)
     if not torch.is_grad_enabled():
-        return torch.cat([forward(piece) for piece in x.split(tokens, 1)], 1)
-    pieces = [checkpoint(forward, piece, use_reentrant=False) for piece in x.split(tokens, 1)]
-    return torch.cat(pieces, 1)
+        return torch.cat([forward(piece.contiguous()) for piece in x.split(tokens, 1)], 1)
+    parts = (piece.contiguous() for piece in x.split(tokens, 1))  # some layers take only such
+    return torch.cat([checkpoint(forward, piece, use_reentrant=False) for piece in parts], 1)
 
 
 def narrow_norms(model: nn.Module) -> int:
@@ -323,10 +323,12 @@ class _Offloaded(torch.autograd.Function):
             return run(hidden, *rest)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         hidden = ctx.host.fetch().requires_grad_(True)
         ctx.host = None
         with ctx.then.back(), frugal_kernels(), FewHeads():
-            end = get_gradient_edge(ctx.run(hidden, *ctx.rest))  # the result itself may go
+            found = ctx.run(hidden, *ctx.rest)
+            end = get_gradient_edge(found if isinstance(found, Tensor) else found[0])
+            del found  # the result itself may go
         torch.autograd.backward([end], [grad])
         return None, None, hidden.grad, *(None for _ in ctx.rest)

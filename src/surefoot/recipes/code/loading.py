@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from surefoot.errors import DataError, Unsupported
-from surefoot.nn.adapters import guard_four_bit
+from surefoot.nn.adapters import Pretrained, Writer, guard_four_bit
 from surefoot.recipes.code.base import EXTRA, in_a_line, quiet
 
 __all__ = ["load_base", "require_bits"]
@@ -43,6 +43,9 @@ def load_base(
                 output_loading_info=True, ignore_mismatched_sizes=True, **options,
             )  # fmt: skip
         except Exception as error:
+            if "scaled_dot_product_attention" in str(error):
+                what = f"model.base: transformers has no fused attention for {folder}"
+                raise DataError(what, fix="a base that has, like Llama, Qwen or Gemma 3") from None
             what = f"model.base: cannot load {folder}: {in_a_line(error)}"
             raise DataError(what, fix="a whole model for text that transformers knows") from None
     model, told = loaded
@@ -68,17 +71,31 @@ def _whole(folder: Path, told: Mapping[str, Any]) -> None:
 
 
 def _causal(folder: Path, model: Any) -> None:
-    """Raise DataError where what the model makes of a token depends on later ones, or is no number."""
+    """Raise DataError where what the model makes of a token depends on later ones, or is no number.
+
+    Nor is a model taken that cannot be computed, or whose logits come about in a way of its own.
+    """
     device = model.get_input_embeddings().weight.device
-    with torch.no_grad():  # one by one, so that equal tokens are computed alike
-        rows = [torch.tensor([[0, 1, 2, last]], device=device) for last in (3, 4)]
-        one, other = (model.base_model(input_ids=x, use_cache=False)[0][0].float() for x in rows)
-    apart = (one - other).abs().amax(-1)  # by token
-    what = None
-    if not bool(torch.isfinite(one).all()):
-        what = "has weights that are no numbers"
-    elif float(apart[:3].max()) > _ALIKE * float(apart[3]):
-        what = "reads ahead, so it cannot learn to say what comes next"
+    x = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=device)
+    ours, what = Pretrained(model, x.size(1)), None
+    write = Writer(ours)
+    try:
+        with torch.no_grad():  # one by one, so that equal tokens are computed alike
+            one, other = (ours.hidden(row.unsqueeze(0))[0][0] for row in x)
+            apart = (one - other).float().abs().amax(-1)  # by token
+            wanted = model(input_ids=x[:1], use_cache=False).logits[0].float()
+            found = ours.logits(one)
+            write(x[:1], write.empty(1))
+    except Exception as error:  # of any kind, from layers that we do not know
+        what = f"cannot be computed: {in_a_line(error)}"
+    else:
+        far = 4 * torch.finfo(one.dtype).eps * float(wanted.abs().max())
+        if not bool(torch.isfinite(one).all()):
+            what = "has weights that are no numbers"
+        elif float(apart[:3].max()) > _ALIKE * float(apart[3]):
+            what = "reads ahead, so it cannot learn to say what comes next"
+        elif float((wanted - found).abs().max()) > far:
+            what = "makes logits in a way that is not known here"
     if what is not None:
         raise DataError(f"model.base: {folder} {what}", fix="a model that writes text")
 

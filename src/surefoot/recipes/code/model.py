@@ -15,6 +15,7 @@ from surefoot.nn.adapters import (
     adapter_groups,
     frozen_digest,
     recompute_layers,
+    still_dropout,
 )
 from surefoot.nn.eight_bit import in_eight_bits
 from surefoot.nn.lean import (
@@ -108,6 +109,7 @@ def arranged(config: CodeConfig, model: Any) -> Pretrained:
     full, memory = config.adapter.method == "full", config.memory
     for parameter in model.parameters():
         parameter.requires_grad_(full)
+    still_dropout(model)
     narrow_norms(model)
     fuse_gelu(model)
     repeat_keys()

@@ -15,7 +15,7 @@ from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import BPE
 from surefoot.engine import TextSpeaker
 from surefoot.engine.adopt import read_folder
-from surefoot.errors import RunError, Unsupported
+from surefoot.errors import DataError, RunError, Unsupported
 from surefoot.formats.export import Exported, compared, refuse_other, staged, write
 from surefoot.nn.adapters import Lora, Pretrained, in_full
 from surefoot.nn.foreign import gpt_sizes, gpt_weights
@@ -27,6 +27,7 @@ from surefoot.track.lock import scratch
 __all__ = ["CodeSpeaker"]
 
 _FORMATS = ("hf", "gguf", "ollama")
+_ELSE = "--to hf --merge; llama.cpp's convert_hf_to_gguf.py takes that folder"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ class CodeSpeaker(TextSpeaker):
 
     def _as_gpt(self, place: Path, context: int) -> tuple[GPT, BPE]:
         """Return the merged model as our own, which writes GGUF."""
-        tensors, said = read_folder(place)
+        try:
+            tensors, said = read_folder(place)
+        except DataError as error:
+            what = f"GGUF is written here of Llama and Qwen3 layouts: {error.what}"
+            raise Unsupported(what, fix=_ELSE) from None
         weights, _ = gpt_weights(tensors)
         sizes, _ = gpt_sizes(weights, said)
         told = {k: v for k, v in said["config"].items() if k in GPTConfig.model_fields}
