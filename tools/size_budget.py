@@ -19,7 +19,7 @@ BUDGET = {
     "data": 4520,
     "track": 4420,
     "ops": 1580,
-    "nn": 2110,
+    "nn": 2150,
     "engine": 4020,
     "engine/kit": 440,
     "engine/watch": 840,
@@ -28,7 +28,7 @@ BUDGET = {
     "engine/ranks": 1790,
     "lab": 1270,
     "formats": 500,
-    "recipes": 3030,
+    "recipes": 3080,
     "sweep": 1500,
     "cli": 4670,
 }

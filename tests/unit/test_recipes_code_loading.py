@@ -15,6 +15,7 @@ import torch
 from surefoot.config.fields import changed
 from surefoot.data.bpe import train_bpe
 from surefoot.errors import DataError, Unsupported
+from surefoot.nn.adapters import Pretrained, in_full
 from surefoot.recipes.code.base import _from_hub, find_base
 from surefoot.recipes.code.loading import load_base
 from surefoot.recipes.code.model import make
@@ -116,6 +117,17 @@ def test_a_whole_base_is_loaded(tmp_path: Path, four_bit: bool) -> None:
     model = load(saved(tmp_path, lambda *_: None), four_bit)
     found = [m.support_avx512bf16_for_cpu for m in model.modules() if hasattr(m, "quant_state")]
     assert len(found) == 7 * four_bit and not any(found)  # no layer repacks itself
+
+
+def test_weights_that_lie_the_other_way_round_come_back_from_four_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    config = transformers.GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=80)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    bits = Pretrained(load(tmp_path, four_bit=True), 8).eval()
+    whole: Any = in_full(bits, load(tmp_path), None)
+    x = torch.arange(8)[None]
+    assert torch.allclose(whole(input_ids=x).logits, bits(x), atol=1e-5)
+    assert not torch.allclose(Pretrained(load(tmp_path), 8).eval()(x), bits(x), atol=1e-5)
 
 
 def test_bits_that_cannot_be_computed_here_say_why_and_what_can(

@@ -352,7 +352,9 @@ def in_full(model: Pretrained, plain: nn.Module, lora: Lora | None) -> nn.Module
             from bitsandbytes.functional import dequantize_4bit
 
             found = dequantize_4bit(weight.data, weight.quant_state)
-            target[f"{name.removesuffix('.base_layer')}.weight"].copy_(found)
+            name = name.removesuffix(".base_layer")
+            turned = hasattr(plain.get_submodule(name), "nf")  # GPT-2's layers hold [in, out]
+            target[f"{name}.weight"].copy_(found.t() if turned else found)
     whole: nn.Module = plain if lora is None else adapt(plain, lora, 0)
     ours = dict(model.inner.named_parameters())
     for name, parameter in whole.named_parameters():
