@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -45,6 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", about_itself)
     # Python 3.13.0, by torch's compiler
     config.addinivalue_line("filterwarnings", "ignore:Guards may run slower:RuntimeWarning")
+
+
+def pytest_unconfigure() -> None:
+    """Thaw what was frozen (below), or nobody would take it away at the end of the process."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -102,6 +108,13 @@ def silent_end() -> Iterator[None]:
     if opened := sys.modules.get("llama_cpp._utils"):
         opened.outnull_file.close()
         opened.errnull_file.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_is_there_is_frozen() -> None:
+    """Let the collection at the start of a run not look through all that pytest and imports hold."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-__all__ = ["allowed", "available", "gpu", "resident"]
+__all__ = ["allowed", "available", "gpu", "resident", "set_aside"]
 
 # Of a control group: its limit, what it holds, and which row of memory.stat tells files to let go.
 _GROUP_FILES = (
@@ -19,6 +21,24 @@ _GROUP_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 _NO_LIMIT = 1 << 60  # bytes
+_PYTHONS_OWN = 10_000  # objects; some versions freeze a few hundred at their start
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Inside the block the garbage collector does not look through what is there already.
+
+    Who called us may have frozen objects of theirs. They stay so, since only all can be thawed
+    together, and then no more is frozen, since garbage of ours would stay with them.
+    """
+    theirs = gc.get_freeze_count() > _PYTHONS_OWN
+    if not theirs:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not theirs:
+            gc.unfreeze()
 
 
 def resident() -> int:

@@ -7,7 +7,6 @@ same play on real tensors is what `--probe` does.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from surefoot.engine.foresee.stretch import (
 )
 from surefoot.engine.job import Job
 from surefoot.engine.learner import Learner
+from surefoot.engine.memory import set_aside
 from surefoot.engine.place import apply
 from surefoot.engine.plan import prepare
 from surefoot.engine.random import example_keys, rekey
@@ -173,8 +173,7 @@ def _replay(
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
-        gc.freeze()  # the collector need not look through all that was there before, again and again
-        stack.callback(gc.unfreeze)
+        stack.enter_context(set_aside())
         forget()
         stack.callback(forget)
         if fake is not None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import ExitStack
 from typing import Any, Self
+
+from surefoot.engine.memory import set_aside
 
 __all__ = ["Pauses"]
 
@@ -22,16 +25,17 @@ class Pauses:
     def __init__(self) -> None:
         self.seconds = self.longest = self._begun = 0.0
         self._last = time.perf_counter()
+        self._aside = ExitStack()
 
     def __enter__(self) -> Self:
         gc.collect()
-        gc.freeze()
+        self._aside.enter_context(set_aside())
         gc.callbacks.append(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         gc.callbacks.remove(self._note)
-        gc.unfreeze()
+        self._aside.close()
 
     def boundary(self) -> None:
         """Look through what came since, between steps; at most every ten seconds."""
