@@ -15,8 +15,8 @@ import torch
 from surefoot.config.fields import changed
 from surefoot.data.bpe import train_bpe
 from surefoot.errors import DataError, Unsupported
-from surefoot.nn.adapters import Pretrained, in_full
-from surefoot.recipes.code.base import _from_hub, find_base
+from surefoot.nn.adapters import Lora, Pretrained, adapt, in_full
+from surefoot.recipes.code.base import _from_hub, find_base, quiet
 from surefoot.recipes.code.loading import load_base
 from surefoot.recipes.code.model import make
 from surefoot.recipes.code.settings import CodeConfig
@@ -123,8 +123,9 @@ def test_weights_that_lie_the_other_way_round_come_back_from_four_bits(tmp_path:
     pytest.importorskip("bitsandbytes")
     config = transformers.GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=80)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    bits = Pretrained(load(tmp_path, four_bit=True), 8).eval()
-    whole: Any = in_full(bits, load(tmp_path), None)
+    with quiet():
+        bits = Pretrained(adapt(load(tmp_path, four_bit=True), Lora(4), 0), 8).eval()
+        whole: Any = in_full(bits, load(tmp_path), Lora(4))
     x = torch.arange(8)[None]
     assert torch.allclose(whole(input_ids=x).logits, bits(x), atol=1e-5)
     assert not torch.allclose(Pretrained(load(tmp_path), 8).eval()(x), bits(x), atol=1e-5)
