@@ -212,7 +212,10 @@ def test_a_deleted_lock_lets_no_second_process_in(tmp_path: Path) -> None:
         (tmp_path / ".lock").unlink()
         with pytest.raises(Busy, match=r"though its \.lock was deleted"), hold(tmp_path):
             pytest.fail("two processes train one run")
+        assert (found := holder(tmp_path)) is not None, "no run is lost that trains"
+        assert "does not name" in str(found)
         journal.close()
+        assert holder(tmp_path) is None
     with hold(tmp_path):
         assert holder(tmp_path) is not None
 

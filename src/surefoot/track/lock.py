@@ -36,14 +36,22 @@ class Busy(RunError):
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that trains a run; `since` is a time as in `run.json`."""
+    """The process that trains a run; `since` is a time as in `run.json`.
+
+    `pid` is 0 where nobody can tell: the lock file, which says it, was deleted or cannot be read.
+    """
 
     host: str
     pid: int
     since: str
 
     def __str__(self) -> str:
+        if not self.pid:
+            return "a process that its .lock does not name"
         return f"process {self.pid} on {self.host} since {self.since}"
+
+
+_UNKNOWN = Holder("an unknown host", 0, "an unknown time")
 
 
 @contextlib.contextmanager
@@ -68,8 +76,12 @@ def hold(folder: Path) -> Iterator[None]:
 
 def claim(handle: int) -> bool:
     """Lock an open file for as long as it is open; False: another process has. Not everywhere it can be."""
+    return _lock(handle, fcntl.LOCK_EX)
+
+
+def _lock(handle: int, kind: int) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except OSError as error:
         return not isinstance(error, BlockingIOError)
     return True
@@ -78,11 +90,11 @@ def claim(handle: int) -> bool:
 def _trained(folder: Path) -> bool:
     """Whether somebody trains here whose lock file was deleted: who trains has claimed the journal, too."""
     try:
-        handle = os.open(folder / "journal", os.O_RDWR)
+        handle = os.open(folder / "journal", os.O_RDONLY)
     except OSError:
         return False
     try:
-        return not claim(handle)
+        return not _lock(handle, fcntl.LOCK_SH)
     finally:
         os.close(handle)
 
@@ -97,21 +109,16 @@ def unwritable(folder: Path, error: OSError) -> SurefootError:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Return who holds the lock of `folder`, or None."""
+    """Return who holds the lock of `folder`, also where the lock file was deleted, or None."""
     path = folder / ".lock"
-    try:
+    with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _signature(path)
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
-    return None
+        try:
+            if not _lock(handle, fcntl.LOCK_SH):
+                return _signature(path)
+        finally:
+            os.close(handle)
+    return _UNKNOWN if _trained(folder) else None
 
 
 @contextlib.contextmanager
@@ -178,7 +185,7 @@ def _signature(path: Path) -> Holder:
         said = json.loads(path.read_text())
         return Holder(str(said["host"]), int(said["pid"]), str(said["since"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return Holder("an unknown host", 0, "an unknown time")
+        return _UNKNOWN
 
 
 def _refusal(folder: Path) -> Busy:

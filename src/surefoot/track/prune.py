@@ -138,7 +138,7 @@ def shields(known: list[RunFolder]) -> dict[str, str]:
         if run.meta.get("kept"):
             found[run.name] = "kept by you"
         if holder is not None:
-            found[run.name] = f"running, process {holder.pid}"
+            found[run.name] = f"running, process {holder.pid}" if holder.pid else "running"
     by_id = {run.meta.get("id"): run for run in known if run.meta.get("id")}
     for run in [run for run in known if run.name in found]:
         child, seen = run, {run.name}
