@@ -116,6 +116,12 @@ recipe = Recipe(
     summary="predict a column of a table",
     config=TableConfig,
     build=build,
-    presets={"laptop": {"train": {"max_steps": 500}, "cadence": {"validate_every": 50}}},
+    presets={
+        "laptop": {
+            "train": {"max_steps": 500},
+            "optim": {"kind": "adamw"},  # what `build` makes
+            "cadence": {"validate_every": 50},
+        }
+    },
     default_preset="laptop",
 )

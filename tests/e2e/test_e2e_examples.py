@@ -206,6 +206,8 @@ def test_settings_that_were_written_find_a_recipe_of_your_own(
     assert f"  file: {tmp_path / 'table.py'}" in written.read_text().splitlines()
     surefoot("train", "-c", written, "--name", "second", "--new").ok()
     assert (runs / "second" / "run.json").is_file()
+    plan = surefoot("plan", "table.py", "--optim.kind", "muon").ok().out
+    assert plan.splitlines()[0].endswith(", adamw"), "what the recipe makes, whatever was asked for"
     page = surefoot("train", "table.py", "--help").ok().out
     assert page.startswith("surefoot train table.py: ") and "closed to unknown keys" not in page
     with pytest.raises(SurefootError, match=r"surefoot config docs table\.py"):

@@ -165,7 +165,7 @@ def _lines(
         for name, number in need.parameters.items()
     )
     label = f"{recipe.name}, {resolved.preset}" if resolved.preset else recipe.name
-    yield f"plan   {label}: {sizes}, {found.pins.precision}, {config.optim.kind}"
+    yield f"plan   {label}: {sizes}, {found.pins.precision}, {need.optimiser}"
     yield f"on     {place.name}: {bytes_text(place.room)} to use"
     if place.note:
         yield f"       {place.note}"

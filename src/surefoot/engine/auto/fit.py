@@ -22,6 +22,7 @@ from surefoot.engine.auto.known import question, recall, remember
 from surefoot.engine.job import Job
 from surefoot.engine.place import apply
 from surefoot.engine.world import World
+from surefoot.nn.muon import Muon
 from surefoot.ops import OPS
 from surefoot.ops.compiler import compiler
 
@@ -137,7 +138,7 @@ def _plan(
     learners = job.learners.values()
     weights = sum(p.numel() * 4 for x in learners for p in x.parameters)
     frozen = sum(p.nbytes for x in learners for p in x.model.parameters() if not p.requires_grad)
-    moments = 2 if config.optim.kind == "adamw" else 1.5
+    moments = 1.5 if any(isinstance(o, Muon) for x in learners for o in x.optimisers) else 2
     state = int(weights * (1 + moments))
     kept = config.keep.last + 1 + config.keep.best / (1 + moments)
     memory = int(frozen + state + weights + known["activation_bytes"] * pins.micro_batch_size)

@@ -7,7 +7,7 @@ same play on real tensors is what `--probe` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,7 +61,8 @@ class Need:
     length (None without end), `source` the fingerprint of its data. `passes` are the operations of
     one micro-batch, `updates` those of the optimisers, `largest` what takes most at the peak.
     `phases` are (peak, parts) of each stretch of the step, in order, `history` the bytes of each of
-    KINDS at some moments of it, `host` the bytes that wait in the host's memory.
+    KINDS at some moments of it, `host` the bytes that wait in the host's memory. `optimiser` names
+    those of the job: muon (with AdamW for the rest), adamw, sgd.
     """
 
     peak: int
@@ -79,6 +80,7 @@ class Need:
     phases: list[tuple[int, Mapping[str, int]]] = field(default_factory=list, repr=False)
     history: list[tuple[int, ...]] = field(default_factory=list, repr=False)
     host: int = 0
+    optimiser: str = ""
 
     @property
     def flops(self) -> int:
@@ -237,6 +239,7 @@ class _Play:
             self.passes, self.updates,
             [(e.nbytes, f"{e.kind}: {e.source} {list(e.shape)}") for e in alive[:8]],
             self._phases(), self.ledger.history(begun, KINDS, _MOMENTS), self.ledger.host(begun),
+            _optimiser(learners.values()),
         )  # fmt: skip
 
     def _phases(self) -> list[tuple[int, Mapping[str, int]]]:
@@ -344,6 +347,11 @@ def _within(ledger: Ledger, call: Callable[..., Any], kind: str) -> Callable[...
             return call(*args, **more)
 
     return called
+
+
+def _optimiser(learners: Iterable[Learner]) -> str:
+    names = [type(o).__name__.lower() for x in learners for o in x.optimisers]
+    return "muon" if "muon" in names else " and ".join(dict.fromkeys(names))
 
 
 def _parts(alive: list[Entry]) -> dict[str, int]:
