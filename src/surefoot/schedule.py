@@ -1,7 +1,9 @@
 """Learning-rate schedules: pure functions of the step, multipliers of the peak rate.
 
 A schedule keeps no state, so nothing of it is saved, and resuming at any step is exact. `step`
-counts batches consumed before the update (the first update asks for step 0).
+counts batches consumed before the update: the first update asks for step 0, the last one of a run
+of `end` steps for `end - 1`. The floor, reached at `end`, is for the steps beyond: no update of a
+planned run is spent at a rate of 0.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class WarmupStableDecay:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Cosine up from `1/div` to 1 over the first `rise`, then cosine down to `1/(div*final_div)`.
+    """Cosine up from `1/div` to 1 over the first `rise`, then down to `1/(div*final_div)` at `end`.
 
     Smith and Topin, "Super-Convergence" (2018), in the two-phase form.
 

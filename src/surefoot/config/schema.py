@@ -129,7 +129,7 @@ class ScheduleConfig(Section):
     )
     warmup_steps: int = knob(100, "Steps of linear warmup.", ge=0)
     decay_steps: int | None = knob(
-        None, "Step at which the floor is reached, then held; default: the horizon.", ge=1
+        None, "Steps after which the floor is reached, then held; default: the horizon.", ge=1
     )
     decay_fraction: float = knob(0.2, "wsd: share of the horizon spent decaying.", gt=0, le=1)
     min_lr: float = knob(0.0, "Floor, on the scale of optim.lr (other groups in proportion).", ge=0)
