@@ -6,14 +6,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surefoot.api import stored
-from surefoot.errors import RunError
+from surefoot.config.suggest import nearest, one_of
+from surefoot.errors import ConfigError, RunError
 from surefoot.track.folder import RunFolder, find, runs_dir
 
 if TYPE_CHECKING:
     from surefoot.engine import Speaker
     from surefoot.formats.export import Exported
 
-__all__ = ["evaluate", "export", "load"]
+__all__ = ["FORMATS", "evaluate", "export", "format_named", "load"]
+
+FORMATS = ("hf", "pt", "gguf", "ollama", "onnx")
+_PROGRAMS = {  # whose format it is -> format
+    "huggingface": "hf", "transformers": "hf", "pytorch": "pt", "torch": "pt", "llamacpp": "gguf",
+    "llama": "gguf", "onnxruntime": "onnx", "safetensors": "hf",
+}  # fmt: skip
+
+
+def format_named(word: str) -> str:
+    """Return the format that `word` means: itself, or that of the program. Raises ConfigError.
+
+    >>> format_named("GGUF"), format_named("torch"), format_named("llama.cpp")
+    ('gguf', 'pt', 'gguf')
+    """
+    bare = word.lower().replace(".", "").replace("-", "").replace("_", "")
+    found = _PROGRAMS.get(bare, bare)
+    if found not in FORMATS:
+        near = nearest(bare, [*FORMATS, *_PROGRAMS])
+        fix = f"did you mean {_PROGRAMS.get(near, near)}?" if near else f"one of {one_of(FORMATS)}"
+        raise ConfigError(f"there is no format {word} to export to", fix=fix)
+    return found
 
 
 def load(
@@ -113,11 +135,14 @@ def export(
     quant: str = "f32",
     merge: bool = False,
 ) -> tuple[Exported, int]:
-    """Write a run's model to `out` as `to` (hf, pt, gguf, ollama or onnx), and compare it with the original.
+    """Write a run's model to `out`, and compare what was written with the original.
 
-    `quant` (f32, f16, q8_0, q4_0) is how GGUF holds matrices; `merge` makes adapters a part of the
-    weights. Returns what was found, and the step of the weights. Raises RunError, Unsupported or CheckFailed; see `formats.export`.
+    `to` is one of FORMATS, or the program that reads it (transformers, torch, llama.cpp). `quant`
+    (f32, f16, q8_0, q4_0) is how GGUF holds matrices; `merge` makes adapters a part of the weights.
+    Returns what was found, and the step of the weights. Raises ConfigError for an unknown format;
+    RunError, Unsupported or CheckFailed as `formats.export` does.
     """
+    to = format_named(to)
     from surefoot.engine import TextSpeaker
     from surefoot.formats.export import Exporter, write
     from surefoot.nn.gpt import GPT

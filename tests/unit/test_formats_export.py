@@ -11,12 +11,20 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from surefoot import use
 from surefoot.config.model import GPTConfig
 from surefoot.data.bpe import BPE, train_bpe
 from surefoot.data.tokenizer import Characters
 from surefoot.engine.adopt import read_folder, read_weights
 from surefoot.engine.kit.speak import TextSpeaker
-from surefoot.errors import CheckFailed, DataError, OutOfResources, RunError, Unsupported
+from surefoot.errors import (
+    CheckFailed,
+    ConfigError,
+    DataError,
+    OutOfResources,
+    RunError,
+    Unsupported,
+)
 from surefoot.formats import export, llama, onnx_file
 from surefoot.formats.export import through_llama, write
 from surefoot.nn.foreign import gpt_weights
@@ -330,3 +338,17 @@ def test_a_layout_that_is_not_ours_is_refused(tmp_path, bpe, change, words, monk
     place.write_text("{")
     with pytest.raises(DataError, match="no model"):
         read_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("word", "format"),
+    [("hf", "hf"), ("PyTorch", "pt"), ("llama.cpp", "gguf"), ("safetensors", "hf")],
+)
+def test_a_format_is_named_by_itself_or_by_its_program(word, format):
+    assert use.format_named(word) == format
+
+
+def test_an_unknown_format_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="no format tourch") as caught:
+        use.export("nowhere", "tourch", tmp_path / "x", runs=tmp_path)
+    assert caught.value.problems[0].fix == "did you mean pt?"

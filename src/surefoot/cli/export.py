@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from surefoot import use
 from surefoot.cli.options import parser
 
 __all__ = ["run"]
 
-_FORMATS = ("hf", "pt", "gguf", "ollama", "onnx")
 _QUANTS = ("f32", "f16", "q8_0", "q4_0")
 
 
@@ -18,7 +18,7 @@ def run(verb: str, argv: list[str]) -> int:
     own = parser("export", "Give a model to other programs.")
     own.add_argument("run", nargs="?", default="last", help="name, number, prefix or `last`")
     own.add_argument(
-        "--to", required=True, choices=_FORMATS,
+        "--to", required=True, type=use.format_named, metavar="FORMAT",
         help="hf: a folder for transformers; pt: files for torch; gguf: a file for llama.cpp; "
         "ollama: that and a Modelfile; onnx: a graph for onnxruntime",
     )  # fmt: skip
@@ -34,8 +34,6 @@ def run(verb: str, argv: list[str]) -> int:
     options = own.parse_args(argv)
     if options.quant != "f32" and options.to not in ("gguf", "ollama"):
         own.error("--quant is for --to gguf and --to ollama")
-    from surefoot import use
-
     found, step = use.export(
         options.run, options.to, options.out, runs=options.runs, checkpoint=options.checkpoint,
         learner=options.learner, quant=options.quant, merge=options.merge,

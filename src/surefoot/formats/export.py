@@ -42,7 +42,6 @@ from surefoot.seeds import derive
 from surefoot.track.lock import scratch
 
 __all__ = [
-    "FORMATS",
     "QUANTISED",
     "QUANTS",
     "Exported",
@@ -54,7 +53,6 @@ __all__ = [
     "write",
 ]
 
-FORMATS = ("hf", "pt", "gguf", "ollama", "onnx")
 QUANTISED = ("gguf", "ollama")
 QUANTS = {"f32": 1e-4, "f16": 1e-2, "q8_0": 0.1, "q4_0": 0.1}
 """Largest difference, relative to the logits; for q8_0 and q4_0 from those of the rounded weights."""
