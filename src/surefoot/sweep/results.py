@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from surefoot.config.suggest import one_of
 from surefoot.sweep.folder import Sweep
 from surefoot.sweep.importance import shares
 from surefoot.sweep.space import Point
@@ -21,6 +22,7 @@ from surefoot.track.text import number, real
 __all__ = ["Entry", "Results", "importances", "results"]
 
 LEAST = 4  # trials for a word on which setting matters
+SHOWN = 8  # trials that are named in a sentence
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,13 @@ class Results:
             return "The next one has the same value to the last digit."
         times = gap / noise if noise else math.inf
         of = "between seeds" if self.sweep.plan.repeated else "of the evaluations"
-        said = f"Its lead of {number(gap)} is {times:.1f} x the noise {of} ({number(noise)}): {sureness(times)}"
+        said = f"Its lead of {number(gap)} is {times:.1f} x the noise {of} ({number(noise)}): {sureness(times)}."
         others = [str(entry.trial.number + 1) for entry in self.as_good]
-        return said + (f"; as good as the best: {', '.join(others[:8])}" if others else "") + "."
+        if not others:
+            return said
+        more = [f"{len(others) - SHOWN} more"] if len(others) > SHOWN else []
+        named = one_of([*others[:SHOWN], *more], "and")
+        return f"{said} Trial{'s' * (len(others) > 1)} {named} may be as good."
 
 
 def _noise(a: Entry, b: Entry) -> float | None:
