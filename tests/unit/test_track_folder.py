@@ -13,7 +13,8 @@ import pytest
 
 from surefoot.errors import RunError
 from surefoot.track import folder as room
-from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir, write_atomic
+from surefoot.track.durable import write_atomic
+from surefoot.track.folder import RunFolder, find, list_runs, reference, runs_dir
 
 
 def make(runs: Path, *names: str | None) -> list[RunFolder]:

@@ -12,7 +12,8 @@ from surefoot.config.identity import fingerprint
 from surefoot.config.schema import RunConfig
 from surefoot.errors import RunError
 from surefoot.recipes import Recipe
-from surefoot.track.folder import RunFolder, find, list_runs, write_atomic
+from surefoot.track.durable import write_atomic
+from surefoot.track.folder import RunFolder, find, list_runs
 from surefoot.track.text import clean, number
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from surefoot.cli.folded import room
 from surefoot.cli.options import parser, print_json
 from surefoot.errors import RunError, SurefootError
 from surefoot.sweep.space import text_of
-from surefoot.track.folder import runs_dir, write_atomic
+from surefoot.track.durable import write_atomic
+from surefoot.track.folder import runs_dir
 from surefoot.track.text import clean
 
 if TYPE_CHECKING:

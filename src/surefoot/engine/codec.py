@@ -7,7 +7,6 @@ size and header length, so that no file can make us take memory that it does not
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import struct
@@ -27,14 +26,13 @@ from torch import Tensor
 from surefoot.errors import CheckpointError
 
 __all__ = [
-    "TensorFile", "copy_file", "digest", "read_tensors", "safetensors", "sync_folder", "write_bytes", "write_files",
+    "TensorFile", "copy_file", "digest", "read_tensors", "safetensors", "write_bytes", "write_files",
     "write_tensors",
 ]  # fmt: skip
 
 T = TypeVar("T")
 
 _CHUNK = 1 << 22  # bytes per write, so that hashing works on cached memory
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of shared and FUSE folders
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -190,15 +188,3 @@ def digest(path: Path) -> tuple[int, str]:
             hasher.update(chunk)
             size += len(chunk)
     return size, hasher.hexdigest()
-
-
-def sync_folder(path: Path) -> None:
-    """fsync a folder, so that names in it survive a power loss, where folders can be synced at all."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-    finally:
-        os.close(handle)

@@ -27,8 +27,8 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from surefoot.engine.codec import sync_folder
 from surefoot.errors import CheckpointError
+from surefoot.track.durable import sync_folder
 from surefoot.track.lines import kept
 from surefoot.track.lock import claim
 
@@ -221,7 +221,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self.path)
-        sync_folder(self.path.parent)
+        sync_folder(self.path.parent, strict=True)
         return 0
 
     def _set_aside_if_foreign(self) -> None:

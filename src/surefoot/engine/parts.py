@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Joined", "joined", "part_of"]
+__all__ = ["Joined", "holds_weights", "is_part", "joined", "part_of"]
 
 _PART = re.compile(r"(.+)\.(\d+)of(\d+)\.(model|optim|ema)\.safetensors")
 
@@ -26,6 +26,16 @@ def part_of(file: str, number: int, count: int) -> str:
     """
     name, kind, ending = file.rsplit(".", 2)
     return f"{name}.{number}of{count}.{kind}.{ending}"
+
+
+def is_part(file: str) -> bool:
+    """Whether a file holds only some rows of its tensors."""
+    return _PART.fullmatch(file) is not None
+
+
+def holds_weights(file: str) -> bool:
+    """Whether a file, or part of one, holds tensors of a model and not those of an optimiser."""
+    return file.endswith((".model.safetensors", ".ema.safetensors"))
 
 
 class Joined(dict[str, Tensor]):

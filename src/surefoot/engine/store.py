@@ -23,10 +23,10 @@ import xxhash
 from torch import Tensor
 
 from surefoot.engine import codec, parts
-from surefoot.engine.codec import sync_folder
 from surefoot.engine.reading import UnreadableError, reading
 from surefoot.engine.state import Payload
 from surefoot.errors import CheckpointError
+from surefoot.track.durable import sync_folder
 
 __all__ = ["FORMAT", "Checkpoint", "FutureFormatError", "Store"]
 
@@ -94,12 +94,11 @@ class Checkpoint:
         Raises CheckpointError, also when one is asked for that is gone by then.
         """
         self.verify()
-        files = [n for n in self.manifest["files"] if n.endswith(".safetensors")]
-        whole = [n for n in files if len(n.split(".")) == 3 and ".optim." not in n]
-        if any(".model." in n and n not in whole for n in files):  # in parts, to be put together
+        files = [name for name in self.manifest["files"] if parts.holds_weights(name)]
+        if any(map(parts.is_part, files)):
             return dict(self.read().tensors)
         with reading(self.path):
-            return {name: codec.TensorFile(self.path / name) for name in whole}
+            return {name: codec.TensorFile(self.path / name) for name in files}
 
     def read(self) -> Payload:
         """Verify and return the contents. Raises CheckpointError."""
@@ -169,13 +168,13 @@ class Store:
         """Lend a staging folder that becomes `final` when the block ends, and else is no more."""
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
-            sync_folder(self.folder.parent)
+            sync_folder(self.folder.parent, strict=True)
         staging = self.folder / f".staging-{final.name}"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         try:
             yield staging
-            sync_folder(staging)
+            sync_folder(staging, strict=True)
             self._commit(staging, final)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -201,7 +200,7 @@ class Store:
             final.rename(aside)
         try:
             staging.rename(final)
-            sync_folder(self.folder)
+            sync_folder(self.folder, strict=True)
         except BaseException:
             if replacing:
                 self._put_back(aside, staging, final)
@@ -330,7 +329,7 @@ class Store:
         fresh = checkpoint.path / "manifest.json.new"
         codec.write_bytes(fresh, seal(manifest))
         fresh.rename(checkpoint.path / "manifest.json")
-        sync_folder(checkpoint.path)
+        sync_folder(checkpoint.path, strict=True)
         for name in gone:
             (checkpoint.path / name).unlink(missing_ok=True)
         return Checkpoint(checkpoint.path, manifest)
@@ -340,7 +339,7 @@ class Store:
         gone = self.folder / f".removed-{checkpoint.path.name}"
         shutil.rmtree(gone, ignore_errors=True)
         checkpoint.path.rename(gone)
-        sync_folder(self.folder)
+        sync_folder(self.folder, strict=True)
         shutil.rmtree(gone, ignore_errors=True)  # `sweep` comes back for what refuses now
 
 

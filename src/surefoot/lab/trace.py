@@ -28,7 +28,8 @@ from surefoot.engine.journal import read as journal
 from surefoot.errors import CheckFailed, DataError, RunError
 from surefoot.lab.differ import Difference, Heard, listening, pass_once
 from surefoot.lab.side import Side
-from surefoot.track.folder import RunFolder, write_atomic
+from surefoot.track.durable import write_atomic
+from surefoot.track.folder import RunFolder
 from surefoot.track.machine import describe_machine
 
 __all__ = ["changed_since", "compare", "of_run", "read", "record", "write"]

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["Circumstances", "again", "hearing"]
 
+# Of the process and not of a thread or context: on a card autograd repeats in threads of its own.
 _hears: list[Callable[[Tensor], object]] = []
 
 

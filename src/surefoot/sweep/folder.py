@@ -15,7 +15,8 @@ from surefoot.config.suggest import nearest
 from surefoot.errors import RunError, SurefootError
 from surefoot.sweep.plan import Plan, same
 from surefoot.sweep.trials import Files, Trials
-from surefoot.track.folder import now, runs_dir, write_atomic
+from surefoot.track.durable import write_atomic
+from surefoot.track.folder import now, runs_dir
 
 __all__ = ["SWEEPS", "Sweep", "create", "find", "known", "resumable"]
 

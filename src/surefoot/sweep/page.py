@@ -9,8 +9,8 @@ from typing import Any
 from surefoot.sweep.results import Entry, Results, importances
 from surefoot.sweep.space import text_of
 from surefoot.track.compare import better
+from surefoot.track.durable import write_atomic
 from surefoot.track.figures import Curve, Figure
-from surefoot.track.folder import write_atomic
 from surefoot.track.page import asset, figure_values, pack, render
 from surefoot.track.reading import squeeze
 from surefoot.track.text import real

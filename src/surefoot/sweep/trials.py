@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from surefoot.sweep.plan import Plan
 from surefoot.sweep.space import Point
-from surefoot.track.folder import now, write_atomic
+from surefoot.track.durable import write_atomic
+from surefoot.track.folder import now
 from surefoot.track.lock import Busy, hold, holder, unwritable
 
 __all__ = ["DEATHS", "ENDED", "Claim", "Files", "Trial", "Trials"]

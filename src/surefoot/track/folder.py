@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
+from surefoot.track.durable import sync_folder, write_atomic
 from surefoot.track.lock import Holder, alone, hold, holder, unwritable
 from surefoot.track.meta import FORMAT, newer, parse, read
 from surefoot.track.meta import dump as meta_text
 
 __all__ = [
     "FORMAT", "TRASH", "RunFolder", "check_name", "find", "list_runs", "now", "reference", "runs_dir",
-    "sync_folder", "write_atomic",
 ]  # fmt: skip
 
 TRASH = ".trash"  # beside the runs: what prune moved away, by when
@@ -54,22 +54,6 @@ def runs_dir(explicit: str | os.PathLike[str] | None = None) -> Path:
 def reference(path: Path) -> str:
     """Return what to type to mean the run at `path`: its name where runs are looked for, or it."""
     return shlex.quote(path.name if path.parent == runs_dir() else str(path))
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file so that a reader, or a crash, sees the old text or the new one, whole."""
-    staging = path.with_name(f".{path.name}.new")
-    try:
-        with staging.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            staging.unlink()
-        raise
-    sync_folder(path.parent)
 
 
 @dataclass
@@ -379,16 +363,6 @@ def _rename(staging: Path, final: Path) -> None:
             raise RunError(f"there is already a run called {final.name}", fix=fix) from error
         raise
     sync_folder(final.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename in `path` durable, where folders can be synced at all."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _cannot_write(runs: Path, error: OSError) -> RunError:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surefoot.track.folder import sync_folder
+from surefoot.track.durable import sync_folder
 
 __all__ = ["Lines", "encode", "kept"]
 

@@ -16,9 +16,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from surefoot.track.durable import write_atomic
 from surefoot.track.effort import effort
 from surefoot.track.figures import Figure, figures, marks
-from surefoot.track.folder import RunFolder, write_atomic
+from surefoot.track.folder import RunFolder
 from surefoot.track.gallery import gallery
 from surefoot.track.log import read_log
 from surefoot.track.meta import loss_unit

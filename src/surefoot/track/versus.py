@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from surefoot.track.compare import Column, Comparison, Group, better
+from surefoot.track.durable import write_atomic
 from surefoot.track.figures import Curve, Figure, figures
-from surefoot.track.folder import write_atomic
 from surefoot.track.page import asset, figure_values, pack, render
 from surefoot.track.reading import History, squeeze
 from surefoot.track.text import RATES, clock, count, number, rate, real
