@@ -88,10 +88,10 @@ def settle(
 
 
 def _named(resolved: Resolved, given: Mapping[str, Given]) -> Resolved:
-    """Note that a person has named the sinks, where they typed them; return `resolved`."""
-    if "track.sinks" in given and given["track.sinks"].typed:
-        for file in resolved.config.track.sinks:
-            trust.name(Path(file))
+    """Note which files of code a person has typed among the settings; return `resolved`."""
+    for path, value in given.items():
+        if value.typed:
+            trust.name_code(path, value.value)
     return resolved
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from surefoot.errors import ConfigError
 
-__all__ = ["known", "ledger", "name", "remember", "require", "trusted"]
+__all__ = ["known", "ledger", "name", "name_code", "remember", "require", "trusted"]
 
 _VARIABLE = "SUREFOOT_TRUSTED"  # files and folders, separated as in $PATH
 
@@ -65,6 +67,18 @@ def name(path: Path) -> None:
     except OSError:
         before = os.environ.get(_VARIABLE)
         os.environ[_VARIABLE] = os.pathsep.join(filter(None, (before, str(path.resolve()))))
+
+
+def name_code(setting: str, value: Any) -> None:
+    """Name what a person typed as `value` of a setting where that is code: kernels and sinks."""
+    if isinstance(value, Mapping):  # settings of one learner
+        for inner, each in value.items():
+            name_code(inner, each)
+    elif setting.startswith("ops.") or setting == "track.sinks":
+        words = value.split(",") if isinstance(value, str) else value
+        for file in (Path(str(word).partition("#")[0].strip()) for word in words):
+            if file.suffix == ".py" and file.is_file():
+                name(file)
 
 
 def require(path: Path, by: str, fix: str | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from surefoot import trust
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Ops, RunConfig
 from surefoot.engine import Job, Learner, Loss
@@ -76,6 +77,7 @@ def test_a_way_that_is_clearly_faster_is_chosen(monkeypatch: pytest.MonkeyPatch)
 def test_a_way_from_a_file_is_pinned_with_its_hash(tmp_path: Path) -> None:
     file = tmp_path / "kernel.py"
     file.write_text(KERNEL)
+    trust.name(file)
     name = pinned(str(file))
     assert name.startswith(f"{file}#") and pinned(name) == name
     x = torch.randn(3, 4)
@@ -102,6 +104,7 @@ def test_a_file_that_is_no_kernel_is_explained(tmp_path: Path, text: str | None,
     file = tmp_path / "kernel.py"
     if text is not None:
         file.write_text(text)
+        trust.name(file)
     with pytest.raises(ConfigError, match=what):
         find(NORM, str(file))
 
@@ -109,6 +112,7 @@ def test_a_file_that_is_no_kernel_is_explained(tmp_path: Path, text: str | None,
 def test_ways_of_an_unknown_operation_are_named(tmp_path: Path) -> None:
     file = tmp_path / "kernel.py"
     file.write_text("from surefoot.ops import Way\nways = {'nrm': Way(abs, 0.1)}")
+    trust.name(file)
     with pytest.raises(ConfigError, match="no operation: nrm"):
         operations_of(str(file))
 

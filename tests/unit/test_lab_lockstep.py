@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from surefoot import api, recipes
+from surefoot import api, recipes, trust
 from surefoot.config import flags
 from surefoot.errors import CheckFailed, ConfigError, DataError
 from surefoot.lab import trace
@@ -43,6 +43,7 @@ def walk(count: int = 3, tethered: bool = True, **settings: Any) -> Lockstep:
 def kernel(folder: Path, text: str) -> str:
     path = folder / "kernel.py"
     path.write_text(f"import torch\nfrom surefoot.ops import NORM, SWIGLU, Way\n{text}")
+    trust.name(path)
     return str(path)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from surefoot import api, recipes, trust
 from surefoot.cli import main
+from surefoot.config.fields import Given
 from surefoot.config.schema import RunConfig, Track
 from surefoot.errors import ConfigError
 from surefoot.sinks import Sinks
@@ -61,7 +62,14 @@ def _sink(theirs: Path) -> Any:
     return Sinks(RunConfig(track=Track(sinks=(str(theirs),))), None, ())
 
 
-@pytest.mark.parametrize("use", [_resume, _sweep, _sink])
+def _kernel(theirs: Path) -> Any:
+    from surefoot.engine.own import find
+    from surefoot.ops import OPS
+
+    return find(OPS["norm"], str(theirs))
+
+
+@pytest.mark.parametrize("use", [_resume, _sweep, _sink, _kernel])
 def test_a_file_that_only_a_file_names_is_not_run(theirs: Path, use: Callable[[Path], Any]) -> None:
     with pytest.raises(ConfigError, match="you have not named") as caught:
         use(theirs)
@@ -106,9 +114,7 @@ def test_what_a_person_names_runs_now_and_wherever_it_is_named_later(
         recipes.recall(str(other), "a run")
 
 
-def test_sinks_of_a_command_run_and_are_remembered(theirs: Path) -> None:
-    from surefoot.config.fields import Given
-
+def test_kernels_and_sinks_of_a_command_run_and_are_remembered(theirs: Path) -> None:
     recipe = recipes.find("charlm")
     plain = Given(str(theirs), "command line")
     api.settle(recipe, "tiny", [], {"track.sinks": plain})
@@ -116,6 +122,16 @@ def test_sinks_of_a_command_run_and_are_remembered(theirs: Path) -> None:
     typed = Given(str(theirs), "flag --track.sinks")
     found = api.settle(recipe, "tiny", [], {"track.sinks": typed}).config
     assert list(Sinks(found, None, ()).openers) == [str(theirs)]
+    for path, value in (
+        ("ops.norm", str(theirs.with_name("a.py"))),
+        ("learners.a", {"ops.norm": str(theirs.with_name("b.py"))}),
+        ("data.path", str(theirs.with_name("c.py"))),
+    ):
+        for name in "abc":
+            theirs.with_name(f"{name}.py").write_text(CODE)
+        trust.name_code(path, value)
+    known = [name for name in "abc" if trust.known(theirs.with_name(f"{name}.py"))]
+    assert known == ["a", "b"], "what is read as text is not run"
 
 
 def test_trust_remembers_files_and_folders_and_lists_them(

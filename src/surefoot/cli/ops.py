@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surefoot import trust
 from surefoot.cli.options import Parser, print_json, read
 from surefoot.config.suggest import nearest
 from surefoot.errors import CheckFailed, ConfigError
@@ -58,6 +60,7 @@ def _ops(words: Sequence[str]) -> list[Op]:
     found: dict[str, Op] = {}
     for word in words:
         if is_file(word):
+            trust.name(Path(word))
             found |= operations_of(word)
         elif word in OPS:
             found[word] = OPS[word]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surefoot import api
+from surefoot import api, trust
 from surefoot.config.fields import Given, leaves
 from surefoot.config.learners import overlays
 from surefoot.errors import ConfigError, Problem
@@ -45,6 +45,8 @@ def planned(
     goal = options.goal or {-1: "min", 0: "", 1: "max"}[better(metric)]
     if wrong:
         raise ConfigError(wrong)
+    for dimension in space:
+        trust.name_code(dimension.path, dimension.values)
     mode = "search" if options.search else "random" if options.random else "grid"
     space = space or _usual(recipe, options, given, notes)
     count = options.search or options.random or points(space)

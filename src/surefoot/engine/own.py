@@ -1,7 +1,8 @@
 """Ways from a file of one's own: a Python file with `ways`, a mapping from operation to `Way`.
 
 A setting names it like `ops.norm=./kernel.py`; what is written into a run is the whole path and a
-hash of the file, `/home/ada/kernel.py#5d1f…`, so that it never changes silently.
+hash of the file, `/home/ada/kernel.py#5d1f…`, so that it never changes silently. A file runs only
+if a person has named it on this machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from surefoot.engine.faults import device_lost, out_of_memory
 from surefoot.errors import ConfigError, Problem, RunError, SurefootError
 from surefoot.ops import OPS, Op, Way
+from surefoot.trust import require
 
 __all__ = ["find", "is_file", "operations_of", "pinned"]
 
@@ -82,6 +84,7 @@ def _ways_of(path: Path, digest: str) -> dict[str, Way]:
 
     `digest` keeps a file that changed meanwhile from being taken for the old one.
     """
+    require(path, "a setting in ops")
     try:
         ways: Any = runpy.run_path(str(path)).get("ways")
     except Exception as error:
