@@ -213,7 +213,7 @@ def _tell_others(error: Exception, final: bool = False) -> None:
 
 
 def _lost(error: Exception) -> SurefootError | None:
-    """Return in words what a device that does not answer made of a command; None for other errors."""
+    """Return the error for a command whose device no longer answers; None for other errors."""
     if "surefoot.engine" not in sys.modules:
         return None
     from surefoot.engine import lost
@@ -240,7 +240,7 @@ def _bug(error: Exception) -> int:
 
 
 def _open(stream: TextIO | None) -> TextIO:
-    """Return the stream; where somebody closed it before we came, one that swallows all."""
+    """Return the stream, or one that swallows everything where ours was closed from the start."""
     return stream if stream is not None else Path(os.devnull).open("w", encoding="utf-8")
 
 
@@ -255,7 +255,7 @@ def _refuses(stream: TextIO) -> bool:
 
 
 def _tolerate(*streams: object) -> None:
-    """Let a terminal that cannot show a character show what is most like it."""
+    """Show the closest character instead of one that the terminal cannot show."""
     codecs.register_error("legible", _legible)
     for stream in streams:
         reconfigure = getattr(stream, "reconfigure", None)
@@ -264,7 +264,7 @@ def _tolerate(*streams: object) -> None:
 
 
 def _legible(error: UnicodeError) -> tuple[str, int]:
-    """Load what knows the likes of a character when there is one to replace."""
+    """Replace a character by the closest one; loads the table for that only when it is needed."""
     from surefoot.track.text import legible
 
     return legible(error)

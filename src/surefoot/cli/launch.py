@@ -61,7 +61,7 @@ def follows() -> bool:
 
 
 def every_rank(make: Callable[[], T]) -> T:
-    """Return what is made here; of several processes all fail where one does."""
+    """Return what is made here; where it fails in one of several processes, it fails in all."""
     if "RANK" not in os.environ:
         return make()
     from surefoot.engine import every_rank
@@ -128,7 +128,7 @@ def launch(words: Sequence[str], config: RunConfig, options: argparse.Namespace)
 
 @contextmanager
 def _plain() -> Iterator[None]:
-    """Load torch here so that it leaves what goes wrong to us, and shows no frames of its own."""
+    """Load torch so that errors are ours to report, without stack frames of its own."""
     if _LEVEL in os.environ:
         yield
         return
@@ -186,7 +186,7 @@ def _run(
 
 
 def _apart(error: Exception, group: Mapping[str, Any], came: Sequence[str]) -> str:
-    """Say why there is no group; torch has no words where machines are missing."""
+    """Return why no group came about; torch does not say so where machines are missing."""
     if type(error).__name__ == "RendezvousConnectionError":
         return "nobody keeps the meeting there, or another program listens"
     if text := str(error).partition("\n")[0]:
@@ -217,7 +217,7 @@ def _announced(endpoint: str | None) -> Iterator[Callable[[], list[str]]]:
             return []
 
     def call(host: str, port: int) -> None:
-        """End where somebody listens who never answers: torch would wait for ever."""
+        """End where something listens but never answers: torch would wait for ever."""
         if _listens(host, port):
             caller = threading.Thread(target=say, args=(host, port), daemon=True)
             caller.start()

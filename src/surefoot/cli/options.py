@@ -51,7 +51,7 @@ def parser(verb: str, description: str, json: bool = True) -> Parser:
 
 
 def read(words: str) -> Callable[[str], Any]:
-    """Return a reader for argparse of `seconds`, `bytes`, a `share` or a `bound`, with a telling message."""
+    """Return argparse's `type` for `seconds`, `bytes`, a `share` or a `bound`, with a clear message."""
     readers: dict[str, Callable[[str], Any]] = {
         "seconds": parse_seconds, "bytes": parse_bytes, "bound": parse_bound,
         "share": parse_share,

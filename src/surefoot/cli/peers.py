@@ -1,4 +1,4 @@
-"""Other trainers on one and the same work: a GPT-2 shape, its batch, one device.
+"""Other trainers on the same work: a model of GPT-2's shape, its batch, one device.
 
 Each runs in a process of its own (`python -m surefoot.cli.peers SIDE DEVICE SECONDS`), as its own
 documentation shows it. The medians of a step's time on the wall count.
@@ -97,7 +97,7 @@ def _batches(device: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _by_hand(model: Any, loss: Callable[[Any, Any], Any], device: str) -> Iterator[None]:
-    """Train as one writes it by hand: bf16, fused AdamW, clipping."""
+    """Train in a loop as one writes it by hand: bf16, fused AdamW, clipping."""
     import torch
 
     model.to(device)
@@ -155,7 +155,7 @@ def _litgpt(device: str) -> Iterator[None]:
 
 
 def _surefoot(device: str, seconds: float) -> float:
-    """Return the seconds of a step of ours, everything on auto."""
+    """Return how many seconds a step of Surefoot takes, everything on auto."""
     from surefoot import api, recipes
     from surefoot.config import flags
     from surefoot.data.fetch import cache_dir

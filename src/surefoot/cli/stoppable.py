@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while nothing is trained yet, or nothing more."""
+"""SIGTERM and Ctrl-C before training has begun, and after it has ended."""
 
 from __future__ import annotations
 

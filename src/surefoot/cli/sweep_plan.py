@@ -1,4 +1,4 @@
-"""A command line of `surefoot sweep` as a plan, with everything that is wrong with it at once."""
+"""From the command line of `surefoot sweep` to a plan, or to all of its mistakes at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a batch can be shared out over so many processes."""
+"""Whether a batch can be divided among that many processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A number that betrays any changed bit of the state, cheap enough for every step.
+"""A checksum of the state that any changed bit shows in, cheap enough for every step.
 
 Loss and gradient norm are rounded numbers: a weight that differs in its last bit may not show in
 them for many steps. So the journal also holds, for each step, a sum over the very bits of a part
@@ -40,7 +40,7 @@ def checksum(learner: Learner, step: int) -> Tensor:
 
 
 def _slices(learner: Learner) -> list[tuple[int, int, int]]:
-    """Return of each parameter which of its numbers are here: first, after the last, of how many."""
+    """Return, for each parameter, which of its numbers are here: first, end, how many in all."""
     if learner.split:
         known, own = learner.exchange.slices, zip(learner.names, learner.parameters, strict=True)
         return [known[n].flat if n in known else _all(p, learner) for n, p in own]
@@ -111,7 +111,7 @@ def _here(learner: Learner, name: str, tensor: Tensor) -> bool:
 
 
 def _all(parameter: Tensor, learner: Learner) -> tuple[int, int, int]:
-    """Of a parameter that each process holds whole, the first has all, and the others nothing."""
+    """Return the slice of a parameter that every process holds whole: all for the first, else none."""
     count = parameter.numel()
     return (0, count, count) if learner.exchange.inner[0] == 0 else (count, count, count)
 

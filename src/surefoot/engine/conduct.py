@@ -239,7 +239,7 @@ class Conductor:
             )  # fmt: skip
 
     def _measure(self, step: int) -> None:
-        """Write down what this machine gives for it: often at first, then ever more rarely."""
+        """Write down how fast this machine is: often at first, then ever more rarely."""
         if (step % GRAIN == 0 and sparse(step // GRAIN, 8)) or self.state.finished:
             spent = self.meter.system(self.world.device)
             if self.monitor is not None:

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class New:
-    """A run that is there and has not begun; `notes` say to a person what it will be."""
+    """A run that was made and has not begun; `notes` tell a person what it will be."""
 
     folder: RunFolder
     job: Job

@@ -40,7 +40,7 @@ def synced(record: Record, tape: Tape) -> None:
 
 @contextmanager
 def refusals(run: Path) -> Iterator[None]:
-    """Turn what the disk refuses, and the run in folder `run` cannot do without, into OutOfResources."""
+    """Raise OutOfResources where the disk refuses what the run in folder `run` cannot do without."""
     try:
         yield
     except OSError as error:

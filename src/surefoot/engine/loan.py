@@ -1,4 +1,4 @@
-"""The state on loan to who writes it: read where it lies, until the next update wants to change it.
+"""The state on loan to whoever writes it: read in place, until the next update wants to change it.
 
 A copy of everything costs the memory of everything. But forward and backward change nothing that is
 saved, and take longer than writing. So the writer reads live tensors, under a lock and a piece at a
@@ -84,7 +84,7 @@ class Loan:
                 self._live = {}
 
     def close(self) -> None:
-        """Forget everything: who writes has ended, well or not."""
+        """Forget everything: the writer has ended, well or not."""
         with self._lock:
             self._ended, self._live, self._copies = True, {}, {}
             self._payload, self._page = Payload({}, {}), self._page[:0].copy()

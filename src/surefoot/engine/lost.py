@@ -23,7 +23,7 @@ _LOOK = "nvidia-smi and the kernel's log (dmesg, Xid) say what is wrong with it"
 
 
 def lost(error: Exception, where: str | None, back: str) -> DeviceLost:
-    """Return in words that a device does not answer; `back` is how to go on when it does."""
+    """Return the error for a device that does not answer; `back` says how to go on when it does again."""
     said = str(error).partition("\n")[0]
     fix = f"{back} when it is back; {_LOOK}"
     return DeviceLost(f"the device does not answer any more: {said}", where=where, fix=fix)
@@ -38,7 +38,7 @@ def anywhere(error: Exception) -> DeviceLost | None:
 def answering(
     device: torch.device, state: TrainState, saver: Saver, store: Store
 ) -> Iterator[None]:
-    """Turn what a lost device makes of training into DeviceLost, after the save in flight.
+    """Raise DeviceLost for whatever a lost device makes training raise, after the save in flight.
 
     `store` is looked at by this process alone: the others of a group may be waiting for it.
     """

@@ -117,7 +117,7 @@ def apply(learner: Learner, pins: Decisions) -> None:
 
 
 def repeatable(device: torch.device) -> None:
-    """On CUDA, take kernels whose sums have an order; elsewhere they have one anyway.
+    """On CUDA, take kernels that add in a fixed order; elsewhere they do anyway.
 
     Without it the backward pass of fused attention adds in the order of the day, and no resume
     could be proven. An operation that has no such kernel then raises RuntimeError with its name.

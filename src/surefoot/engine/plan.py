@@ -118,7 +118,7 @@ def compared(plan: Mapping[str, Any], taken: Mapping[str, float]) -> Iterator[st
 
 
 def _ms(seconds: float) -> str:
-    """Write milliseconds with three digits, also many.
+    """Write milliseconds with three digits, large numbers of them too.
 
     >>> _ms(0.00448), _ms(0.0256), _ms(15.57)
     ('4.48', '25.6', '15,600')

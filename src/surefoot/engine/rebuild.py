@@ -60,7 +60,7 @@ def rebuild(
 
 
 def _other(job: Job, folder: RunFolder) -> str:
-    """Name what the data of a run differ in."""
+    """Name what is not as it was when the run began: the data, or perhaps their tokenizer."""
     before = (folder.meta.get("data") or {}).get("tokenizer")
     return "the data" if before == job.data.get("tokenizer") else "the data or their tokenizer"
 

@@ -283,7 +283,7 @@ class _Found:
     aside: Sequence[str]
 
     def notes(self, segment: int, record: Record, tape: Tape) -> Iterator[str]:
-        """Say it, to people."""
+        """Yield what a person should know of it."""
         for name in self.incomplete:
             yield f"checkpoint {name}: incomplete, swept away"
         for text in self.aside:

@@ -1,4 +1,4 @@
-"""What a device can, found by trying: kinds of numbers, and how fast each is against fp32."""
+"""What a device can do, found by trying: kinds of numbers, and how fast each is against fp32."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _settings(run: RunFolder) -> dict[str, str]:
 
 
 def _unit(runs: Sequence[RunFolder]) -> tuple[str, dict[str, int]]:
-    """Return what a step consumes of what: tokens where every run has a context, else examples."""
+    """Return what a step consumes, tokens where every run has a context, and how many, by run."""
     found = {run.name: _settings(run) for run in runs}
     tokens = all("model.context" in settings for settings in found.values())
     per_step = {}
@@ -179,7 +179,7 @@ def _columns(run: RunFolder, per_step: int) -> list[Column]:
 
 
 def _pool(columns: Sequence[Column]) -> list[Group]:
-    """Put together what has the same settings, data and choices but another seed."""
+    """Group the columns that differ in nothing but the seed."""
     found: list[tuple[Any, list[Column]]] = []
     for member in columns:
         key, seed = _kind(member), member.settings.get(SEED)

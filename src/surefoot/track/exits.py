@@ -46,7 +46,7 @@ def afresh() -> None:
 
 
 def came() -> None:
-    """Leave that this process has met the others, who hear from now on by other ways how it ends."""
+    """Note that this process has met the others, which learn from now on in other ways how it ends."""
     place = _note()
     if place is not None:
         with suppress(OSError):
@@ -68,7 +68,7 @@ def missed() -> dict[int, int]:
 
 
 def tell(folder: Path) -> None:
-    """Leave in the folder of notes that the launcher itself was asked to stop."""
+    """Note in the folder that the launcher itself was asked to stop."""
     with suppress(OSError):
         (folder / _TOLD).touch()
 

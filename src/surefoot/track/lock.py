@@ -75,7 +75,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def claim(handle: int) -> bool:
-    """Lock an open file for as long as it is open; False: another process has. Not everywhere it can be."""
+    """Lock an open file; False: another process has it. Where files cannot be locked, True."""
     return _lock(handle, fcntl.LOCK_EX)
 
 
@@ -100,7 +100,7 @@ def _trained(folder: Path) -> bool:
 
 
 def unwritable(folder: Path, error: OSError) -> SurefootError:
-    """Return what a person is told who cannot write the run in `folder`, and can do about it."""
+    """Return the error for a run in `folder` that cannot be written, with what to do about it."""
     what = f"cannot write the run: {error.strerror}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         fix = "make the folder writable, or copy the run to one that is"

@@ -1,4 +1,4 @@
-"""How the processes of a run are, while it is trained: what rank 0 writes down twice a second."""
+"""How the processes of a run are doing while it trains: what rank 0 writes down twice a second."""
 
 from __future__ import annotations
 

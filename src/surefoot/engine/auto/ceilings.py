@@ -128,7 +128,7 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 def best_of(device: torch.device, call: Callable[[], object], count: int) -> float:
-    """Return seconds of one call. On a processor they are its own: other programs must not decide."""
+    """Return the seconds of one call. On a processor, processor time: other programs must not count."""
     own = device.type == "cpu"
     clock, wait = (time.process_time, _nothing) if own else (time.perf_counter, _WAITS[device.type])
     best = float("inf")

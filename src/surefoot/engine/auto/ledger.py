@@ -111,7 +111,7 @@ class Ledger(TorchDispatchMode):
             self._see(tensor, "given")
 
     def name(self, tensors: Iterable[Tensor], kind: str) -> None:
-        """Say afterwards what storages were for."""
+        """Record, after the fact, what storages were for."""
         for tensor in tensors:
             entry = self._entries.get(id(tensor.untyped_storage()))
             if entry is not None:
@@ -119,7 +119,7 @@ class Ledger(TorchDispatchMode):
 
     @contextmanager
     def during(self, kind: str) -> Iterator[None]:
-        """Storages born inside are for this."""
+        """Within the block, new storages are recorded as being for `kind`."""
         before, self.kind = self.kind, kind
         try:
             yield
@@ -178,7 +178,7 @@ class Ledger(TorchDispatchMode):
                 at += between
 
     def _repeat(self, cuts: Sequence[Mark], times: int) -> bool:
-        """Count so often what was done between the last two of three `cuts`, if before it was the same."""
+        """Count what lies between the last two `cuts` so many `times` more; False if it differs from before."""
         first, second, end = cuts
         before = self.events[first.events : second.events]
         last = self.events[second.events : end.events]
@@ -236,7 +236,7 @@ class Ledger(TorchDispatchMode):
         self.events += [(entry, 1), (entry, -1)]
 
     def history(self, since: Mark, kinds: Sequence[str], points: int) -> list[tuple[int, ...]]:
-        """Return the bytes of each of `kinds` at so many moments after `since`, at most."""
+        """Return the bytes of each of `kinds` at about `points` moments after `since`."""
         size = dict.fromkeys(kinds, 0)
         count = len(self.events) - since.events
         every, found = max(1, count // points), []

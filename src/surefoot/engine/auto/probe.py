@@ -295,7 +295,7 @@ class Probe:
 
 
 class _Kept:
-    """How many bytes of storages that are handed to `pack` are alive, now and at most; not of `owned`."""
+    """Counts the bytes of storages handed to `pack` that are alive, now and at most, without `owned`."""
 
     def __init__(self, owned: set[int]) -> None:
         self.owned, self.size, self.most = owned, 0, 0

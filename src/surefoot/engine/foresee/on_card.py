@@ -1,4 +1,4 @@
-"""What a card does otherwise than the processor on which its steps are played."""
+"""What a card does differently from the processor on which its steps are played."""
 
 from __future__ import annotations
 

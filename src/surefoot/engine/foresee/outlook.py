@@ -59,7 +59,7 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Change:
-    """Settings that could be other, and what comes of it."""
+    """Settings that could be changed, and the outlook with them."""
 
     settings: Mapping[str, Any]
     outlook: Outlook

@@ -20,7 +20,7 @@ _ENOUGH = 100  # steps from which on a run tells something
 
 @dataclass(frozen=True)
 class Overhead:
-    """Of so many `runs` on a device: medians of what they took, as multiples of what was foreseen.
+    """What `runs` runs on a device took: medians, as multiples of what was foreseen.
 
     `time` of the seconds a step, from `fastest` to `slowest`. `fragments` is what an allocator held
     beyond its tensors, as a share of these; None on a processor.

@@ -45,14 +45,14 @@ def depth_of(recipe: Buildable, config: RunConfig) -> int | None:
 
 
 def shallow(config: RunConfig, layers: int | None) -> RunConfig:
-    """Return `config` with so many layers, where it says how many there are."""
+    """Return `config` with another number of layers, where it says how many there are."""
     if layers is None or _LAYERS not in flatten(config):
         return config
     return changed(config, {_LAYERS: layers})
 
 
 def stretch(few: Sequence[Need], played: int, depth: int) -> Need | None:
-    """Return what `depth` layers need, from three plays of ever one more, the last of `played` layers.
+    """Return what `depth` layers need, from three plays, each a layer deeper; the last had `played`.
 
     None where it is no straight line.
     """

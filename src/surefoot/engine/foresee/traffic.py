@@ -1,4 +1,4 @@
-"""How many bytes a step moves through the memory of a card, as foreseen; what is reached is that by the clock.
+"""How many bytes a step moves through a card's memory, as predicted; with its time, the bandwidth.
 
 No card tells how much it read and wrote. What its operations must read and write is known from a step
 that is played without contents (`predict`), once for a question, and kept with the other answers.

@@ -43,7 +43,7 @@ class TeacherForcing:
         return self.last + (self.first - self.last) * self._left(step - start)
 
     def _left(self, steps: int) -> float:
-        """What is left of the way after so many steps: from 1 to 0, or as good as 0."""
+        """Return the share of the way left after this many steps: from 1 to 0, or nearly 0."""
         part = steps / self.steps
         if self.shape == "linear":
             return max(0.0, 1.0 - part)

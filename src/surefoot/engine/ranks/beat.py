@@ -275,7 +275,7 @@ class Watch:
         self._end(1)
 
     def _last_words(self, text: str, fix: str = "") -> None:
-        """Say why this process ends, from which nothing may keep it."""
+        """Say why this process ends; nothing may keep it from ending."""
         with suppress(Exception):
             self.tell(text.partition("\n")[0])
         with suppress(Exception):
@@ -292,7 +292,7 @@ def _loud(what: str, speaks: bool) -> SurefootError:
 
 
 def _nobody(text: str) -> None:
-    """Take in what there is nobody to tell, before and after training."""
+    """Swallow what there is nobody to tell, before and after training."""
 
 
 def _name(rank: int, beats: Mapping[int, Beat]) -> str:

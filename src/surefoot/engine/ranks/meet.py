@@ -104,7 +104,7 @@ def _wait(home: Any, key: str, seconds: float) -> None:
 
 
 def _glances(seconds: float) -> Iterator[None]:
-    """Yield now and then for so long; raise what a process of this machine ended with before it came."""
+    """Yield now and then until time is up; raise what a process of this machine ended with too early."""
     end, since = time.monotonic() + seconds, 0.0
     while (now := time.monotonic()) < end:
         yield

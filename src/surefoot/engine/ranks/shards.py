@@ -294,7 +294,7 @@ class Shards(Exchange):
 
 
 def _groups(team: Team, mode: str) -> tuple[Any, Any, tuple[int, int], int]:
-    """Return the meshes of those who split and of those who copy, my place among the first, copies.
+    """Return the meshes that split and that copy, this rank's place in the first, and the copies.
 
     A group of hsdp is the ranks of a machine; where there is only one, half of them, from four on.
     """

@@ -29,7 +29,7 @@ class Traffic:
         self.calls: dict[str, int] = {}
 
     def count(self, what: str, sent: int) -> None:
-        """Add one collective of so many bytes."""
+        """Count one collective of this many bytes."""
         self.bytes[what] = self.bytes.get(what, 0) + sent
         self.calls[what] = self.calls.get(what, 0) + 1
 

@@ -82,5 +82,5 @@ def _middle(low: int, high: int) -> int:
 
 @lru_cache(maxsize=64)
 def tree(leaves: int) -> Tree:
-    """Return the tree over so many leaves; the same object each time."""
+    """Return the tree over this many leaves; the same object each time."""
     return Tree(leaves)
