@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import random
@@ -34,27 +35,38 @@ __all__ = [
     "read_mutants",
     "read_shelf",
     "settle_down",
+    "settle_for",
     "settle_together",
     "together",
     "train",
 ]
 
 TOY = Path(__file__).with_name("toy.py")
+_SETTLED: set[str] = set()
 
 
 def settle_down(home: Path) -> None:
     """Play once, so that no trial pays for late imports and first calls; leave no thread behind."""
     torch.set_num_threads(1)
-    short = {"train.max_steps": 1, "schedule.warmup_steps": 0}
-    for name in RECIPES:
-        module: Any = sys.modules[recipes.find(name).build.__module__]
+    _settle("plain", home)
+
+
+def settle_for(recipe: str, home: Path) -> None:
+    """Do the same for one of the recipes inside, before the first trial that plays it."""
+    if recipe in RECIPES and recipe not in _SETTLED:
+        _SETTLED.add(recipe)
+        module: Any = sys.modules[recipes.find(recipe).build.__module__]
         if hasattr(module, "SAMPLE_TOKENS"):
             module.SAMPLE_TOKENS = 30
-    for name in ("plain", *RECIPES):
-        condition = CONDITIONS[name]
-        settings = dict(condition.settings) | short
-        train(condition.recipe, str(home / name), settings, wait_for_saves=False)
+        _settle(recipe, home)
+
+
+def _settle(name: str, home: Path) -> None:
+    condition = CONDITIONS[name]
+    settings = dict(condition.settings) | {"train.max_steps": 1, "schedule.warmup_steps": 0}
+    train(condition.recipe, str(home), settings, wait_for_saves=False)
     shutil.rmtree(home)
+    gc.freeze()  # or each collection in a child would copy all of the parent's memory
 
 
 def train(

@@ -8,6 +8,7 @@ all others when one has failed, and all anew.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import signal
@@ -43,6 +44,7 @@ def settle_together(home: Path) -> None:
     from surefoot import api
 
     api.train(str(TOY), runs=home, quiet=True, max_steps=1, warmup_steps=0)
+    gc.freeze()  # or each collection in a child would copy all of the parent's memory
 
 
 def together(

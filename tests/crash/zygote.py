@@ -9,7 +9,6 @@ for each: whether the child hung and had to be killed.
 from __future__ import annotations
 
 import ctypes
-import gc
 import json
 import os
 import select
@@ -29,12 +28,13 @@ def main() -> None:
     sys.path[:0] = [str(here), str(here.parent)]
     import plays  # imports torch and surefoot
 
+    home = Path(sys.argv[1])
     settle = plays.settle_down if sys.argv[2] == "alone" else plays.settle_together
-    settle(Path(sys.argv[1]))
-    gc.freeze()  # or each collection in a child would copy all of the parent's memory
+    settle(home)
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
+        plays.settle_for(request["arguments"].get("recipe"), home)
         child = os.fork()
         if child == 0:
             _child(library, plays, request)
