@@ -22,7 +22,7 @@ BUDGET = {
     "nn": 2150,
     "engine": 4020,
     "engine/kit": 440,
-    "engine/watch": 840,
+    "engine/watch": 1010,
     "engine/auto": 1010,
     "engine/foresee": 820,
     "engine/ranks": 1790,

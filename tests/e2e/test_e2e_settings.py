@@ -135,7 +135,7 @@ ELSEWHERE = {
     "data.corpus", "data.path", "data.val_batch", "train.epochs", "train.steps_per_epoch",
     "train.nonfinite", "train.nonfinite_limit", "train.rollback_every", "train.rollback_factor",
     "train.spike_factor", "machine.device", "machine.compile", "keep.mirror",
-    "track.life_check", "track.monitor", "ops.within",
+    "track.life_check", "track.compile_check", "track.monitor", "ops.within",
     "memory.checkpointing", "machine.devices", "machine.parallel", "machine.hang_timeout", "keep.sharded",
 }  # fmt: skip
 

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from surefoot import api, recipes
 from surefoot.config import flags
-from surefoot.config.schema import Machine, RunConfig
-from surefoot.engine.auto import probe
+from surefoot.config.schema import Machine, RunConfig, Train
+from surefoot.data.batch import Batch
+from surefoot.engine import Job, Learner, Loss, World
+from surefoot.engine.auto import fit, probe
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.auto.probe import Probe
 from surefoot.engine.plan import prepare
@@ -95,3 +99,34 @@ def test_of_layers_computed_again_one_is_counted_whole_and_of_others_the_input()
     few, many = kept(True, 3), kept(True, 6)
     assert many - few == 3 * 64 * 48 * 4  # layers x tokens x width, in fp32
     assert layer < few < 2 * layer and few < kept(False, 3) // 2
+
+
+class Counted(nn.Module):
+    """A line that counts in a buffer how often it is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(20, 1)
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        found: Tensor = self.line(x)
+        return found
+
+
+def test_nothing_is_left_of_the_probe_in_buffers(toy: Any) -> None:
+    """Else a run would begin otherwise where its answers are remembered, and each time a little."""
+    model = Counted()
+    calls: list[int] = []
+
+    def loss(model: nn.Module, batch: Batch) -> Loss:
+        calls.append(len(batch.fields["x"]))
+        return Loss((model(batch.fields["x"]) - batch.fields["y"]).square().sum())
+
+    learner = Learner(model, loss, [torch.optim.AdamW(model.parameters())])
+    config = RunConfig(train=Train(batch_size=8), machine=Machine(compile="off", threads=1))
+    fit.choose(config, Job(toy, {"main": learner}), World(torch.device("cpu")), 10, None)
+    assert calls
+    assert model.calls == 0

@@ -279,6 +279,9 @@ class Track(Section):
     life_check: bool = circumstance(
         True, "Look in the first steps whether the model learns, and name what does not."
     )
+    compile_check: bool = circumstance(
+        True, "Ask before training whether compiled code gives the model's gradient."
+    )
     monitor: bool = circumstance(
         True, "Watch the machine: how busy, how full, how hot; warn, with advice."
     )

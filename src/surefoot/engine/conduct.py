@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from surefoot.engine.ranks.play import stragglers
 from surefoot.engine.saver import Saver
 from surefoot.engine.signals import Interrupts
 from surefoot.engine.state import TrainState
+from surefoot.engine.watch.compiled import Compiled
 from surefoot.engine.watch.lives import Lives
 from surefoot.engine.watch.meter import Meter, Timed, sparse
 from surefoot.engine.watch.monitor import Monitor
@@ -56,9 +57,10 @@ class Conductor:
     facts: Mapping[str, Any]
     meter: Meter = field(default_factory=Meter)
     monitor: Monitor | None = None
+    memory: int = 0  # bytes that it takes as planned, without compiling
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
-    _lives: Lives | None = None
+    _looks: Sequence[Callable[[Report], None]] = ()
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
     _settled: bool = False  # whether what training keeps has its place in memory
@@ -75,7 +77,10 @@ class Conductor:
             self._save()
         every = self.config.cadence.log_every if self.config.track.update_ratio else 0
         self._ratios = {n: watch_updates(x, every) for n, x in self.state.learners.items() if every}
-        self._lives = Lives(self.job, self.config, self.world, self.state, self.record)
+        told = self.config, self.world, self.state, self.record
+        compiled = Compiled(*told, self.data, self.memory)
+        compiled.look()
+        self._looks = [compiled.look, Lives(self.job, *told).look]
         self._give_back()
         while not self.state.finished:
             try:
@@ -94,9 +99,8 @@ class Conductor:
 
     def _steps(self) -> Iterator[Report]:
         data = Timed(self.data, self.meter.data)
-        reports = steps(
-            self.state, data, self.config.train.seed, self.world, self.witness.tape.told
-        )
+        seed, told = self.config.train.seed, self.witness.tape.told
+        reports = steps(self.state, data, seed, self.world, told)
         if not self.config.track.profile:
             return reports
         from surefoot.engine.watch.profile import profiled
@@ -111,8 +115,8 @@ class Conductor:
             self.witness.write(report)
         for happening in report.happenings:
             self._tell(report, happening)
-        if self._lives is not None:
-            self._lives.look(report)
+        for look in self._looks:
+            look(report)
         kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
         rolled = len(kept) < len(report.readings)
         if rolled:  # what was undone is neither logged nor looked at
@@ -323,12 +327,8 @@ class Conductor:
         lately = [score for step, (at, score) in told if at == step]
         self._saved = self._progress()
         self.saver.pinned = self._needed()
-        self.saver.save(
-            self.state,
-            metric=min(lately, default=None),
-            places=self.witness.tape.places(),
-            **self.facts,
-        )
+        places, metric = self.witness.tape.places(), min(lately, default=None)
+        self.saver.save(self.state, metric=metric, places=places, **self.facts)
 
     @property
     def _best_is_result(self) -> bool:

@@ -219,21 +219,27 @@ class Learner:
         It is not compiled then: what is looked at has many shapes, and each would take seconds.
         The training weights and mode are back when the block ends, also when it raises.
         """
-        compiled = self.model._compiled_call_impl
-        self.model._compiled_call_impl = None
         swap = self.ema and not self.split  # what is split is swapped where it is gathered
         swapped = {n: p.detach().clone() for n, p in self._trained()} if swap else {}
         self.model.eval()
         try:
             if swapped:
                 self._write(self.average)
-            with torch.no_grad(), self.autocast:
+            with torch.no_grad(), self.autocast, self.uncompiled():
                 yield self.model
         finally:
             if swapped:
                 self._write(swapped)
-            self.model._compiled_call_impl = compiled
             self.model.train()
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Call the model as it is written while the block runs."""
+        compiled, self.model._compiled_call_impl = self.model._compiled_call_impl, None
+        try:
+            yield
+        finally:
+            self.model._compiled_call_impl = compiled
 
     def _trained(self) -> Iterator[tuple[str, Any]]:
         return zip(self.names, self.parameters, strict=True)

@@ -24,7 +24,7 @@ from surefoot.errors import OutOfResources
 from surefoot.nn.dropout import set_keys
 from surefoot.seeds import derive
 
-__all__ = ["Batches", "Happening", "Reading", "Report", "steps"]
+__all__ = ["Batches", "Happening", "Reading", "Report", "Turn", "steps"]
 
 # Returns the events that an earlier process met, by learner and step: they are repeated.
 Replay = Callable[[str, int], Sequence[Record]]
@@ -110,13 +110,13 @@ def steps(
         readings, happenings, weight = {}, [], 0
         for name in names:
             told = () if replay is None else replay(name, step + 1)
-            turn = _Turn(name, state.learners[name], data, seed, world, told)
+            turn = Turn(name, state.learners[name], data, seed, world, told)
             readings[name], weight = turn.take()
             happenings += turn.happenings
         yield Report(step + 1, weight, derive(seed, "forward", step, 0), readings, happenings)
 
 
-class _Turn:
+class Turn:
     """One learner's turn at one batch: gradients, the gate, and the update."""
 
     def __init__(
@@ -165,7 +165,7 @@ class _Turn:
         retried = False
         while True:
             try:
-                return self._gradients()
+                return self.gradients()
             except Exception as error:
                 if not faults.out_of_memory(error):
                     raise
@@ -191,7 +191,8 @@ class _Turn:
         self.learner.micro = micro
         self.happenings.append(Happening(self.name, Event.MICRO, micro, why, detail=detail))
 
-    def _gradients(self) -> tuple[float, float, int, dict[str, Any]]:
+    def gradients(self) -> tuple[float, float, int, dict[str, Any]]:
+        """Leave the clipped gradient in the learner; return loss, norm, units and parts of the loss."""
         if self.learner.exchange is not None:
             return self.learner.exchange.gradients(self)
         state = checksum(self.learner, self.step)

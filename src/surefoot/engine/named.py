@@ -6,7 +6,8 @@ the helpers that exist take a fake optimiser step to initialise empty state, whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,8 @@ from surefoot.engine.learner import Learner
 from surefoot.errors import CheckpointError
 
 __all__ = [
-    "moments", "of", "restore_average", "restore_moments", "restore_own", "restore_weights", "weights",
+    "buffers_kept", "moments", "of", "restore_average", "restore_moments", "restore_own",
+    "restore_weights", "weights",
 ]  # fmt: skip
 
 
@@ -37,6 +39,18 @@ def of(learner: Learner) -> dict[str, Tensor]:
     found = {n: p.detach() for n, p in zip(learner.names, learner.parameters, strict=True)}
     persistent = set(learner.model.state_dict(keep_vars=True)) - names
     return found | {n: b for n, b in learner.model.named_buffers() if n in persistent}
+
+
+@contextmanager
+def buffers_kept(*learners: Learner) -> Iterator[None]:
+    """Put back when the block ends what passes in it write into buffers, like BatchNorm's."""
+    buffers = [t for x in learners for n, t in of(x).items() if n not in x.names]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
 
 
 def restore_own(learner: Learner, saved: Mapping[str, Tensor]) -> None:

@@ -169,7 +169,7 @@ def _play(
     store = Store(folder.path / "checkpoints", folder.meta["id"])
     state = TrainState(job.learners)
     mirror = _mirror(folder, config) if world.leads else None
-    how, why = mode(config, world, int(folder.meta.get("plan", {}).get("memory", 0)))
+    how, why = mode(config, world, _planned(folder))
     spread(job, world, how, config.machine.reduce)
     found, payload = checkpoint(world, store, lambda: _find(store, mirror))
     if payload is not None:
@@ -244,7 +244,7 @@ def _train(
     ):
         conductor = Conductor(
             job, config, world, batches, state, record, witness, saver, interrupts, facts,
-            Meter(pauses), monitor,
+            Meter(pauses), monitor, _planned(folder),
         )  # fmt: skip
         try:
             with answering(world.device, state, saver, store):
@@ -271,6 +271,11 @@ def _train(
             where=str(folder.path), fix=f"surefoot resume {reference(folder.path)}",
         )  # fmt: skip
     return result
+
+
+def _planned(folder: RunFolder) -> int:
+    """Return the bytes that the run takes as it was planned."""
+    return int(folder.meta.get("plan", {}).get("memory", 0))
 
 
 @dataclass(frozen=True)

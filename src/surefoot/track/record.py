@@ -129,10 +129,10 @@ class Record:
         row = {**self._head(step, learner), "name": name, **as_row(picture)}
         self._put("picture", self._pictures, row)
 
-    def note(self, text: str, level: Level = "info") -> None:
-        """Write a sentence to `log.txt` and show it; a warning is shown once."""
+    def note(self, text: str, level: Level = "info", shown: bool = True) -> None:
+        """Write a sentence to `log.txt` and show it, unless not `shown`; a warning is shown once."""
         with self._lock:
-            if self._log.write(text, level):
+            if self._log.write(text, level) and shown:
                 for sink in self._sinks:
                     self._show(sink, "note", text, level)
 

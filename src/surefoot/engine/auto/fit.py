@@ -20,6 +20,7 @@ from surefoot.config.schema import RunConfig, largest_divisor
 from surefoot.engine.auto.ceilings import products
 from surefoot.engine.auto.known import question, recall, remember
 from surefoot.engine.job import Job
+from surefoot.engine.named import buffers_kept
 from surefoot.engine.place import apply
 from surefoot.engine.world import World
 from surefoot.nn.muon import Muon
@@ -102,7 +103,8 @@ def choose(
     if known is None:
         from surefoot.engine.auto.probe import Probe  # which knows what Pins are
 
-        known = Probe(config, job, world).answer()
+        with buffers_kept(*job.learners.values()):
+            known = Probe(config, job, world).answer()
         remember(cache, asked, known)
     pins = _shared_out(config, Pins.read(known["pins"]), world)
     step = float(known["step_seconds"])

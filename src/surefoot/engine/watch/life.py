@@ -156,16 +156,14 @@ class Life:
     def _loss(self) -> float:
         """Return the mean loss of the examples, in eval mode and without the compiler."""
         learner, model = self.learner, self.learner.model
-        compiled, model._compiled_call_impl = model._compiled_call_impl, None
         rekey(self.key, learner.device)
         model.eval()
         try:
-            with learner.autocast:
+            with learner.autocast, learner.uncompiled():
                 found = learner.loss(model, self.batch, *self._level)
             return float(found.sum) / self.batch.weight
         finally:
             model.train()
-            model._compiled_call_impl = compiled
 
 
 def len_of(batch: Batch) -> int:

@@ -1,0 +1,249 @@
+"""Whether compiled code gives the gradient that the model gives without the compiler.
+
+A compiler that loses a gradient says nothing: the loss is right, and some parameters never move. So
+before the first step of a process the gradient of its first micro-batch is computed twice, compiled
+and not, and compared parameter by parameter. That changes no bit of the run.
+
+What rounding can do is measured and not guessed. Where two gradients differ much, another precision
+says, without the compiler, how far rounding moves this one, however much cancels in it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.config.schema import RunConfig
+from surefoot.engine import faults, named
+from surefoot.engine.learner import Learner
+from surefoot.engine.loop import Batches, Turn
+from surefoot.engine.memory import available
+from surefoot.engine.state import TrainState
+from surefoot.engine.world import World
+from surefoot.errors import CheckFailed
+from surefoot.ops.compiler import compiler_version
+from surefoot.track.record import Record
+from surefoot.track.text import bytes_text
+
+__all__ = ["APART", "TIMES", "Compiled"]
+
+APART = 0.25  # of the larger one's norm: what differs more is looked into
+TIMES = 4.0  # as much as another precision makes it differ; more is not rounding
+LOOKS = 2  # steps before which is looked: what lies before zeros has no gradient at the first
+BATCHES = 8  # that must agree on it: of what is all rounding, one alone may accuse a number or two
+LEAST = 1e-3  # of the whole gradient's norm: less is not missed where random numbers are drawn, nor
+# does it accuse where the model itself has none
+SAMPLE = 4096  # numbers of a parameter that are compared, spread over it
+
+_Norms = tuple[float, ...]  # of one gradient, of another, of their difference
+
+
+@dataclass
+class Compiled:
+    """Compares the learners that are compiled; `memory` are bytes that the run takes where none is."""
+
+    config: RunConfig
+    world: World
+    state: TrainState
+    record: Record
+    data: Batches
+    memory: int
+    _left: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        learners = self.state.learners if self.config.track.compile_check else {}
+        self._left = {n: LOOKS for n, x in learners.items() if x.model._compiled_call_impl}
+
+    def look(self, _: object = None) -> None:
+        """Compare what is to be compared before the coming step.
+
+        Raises CheckFailed, in all processes alike, where compiled code gives another gradient.
+        """
+        for name in list(self._left):
+            learner = self.state.learners[name]
+            self._left[name] -= 1
+            if learner.finished or self._seen(name, learner) or not self._left[name]:
+                del self._left[name]
+
+    def _seen(self, name: str, learner: Learner) -> bool:
+        """Compare the gradients of one learner; return whether no later step can show more."""
+        if why := self._no_room(learner):
+            return self._unknown(name, why)
+        try:
+            with _aside(learner):
+                return self._compare(name, learner)
+        except Exception as error:
+            if not faults.out_of_memory(error):
+                raise
+            faults.release(error)
+            return self._unknown(name, "memory ran out")
+
+    def _unknown(self, name: str, why: str) -> bool:
+        what = "whether compiled code gives the right gradient is not known"
+        self.record.note(f"{self._prefix(name)}{what}: {why}")
+        return True
+
+    def _no_room(self, learner: Learner) -> str:
+        """Say so where a pass without the compiler may not fit; one card says it by itself."""
+        cuda = learner.device.type == "cuda"
+        if cuda and not learner.split:
+            return ""
+        here = sum(p.nbytes for x in self.state.learners.values() for p in x.model.parameters())
+        room = torch.cuda.mem_get_info()[0] if cuda else available()
+        if not self._any(self.memory - here > room):
+            return ""
+        return f"uncompiled, a step may take {bytes_text(self.memory - here)} of {bytes_text(room)}"
+
+    def _any(self, flag: bool) -> bool:
+        return flag if self.world.team is None else self.world.team.any(flag)
+
+    def _compare(self, name: str, learner: Learner) -> bool:
+        found, wrong, drawn = self._far(name, learner, 0)
+        if not all(math.isfinite(x) for norms in found for x in norms):
+            return self._unknown(name, "it is not finite")
+        for ahead in range(1, BATCHES):
+            if wrong:
+                other, far, _ = self._far(name, learner, ahead)
+                wrong = {i for i in wrong if i in far or not any(other[i])}
+        if wrong:
+            raise self._failed(name, learner, [(learner.names[i], found[i]) for i in sorted(wrong)])
+        if drawn:
+            return self._unknown(name, "the model draws random numbers, and others where compiled")
+        whole = _share(tuple(math.hypot(*norms) for norms in zip(*found)))
+        text = f"compiled code gives the model's gradient, apart by {whole:.1e} of its norm"
+        self.record.note(self._prefix(name) + text, shown=False)
+        return all(mine or theirs for mine, theirs, _ in found)
+
+    def _far(self, name: str, learner: Learner, ahead: int) -> tuple[list[_Norms], set[int], bool]:
+        """Compare the gradients of a batch so many steps `ahead`.
+
+        Return their norms, which are further apart than rounding explains, and whether random numbers
+        were drawn: then only those are far that are not there where they should be.
+        """
+        compiled, _ = self._gradient(name, learner, ahead)
+        with learner.uncompiled():
+            plain, drew = self._gradient(name, learner, ahead)
+        drawn, found = self._any(drew), self._apart(learner, compiled, plain)
+        least = LEAST * math.hypot(*(theirs for _, theirs, _ in found))
+        if drawn:
+            lost = {i for i, (mine, theirs, _) in enumerate(found) if not mine and theirs > least}
+            return found, lost, drawn
+        worth = (i for i, (mine, theirs, _) in enumerate(found) if theirs or mine > least)
+        far = {i for i in worth if _share(found[i]) > APART}
+        if far:
+            with learner.uncompiled(), _other_precision(learner):
+                other, _ = self._gradient(name, learner, ahead)
+            rounding = self._apart(learner, other, plain)
+            alike = (i for i in far if _share(rounding[i]) < APART)
+            far = {i for i in alike if found[i][2] > TIMES * rounding[i][2]}
+        return found, far, drawn
+
+    def _gradient(self, name: str, learner: Learner, ahead: int) -> tuple[list[Tensor], bool]:
+        """Return numbers of each parameter's gradient, and whether random numbers were drawn."""
+        turn = _First(name, learner, self.data, self.config.train.seed, self.world, ())
+        turn.step += ahead
+        turn.gradients()
+        drawn = turn.begun != _generators(self.world.device)
+        found = [_sample(p) for p in learner.parameters]
+        learner.zero()
+        return found, drawn
+
+    def _apart(self, learner: Learner, one: list[Tensor], two: list[Tensor]) -> list[_Norms]:
+        """Return how large two gradients of each parameter are, and their difference."""
+        parts = [
+            [float(x.square().sum()) * p.numel() / max(1, x.numel()) for x in (a, b, a - b)]
+            for a, b, p in zip(one, two, learner.parameters, strict=True)
+        ]
+        team = self.world.team
+        ranks = team.gather(parts) if team is not None and learner.split else [parts]
+        sums = ([sum(x) for x in zip(*rows)] for rows in zip(*ranks))
+        return [(math.sqrt(a), math.sqrt(b), math.sqrt(c)) for a, b, c in sums]
+
+    def _failed(
+        self, name: str, learner: Learner, wrong: Sequence[tuple[str, _Norms]]
+    ) -> CheckFailed:
+        told = ", ".join(f"{parameter} ({_words(norms)})" for parameter, norms in wrong[:3])
+        if len(wrong) > 3:
+            told += f" and {len(wrong) - 3} more of {len(learner.names)}"
+        run = self.record.path.name
+        again = f"surefoot resume {run} --fork --compile off goes on without it"
+        return CheckFailed(
+            f"compiled code gives a wrong gradient: {told}",
+            where=f"{self._prefix(name)}before step {learner.step + 1}, torch {torch.__version__}, "
+            f"{compiler_version(learner.device.type)}",
+            fix=again if learner.step else "--compile off; nothing was trained yet",
+        )
+
+    def _prefix(self, name: str) -> str:
+        return "" if len(self.state.learners) == 1 else f"{name}: "
+
+
+class _First(Turn):
+    """The gradient of the first micro-batch of a step, or of several processes one each."""
+
+    begun: tuple[Any, ...] = ()  # where generators stood before the last pass
+
+    @property
+    def starts(self) -> range:
+        return super().starts[: self.world.size]
+
+    def rekey(self, start: int) -> None:
+        super().rekey(start)
+        self.begun = _generators(self.world.device)
+
+
+@contextmanager
+def _aside(learner: Learner) -> Iterator[None]:
+    """Within the block gradients are not clipped; after it there are none, and buffers are as before."""
+    clip, learner.clip = learner.clip, 0.0
+    try:
+        with named.buffers_kept(learner):
+            yield
+    finally:
+        learner.clip = clip
+        learner.zero()
+
+
+@contextmanager
+def _other_precision(learner: Learner) -> Iterator[None]:
+    """Compute in fp32 within the block; where that is what is done anyway, in bf16."""
+    precision, scale = learner.precision, learner.loss_scale
+    learner.set_precision("bf16" if precision == "fp32" else "fp32")
+    try:
+        yield
+    finally:
+        learner.set_precision(precision)
+        learner.loss_scale = scale
+
+
+def _generators(device: torch.device) -> tuple[Any, ...]:
+    """Return where the global generators stand that `rekey` sets."""
+    card = torch.cuda.get_rng_state(device).tolist() if device.type == "cuda" else None
+    ours = torch.get_rng_state().tolist(), str(np.random.get_state(legacy=False))
+    return card, *ours, random.getstate()
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    """Return f64[up to SAMPLE] of a gradient, from all its rows and columns; a zero for none."""
+    if parameter.grad is None:
+        return torch.zeros(1, dtype=torch.float64)
+    stride = max(1, parameter.numel() // SAMPLE) | 1
+    return parameter.grad.detach().reshape(-1)[::stride].cpu().double()
+
+
+def _share(norms: _Norms) -> float:
+    """Return how far two gradients are apart, as a share of the larger one's norm."""
+    mine, theirs, apart = norms
+    return apart / max(mine, theirs) if apart else 0.0
+
+
+def _words(norms: _Norms) -> str:
+    return "none at all" if norms[0] == 0 else f"{_share(norms):.0%} apart"
