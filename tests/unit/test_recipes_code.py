@@ -18,9 +18,11 @@ from surefoot.cli import main
 from surefoot.config.fields import changed
 from surefoot.data.batch import Batch
 from surefoot.engine.auto.fit import Pins
+from surefoot.engine.foresee import cards
 from surefoot.engine.foresee.cards import Place, find_place
 from surefoot.engine.foresee.predict import predict
 from surefoot.nn.pretend import hollow
+from surefoot.recipes.code import base
 from surefoot.recipes.code import tiers as reckoning
 from surefoot.recipes.code.base import _staged
 from surefoot.recipes.code.judge import TextJudge
@@ -167,11 +169,31 @@ def test_without_what_it_takes_planning_says_how_to_get_it(
     absent: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    base = folder(tmp_path / "base") if absent == "bitsandbytes" else "tiny"
+    given = folder(tmp_path / "base") if absent == "bitsandbytes" else "tiny"
     monkeypatch.setitem(sys.modules, absent, None)
-    assert main(["plan", "code", "--preset", preset, "--base", base, "--gpu", "8GB"]) == 3
+    assert main(["plan", "code", "--preset", preset, "--base", given, "--gpu", "8GB"]) == 3
     told = capsys.readouterr().err
     assert absent in told and 'pip install "surefoot[code]"' in told
+
+
+def test_a_plan_loads_what_a_run_loads_before_it_looks_at_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+    config_of, place_of = base.public_config, cards.find_place
+
+    def first(ref: str) -> Any:
+        events.append("base")
+        return config_of(ref)
+
+    def second(*_: Any) -> Any:
+        events.append("place")
+        return place_of("8GB", None)
+
+    monkeypatch.setattr(base, "public_config", first)
+    monkeypatch.setattr(cards, "find_place", second)
+    assert main(["plan", "code", "--preset", "tiny", "--context", "64"]) == 0
+    assert events[:2] == ["base", "place"]
 
 
 def test_two_processes_may_make_the_same_base_at_the_same_time(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     if options.write is not None and options.write.exists():
         raise ConfigError(f"--write {options.write}: there is such a file", fix="another name")
     cache, config = cache_dir() / "fit.json", resolved.config
+    if recipe.depth is not None:
+        recipe.depth(config)  # libraries that it loads are part of the program
     place = find_place(options.gpu, cache_dir() / "ceilings.json", config.machine.device)
     if options.probe:
         _probe(recipe, config, place.device, cache)

@@ -16,27 +16,24 @@ __all__ = ["give_back", "keep_freed_memory"]
 
 # Parameters of mallopt in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LIMITS = (2**30, 2**25)  # bytes, larger blocks go back; glibc before 2.35 takes 32 MiB at most
+_LARGEST = 2**25  # bytes of a block that is kept; glibc before 2.35 takes no more
+_KEPT = 2**30  # bytes at the end of the heap
 
 
 @cache
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory in the process; return whether it will.
 
-    What is freed after the peak stays with the process. The peak stays the same where blocks come
-    again in the sizes of the step before; with rows so long that blocks take hundreds of MB, gaps
-    between them can add up to more than the tensors. Other C libraries (macOS, Windows, musl) are
-    left as they are.
+    What is freed after the peak stays with the process, but for blocks above 32 MiB, as long rows
+    have: gaps between such would add up to more than the tensors, and their page faults are little
+    beside what is computed in them. Other C libraries (macOS, Windows, musl) are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    for limit in _LIMITS:
-        if mallopt(_MMAP_THRESHOLD, limit):
-            return bool(mallopt(_TRIM_THRESHOLD, limit))
-    return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST) and mallopt(_TRIM_THRESHOLD, _KEPT))
 
 
 def give_back() -> None:

@@ -96,7 +96,10 @@ def settled(config: CodeConfig, tokens: int) -> tuple[CodeConfig, list[str]]:
 
 def depth_of(config: CodeConfig) -> int | None:
     """Return the layers of the base, None where they are of several kinds."""
-    from surefoot.recipes.code.base import public_config
+    from surefoot.recipes.code.base import public_config, require
+
+    require("transformers", "peft")
+    import peft  # noqa: F401  # a plan that asks this first counts what a run loads
 
     public = public_config(config.model.base)
     kinds = set(getattr(public, "layer_types", None) or ())
