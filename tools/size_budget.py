@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent / "src" / "surefoot"
 BUDGET = {
     "(top)": 790,
     "config": 2330,
-    "data": 4520,
+    "data": 4540,
     "track": 4440,
     "ops": 1580,
     "nn": 2150,

@@ -11,6 +11,7 @@ import pytest
 
 from surefoot.data.repository import Repository, read_repository, stored_repository
 from surefoot.errors import DataError
+from surefoot.track.machine import git_state
 
 
 def body(n: int) -> str:
@@ -62,6 +63,50 @@ def test_names_in_other_encodings_are_told_in_a_way_that_can_be_written(tmp_path
     assert all(name.encode() for name in names(found)) and found.digest
     found.store(tmp_path / "cache")
     assert stored_repository(tmp_path / "cache", found.digest) == found
+
+
+def test_no_program_that_a_repository_names_is_run(tmp_path: Path) -> None:
+    root = write(tmp_path / "code")
+    ran = tmp_path / "ran"
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\necho >> {ran}\n")
+    hook.chmod(0o755)
+    git = ["git", "-C", str(root)]
+    author = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]
+    for words in (["init", "-q"], ["add", "."], author, ["config", "core.fsmonitor", str(hook)]):
+        subprocess.run([*git, *words], check=True)
+    next(root.rglob("*.py")).write_text("x = 1\n")
+    subprocess.run([*git, "ls-files", "--others"], check=True, capture_output=True)
+    assert ran.exists()  # or this shows nothing
+    ran.unlink()
+    read_repository(root)
+    state, diff = git_state(root)
+    assert state and state["dirty"] and "x = 1" in diff
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "given", ["https://example.org/some/code", "git@example.org:some/code.git"]
+)
+def test_an_address_is_answered_with_what_fetches_it(given: str) -> None:
+    with pytest.raises(DataError, match="is an address") as caught:
+        read_repository(Path(given))
+    assert caught.value.fix == f"git clone {given} FOLDER, and --repo FOLDER"
+
+
+def test_a_repository_without_files_of_its_own_is_refused(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", str(tmp_path)], check=True)
+    with pytest.raises(DataError, match="is a bare repository") as caught:
+        read_repository(tmp_path)
+    assert caught.value.fix is not None and caught.value.fix.startswith("git clone")
+
+
+def test_files_that_only_git_knows_are_told(tmp_path: Path) -> None:
+    root = write(tmp_path, gone_dot_py="x = 1\n")
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", "-C", str(root), *words], check=True)
+    (root / "gone.py").unlink()
+    assert "files that git knows and that are not there: gone.py" in read_repository(root).notes
 
 
 def test_what_git_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

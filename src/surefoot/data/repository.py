@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ SIDES = ("train", "val", "test")
 _LARGEST = 1 << 20  # bytes
 _SKIPPED = {"__pycache__", "node_modules", "site-packages", "venv", "CVS"}
 _GIT_SECONDS = 120
+_CLONE = "git clone {} FOLDER, and --repo FOLDER"
 _TOLD = 3  # examples of each remark
 
 
@@ -142,6 +144,9 @@ def read_repository(
 
 
 def _root(path: Path) -> Path:
+    if not path.exists() and (address := re.match(r"(\w+:)/(?=\w)|[\w.-]+@[\w.-]+:", str(path))):
+        found = str(path).replace(address[0], f"{address[1]}//", 1) if address[1] else path
+        raise DataError(f"data.repo: {found} is an address", fix=_CLONE.format(found))
     if not path.exists():
         raise DataError(f"data.repo: there is nothing at {path}", fix=mend_path(path))
     if not path.is_dir():
@@ -151,7 +156,9 @@ def _root(path: Path) -> Path:
 
 def _names(root: Path) -> tuple[list[str], str]:
     """Return names relative to `root`, in order, and how they were found."""
-    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others"]
+    # Settings of a repository may name a program to run, which is also why git refuses those of others.
+    safe = ["-c", "core.fsmonitor=false", "-c", "safe.directory=*"]
+    command = ["git", "-C", str(root), *safe, "ls-files", "-z", "--cached", "--others"]
     quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # no locks; English
     try:
         done = subprocess.run(
@@ -164,6 +171,9 @@ def _names(root: Path) -> tuple[list[str], str]:
         raise DataError(f"data.repo: git did not answer in {_GIT_SECONDS} s: {root}") from None
     if done.returncode:
         said = os.fsdecode(done.stderr).strip().partition("\n")[0]
+        if "work tree" in said:
+            what = f"data.repo: {root} is a bare repository, without files"
+            raise DataError(what, fix=_CLONE.format(root))
         why = "no git repository" if "not a git repository" in said else f"git refuses ({said})"
         return _walked(root), f"{why}: every folder that is not hidden is read"
     names = sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
@@ -213,6 +223,8 @@ def _texts(
 def _read(path: Path, root: Path) -> tuple[str, bool] | str:
     """Return the text and whether its encoding was guessed, or why it is left out."""
     try:
+        if not os.path.lexists(path):
+            return "files that git knows and that are not there"
         if path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(root):
             return "links and special files"
         if path.stat().st_size > _LARGEST:

@@ -45,7 +45,8 @@ def git_state(path: Path, runs: Path | None = None) -> tuple[dict[str, Any] | No
     others = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
     if runs is not None:
         others = [name for name in others if runs.resolve() not in (root / name).resolve().parents]
-    diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff") or "" if changed else ""
+    how = ("--no-color", "--no-ext-diff", "--no-textconv")
+    diff = _git(root, "diff", "HEAD", *how) or "" if changed else ""
     kept = len(diff) <= DIFF
     return {
         "commit": commit,
@@ -85,7 +86,8 @@ def _cpuinfo() -> str | None:
 
 
 def _git(path: Path, *words: str) -> str | None:
-    return _run(["git", "-C", str(path), *words])
+    # No program that the repository's settings name is run.
+    return _run(["git", "-C", str(path), "-c", "core.fsmonitor=false", *words])
 
 
 def _run(command: list[str]) -> str | None:
