@@ -316,8 +316,9 @@ def test_what_is_not_finite_is_not_judged() -> None:
     model = Model()
     with torch.no_grad():
         model.body.bias.fill_(float("nan"))
-    said = check(compiled(model))
-    assert ["it is not finite" in text for text in said.shown] == [True]
+    assert check(compiled(model)).all == [], "it may be so at the second step: fp16 tries its scale"
+    said = check(compiled(model), looks=3)
+    assert ["it is not finite" in text for text in said.all] == [True]
 
 
 def test_memory_that_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
