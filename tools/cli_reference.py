@@ -58,6 +58,7 @@ ENVIRONMENT = """\
 | `SUREFOOT_STORAGE` | address of the database of sweeps, with its password |
 | `SUREFOOT_GRACE` | seconds without a sign of life after which a sweep takes a trial from its worker; default 60 |
 | `SUREFOOT_OFFLINE` | `1` forbids downloads |
+| `SUREFOOT_TRUSTED` | Python files, and folders of them, that runs and settings may run besides those that you named; separated as in `PATH` |
 | `NO_COLOR` | no colours in a terminal |
 """
 

@@ -29,49 +29,59 @@ def planned(
 ) -> tuple[Plan, list[str]]:
     """Return the plan that a command line means, and notes. Raises ConfigError with all mistakes."""
     notes: list[str] = []
-
     name = recipe.location or recipe.name
     space, wrong = parse(options.grid or (), recipe.config, "--grid", name)
-    more, also = parse(options.space or (), recipe.config, "--space", name)
-    wrong, space = [*problems, *wrong, *also], [*space, *more]
-    wrong += _conflicts(options, space, given)
+    drawn, also = parse(options.space or (), recipe.config, "--space", name)
+    space += drawn
+    wrong = [*problems, *wrong, *also, *_conflicts(options, space, given)]
     repeats = _seeds(options.repeat, wrong)
-    repeated = options.repeat is not None
-    if repeated and SEED in {d.path for d in space} | set(given):
-        wrong.append(
-            Problem("--repeat gives the seeds", "command line", "leave the other seed out")
-        )
-    learner, _, metric = options.metric.rpartition("/")
-    goal = options.goal or {-1: "min", 0: "", 1: "max"}[better(metric)]
     if wrong:
         raise ConfigError(wrong)
     for dimension in space:
         trust.name_code(dimension.path, dimension.values)
     mode = "search" if options.search else "random" if options.random else "grid"
     space = space or _usual(recipe, options, given, notes)
-    count = options.search or options.random or points(space)
-    if mode == "random" and (total := size(space)) is not None and total < count:
-        notes.append(f"there are only {total} points, and each is drawn once")
-        count = total
-    url = options.storage or os.environ.get("SUREFOOT_STORAGE")
-    if url:
-        from surefoot.sweep.search import public
-
-        url = public(url)
     config = _settled(recipe, options, given)
     if (config.machine.devices or 1) > 1 or any(d.path == "machine.devices" for d in space):
         what = "a trial trains in one process, and machine.devices asks for several"
         raise ConfigError(what, fix="leave it out; --workers 2 takes two trials at a time")
     first = config.train.seed
+    learner, _, metric = options.metric.rpartition("/")
     seeds = repeats if len(repeats) > 1 else range(first, first + (repeats or (1,))[0])
     plan = Plan(
-        name, options.preset, _texts(options.config),
-        {path: value.value for path, value in given.items()}, mode, space, count,
-        list(seeds), repeated, metric, learner or "main", goal,
-        options.prune or ("median" if mode == "search" else "off"), options.draw_seed,
-        config.limit() if config.train.epochs is None else None, url or None,
+        recipe=name, preset=options.preset, files=_texts(options.config),
+        fixed={path: value.value for path, value in given.items()},
+        mode=mode, space=space, count=_count(mode, options, space, notes),
+        seeds=list(seeds), repeated=options.repeat is not None,
+        metric=metric, learner=learner or "main",
+        goal=options.goal or {-1: "min", 0: "", 1: "max"}[better(metric)],
+        prune=options.prune or ("median" if mode == "search" else "off"), draws=options.draw_seed,
+        length=config.limit() if config.train.epochs is None else None,
+        storage=_storage(options.storage),
     )  # fmt: skip
     return plan, notes
+
+
+def _count(
+    mode: str, options: argparse.Namespace, space: Sequence[Dimension], notes: list[str]
+) -> int:
+    """Return the number of trials; a note says where there are fewer points than were asked for."""
+    count: int = options.search or options.random or points(space)
+    total = size(space)
+    if mode == "random" and total is not None and total < count:
+        notes.append(f"there are only {total} points, and each is drawn once")
+        return total
+    return count
+
+
+def _storage(url: str | None) -> str | None:
+    """Return the address of the database as it may be written down, without a password."""
+    url = url or os.environ.get("SUREFOOT_STORAGE")
+    if not url:
+        return None
+    from surefoot.sweep.search import public
+
+    return public(url)
 
 
 def _conflicts(
@@ -99,6 +109,8 @@ def _conflicts(
     elif not space and not drawn and not options.grid:
         fix = "--grid lr=1e-3,3e-4, --random 20 or --search 20"
         wrong.append(Problem("what is to be tried?", at, fix))
+    if options.repeat is not None and SEED in {*paths, *given}:
+        wrong.append(Problem("--repeat gives the seeds", at, "leave the other seed out"))
     return [*wrong, *wrong_workers(options.workers)]
 
 

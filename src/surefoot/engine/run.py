@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -121,7 +121,7 @@ def begin(
         else:
             job, world, pins, _ = world.each(lambda: rebuild(recipe, folder, config))
             notes = ()
-        return _play(folder, config, job, world, pins, open_sinks, notes)
+        return _play(_Built(folder, config, job, world, pins), open_sinks, notes)
 
 
 def resume(
@@ -154,18 +154,23 @@ def resume(
         if world.leads:
             folder.update(max_steps=limit, horizons=horizons, identity=identity, grown=grown)
         other += mended(folder.path, job.files) if world.leads else []
-        return _play(folder, config, job, world, pins, open_sinks, [*notes, *other])
+        return _play(_Built(folder, config, job, world, pins), open_sinks, [*notes, *other])
 
 
-def _play(
-    folder: RunFolder,
-    config: RunConfig,
-    job: Job,
-    world: World,
-    pins: fit.Pins,
-    open_sinks: OpenSinks,
-    notes: Sequence[str],
-) -> Result:
+@dataclass(frozen=True)
+class _Built:
+    """A run whose parts are there, as it was decided."""
+
+    folder: RunFolder
+    config: RunConfig
+    job: Job
+    world: World
+    pins: fit.Pins
+
+
+def _play(run: _Built, open_sinks: OpenSinks, notes: Sequence[str]) -> Result:
+    """Go on from the newest checkpoint, or begin, and train to the end."""
+    folder, config, job, world = run.folder, run.config, run.job, run.world
     store = Store(folder.path / "checkpoints", folder.meta["id"])
     state = TrainState(job.learners)
     mirror = _mirror(folder, config) if world.leads else None
@@ -175,54 +180,51 @@ def _play(
     if payload is not None:
         state.restore(payload)
     for learner in job.learners.values():
-        learner.micro = learner.micro or pins.micro_batch_size
-        if pins.compile:
+        learner.micro = learner.micro or run.pins.micro_batch_size
+        if run.pins.compile:
             compile_in_place(learner)
     if not world.leads:
         list(moved(folder, config, world, None, job))
-        silence = Silence.of(folder.path)
-        return _train(folder, config, job, world, pins, state, silence, None, store, mirror)
-    segment = len(folder.meta["segments"])
-    limit = max((x.limit or 0 for x in job.learners.values()), default=0) or None
-    sinks = open_sinks(
-        folder.path, total=limit, best=_best_loss(state), first=found.step, segment=segment
-    )
-    places = {name: learner.step for name, learner in job.learners.items()}
-    record = Record(folder.path, segment, found.step, sinks, places)
-    try:
-        tape = Tape(folder.path / "journal", folder.meta["id"], sorted(job.learners), found.places)
-    except BaseException:
-        record.close()
-        raise
-    try:
-        for note in (*notes, *tape.notes):
-            record.note(note)
-        for warning in found.notes(segment, record, tape):
-            record.note(warning)
+        return _train(run, state, Silence.of(folder.path), None, store, mirror)
+    with _recording(run, state, found, open_sinks) as (record, tape):
+        for text in (*notes, *tape.notes, *found.notes(record, tape)):
+            record.note(text)
         for text in moved(folder, config, world, tape, job):
             record.note(text)
         if world.size > 1 or how != "none":
             record.note(f"uses   {processes(world.size)}, {how} ({why})")
         tape.begin(found.step)
         _sign(folder, found.step, job, config, {"ranks": world.size, "parallel": how})
-        return _train(folder, config, job, world, pins, state, record, tape, store, mirror)
-    finally:
-        tape.close()
-        record.close()
+        return _train(run, state, record, tape, store, mirror)
+
+
+@contextmanager
+def _recording(
+    run: _Built, state: TrainState, found: _Found, open_sinks: OpenSinks
+) -> Iterator[tuple[Record, Tape]]:
+    """Lend the record and the journal of this process, and close both."""
+    path, learners, segment = run.folder.path, run.job.learners, len(run.folder.meta["segments"])
+    limit = max((x.limit or 0 for x in learners.values()), default=0) or None
+    best = _best_loss(state)
+    sinks = open_sinks(path, total=limit, best=best, first=found.step, segment=segment)
+    places = {name: learner.step for name, learner in learners.items()}
+    journal = path / "journal"
+    with (
+        closing(Record(path, segment, found.step, sinks, places)) as record,
+        closing(Tape(journal, run.folder.meta["id"], sorted(learners), found.places)) as tape,
+    ):
+        yield record, tape
 
 
 def _train(
-    folder: RunFolder,
-    config: RunConfig,
-    job: Job,
-    world: World,
-    pins: fit.Pins,
+    run: _Built,
     state: TrainState,
     record: Record,
     tape: Tape | None,
     store: Store,
     mirror: Mirror | None,
 ) -> Result:
+    folder, config, job, world, pins = run.folder, run.config, run.job, run.world, run.pins
     data = Data(job.source, config.train.seed, config.train.batch_size, config.train.batch_warmup)
 
     def before_commit() -> None:
@@ -287,13 +289,13 @@ class _Found:
     incomplete: Sequence[str]
     aside: Sequence[str]
 
-    def notes(self, segment: int, record: Record, tape: Tape) -> Iterator[str]:
+    def notes(self, record: Record, tape: Tape) -> Iterator[str]:
         """Yield what a person should know of it."""
         for name in self.incomplete:
             yield f"checkpoint {name}: incomplete, swept away"
         for text in self.aside:
             yield f"checkpoint {text}"
-        if segment:
+        if record.segment:
             whence = f"checkpoint of step {self.step}" if self.step else "the beginning"
             rows = record.superseded
             again = f"; {rows} row{'s' * (rows != 1)} of the record will be written again"

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -124,15 +124,7 @@ def _fruitless(run: RunFolder) -> bool:
 
 def shields(known: list[RunFolder]) -> dict[str, str]:
     """Return by name why a run is never moved: it runs, is kept, the best, or a parent of those."""
-    found: dict[str, str] = {}
-    best: dict[tuple[object, object], RunFolder] = {}
-    for run in known:
-        value = None if run.test else best_value(run.meta)
-        place = (run.meta.get("recipe"), run.meta.get("source"))
-        if value is not None and (place not in best or value < _best(best[place])):
-            best[place] = run
-    for run in best.values():
-        found[run.name] = f"best of {run.meta.get('recipe')} on its data"
+    found = {run.name: f"best of {run.meta.get('recipe')} on its data" for run in _best(known)}
     for run in known:
         holder = run.holder()
         if run.meta.get("kept"):
@@ -141,20 +133,34 @@ def shields(known: list[RunFolder]) -> dict[str, str]:
             found[run.name] = f"running, process {holder.pid}" if holder.pid else "running"
     by_id = {run.meta.get("id"): run for run in known if run.meta.get("id")}
     for run in [run for run in known if run.name in found]:
-        child, seen = run, {run.name}
-        while isinstance(parent := child.meta.get("parent"), dict) and parent.get("id") in by_id:
-            ancestor = by_id[parent.get("id")]
-            if ancestor.name in seen:
-                break
-            found.setdefault(ancestor.name, f"parent of {child.name}")
-            seen.add(ancestor.name)
-            child = ancestor
+        for child, parent in _lineage(run, by_id):
+            found.setdefault(parent.name, f"parent of {child.name}")
     return found
 
 
-def _best(run: RunFolder) -> float:
-    value = best_value(run.meta)
-    return float("inf") if value is None else value
+def _best(known: list[RunFolder]) -> list[RunFolder]:
+    """Return the run with the lowest loss of each recipe on each data, tests aside."""
+    found: dict[tuple[object, object], tuple[float, RunFolder]] = {}
+    for run in known:
+        value = None if run.test else best_value(run.meta)
+        place = (run.meta.get("recipe"), run.meta.get("source"))
+        if value is not None and (place not in found or value < found[place][0]):
+            found[place] = (value, run)
+    return [run for _, run in found.values()]
+
+
+def _lineage(
+    run: RunFolder, by_id: Mapping[object, RunFolder]
+) -> Iterator[tuple[RunFolder, RunFolder]]:
+    """Yield (child, parent) from `run` upwards, as far as the parents are there."""
+    seen = {run.name}
+    while isinstance(said := run.meta.get("parent"), dict):
+        parent = by_id.get(said.get("id"))
+        if parent is None or parent.name in seen:
+            return
+        yield run, parent
+        seen.add(parent.name)
+        run = parent
 
 
 def disk(path: Path) -> dict[str, int]:
