@@ -18,6 +18,7 @@ from surefoot.nn.adapters import (
     Lora,
     Pretrained,
     Writer,
+    adapt,
     adapter_groups,
     frozen_digest,
     guard_four_bit,
@@ -384,6 +385,12 @@ def test_models_of_other_layouts_have_their_own_gradient_and_write(rows: Any, ki
     past = write.empty(2)
     write(x[:, :10], past)
     assert torch.allclose(write(x[:, 10:11], past), model(x)[:, 10], atol=1e-5)
+
+
+def test_adapters_that_peft_does_not_put_on_a_base_are_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="peft cannot put such adapters") as caught:
+        adapt(other("Mixtral").causal, Lora(4, dora=True), 0)
+    assert "--dora" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "Falcon"])

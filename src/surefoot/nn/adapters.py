@@ -234,7 +234,11 @@ def adapt(model: nn.Module, lora: Lora, seed: int) -> nn.Module:
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted: nn.Module = get_peft_model(causal, LoraConfig(**options))
+        try:
+            adapted: nn.Module = get_peft_model(causal, LoraConfig(**options))
+        except (ValueError, TypeError) as error:  # such as DoRA of experts that are one tensor
+            what = f"adapter: peft cannot put such adapters on this base: {error}"
+            raise ConfigError(what, fix="other --targets, or no --dora and --dropout") from None
     causal.disable_input_require_grads()  # peft asks for a gradient of the first layer's inputs
     for module in adapted.modules():
         if _usual(module):
