@@ -22,7 +22,7 @@ BUDGET = {
     "nn": 2150,
     "engine": 4030,
     "engine/kit": 440,
-    "engine/watch": 1020,
+    "engine/watch": 1030,
     "engine/auto": 1010,
     "engine/foresee": 820,
     "engine/ranks": 1790,

@@ -41,6 +41,7 @@ LOOKS = 2  # steps before which is looked: what lies before zeros has no gradien
 BATCHES = 8  # that must agree on it: of what is all rounding, one alone may accuse a number or two
 LEAST = 1e-3  # of the whole gradient's norm: less is not missed where random numbers are drawn, nor
 # does it accuse where the model itself has none
+PIECES = 4  # of the micro-batch without the compiler, which needs more memory at once
 SAMPLE = 4096  # numbers of a parameter that are compared, spread over it
 
 _Norms = tuple[float, ...]  # of one gradient, of another, of their difference
@@ -130,8 +131,12 @@ class Compiled:
         """
         compiled, _ = self._gradient(name, learner, ahead)
         with learner.uncompiled():
-            plain, drew = self._gradient(name, learner, ahead)
+            plain, drew = self._gradient(name, learner, ahead, PIECES)
         drawn, found = self._any(drew), self._apart(learner, compiled, plain)
+        if not drawn and max(map(_share, found)) > APART:  # a model may mix its examples
+            with learner.uncompiled():
+                plain, _ = self._gradient(name, learner, ahead)
+            found = self._apart(learner, compiled, plain)
         least = LEAST * math.hypot(*(theirs for _, theirs, _ in found))
         if drawn:
             lost = {i for i, (mine, theirs, _) in enumerate(found) if not mine and theirs > least}
@@ -146,10 +151,13 @@ class Compiled:
             far = {i for i in alike if found[i][2] > TIMES * rounding[i][2]}
         return found, far, drawn
 
-    def _gradient(self, name: str, learner: Learner, ahead: int) -> tuple[list[Tensor], bool]:
+    def _gradient(
+        self, name: str, learner: Learner, ahead: int, pieces: int = 1
+    ) -> tuple[list[Tensor], bool]:
         """Return numbers of each parameter's gradient, and whether random numbers were drawn."""
         turn = _First(name, learner, self.data, self.config.train.seed, self.world, ())
         turn.step += ahead
+        turn.pieces = math.gcd(pieces, turn._micro)
         turn.gradients()
         drawn = turn.begun != _generators(self.world.device)
         found = [_sample(p) for p in learner.parameters]
@@ -189,11 +197,16 @@ class Compiled:
 class _First(Turn):
     """The gradient of the first micro-batch of a step, or of several processes one each."""
 
+    pieces = 1  # of a micro-batch, one after the other
     begun: tuple[Any, ...] = ()  # where generators stood before the last pass
 
     @property
     def starts(self) -> range:
-        return super().starts[: self.world.size]
+        return super().starts[: self.world.size * self.pieces]
+
+    @property
+    def _micro(self) -> int:
+        return super()._micro // self.pieces
 
     def rekey(self, start: int) -> None:
         super().rekey(start)
