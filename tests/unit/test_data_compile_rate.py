@@ -11,6 +11,7 @@ import pytest
 from surefoot.data import compile_rate
 from surefoot.data.compile_rate import Completion, Prompt, Verdict, function_prompts, judge
 from surefoot.data.repository import CodeFile
+from surefoot.errors import Unsupported
 
 TEXT = '''import os
 
@@ -157,3 +158,32 @@ def test_the_process_may_neither_execute_nor_open(tmp_path: Path) -> None:
         text = code + f"c.limit()\ntry:\n    {deed}\nexcept PermissionError:\n    print('refused')"
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
         assert done.stdout == "refused\n", (deed, done.stderr)
+
+
+def test_limits_that_a_system_refuses_or_has_already_do_not_end_it() -> None:
+    """macOS refuses a limit of memory, and a shell may have set lower ones."""
+    program = (
+        "import resource, runpy, sys; set_to = resource.setrlimit\n"
+        "def refuse(what, limits):\n"
+        "    if what == resource.RLIMIT_AS:\n"
+        "        raise ValueError('current limit exceeds maximum limit')\n"
+        "    set_to(what, limits)\n"
+        "set_to(resource.RLIMIT_CPU, (5, 5)); resource.setrlimit = refuse\n"
+        "runpy.run_path(sys.argv[1], run_name='__main__')"
+    )
+    place = str(Path(compile_rate.__file__).with_name("compile_child.py"))
+    piece = {"prefix": PROMPT.prefix, "text": "\n    return x\n", "column": 4, "whole": True}
+    found = list(compile_rate.asked_of(["-c", program, place], [piece]))
+    assert found == [Verdict(True, True, True, False)]
+
+
+def test_a_judge_that_cannot_begin_is_no_verdict() -> None:
+    """Every piece was said not to compile."""
+    with pytest.raises(Unsupported, match="did not begin: ValueError: no such limit"):
+        judge_with(["-c", "raise ValueError('no such limit')"])
+    with pytest.raises(Unsupported, match="did not begin: it ended with -9"):
+        judge_with(["-c", "import os; os.kill(os.getpid(), 9)"])
+
+
+def judge_with(command: list[str]) -> list[Verdict]:
+    return list(compile_rate.asked_of(command, [{"text": ""}]))

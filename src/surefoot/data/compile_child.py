@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import sys
 import tokenize
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-__all__ = ["Line", "compiles", "judge", "limit", "lines_of", "main", "whole_lines"]
+__all__ = ["READY", "Line", "compiles", "judge", "limit", "lines_of", "main", "whole_lines"]
 
-_BYTES, _SECONDS = 1 << 30, 10
+READY = "ready"
+_LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_CPU: 10, resource.RLIMIT_CORE: 0}
 _HANDLERS = ("except", "finally")
 _FORBIDDEN = ("exec", "open", "import", "os.", "socket.", "subprocess.", "ctypes.")
 
 
 def limit() -> None:
     """Take away what judging needs none of."""
-    try:
-        import resource
-    except ImportError:  # Windows: the parent's clock remains
-        pass
-    else:
-        resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for what, most in _LIMITS.items():
+        _, hard = resource.getrlimit(what)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        with suppress(ValueError):  # macOS knows no limit of memory: that of time remains
+            resource.setrlimit(what, (most, most))
     compile("x = 1", "<warm>", "exec")  # whatever compiling imports comes before the hook
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
@@ -143,8 +143,9 @@ def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
 
 
 def main() -> None:
-    """Judge what comes in, until nothing does."""
+    """Say that all is ready, then judge what comes in, until nothing does."""
     limit()
+    print(READY, flush=True)
     for line in sys.stdin:
         told = json.loads(line)
         try:

@@ -18,7 +18,9 @@ from typing import Any
 
 import xxhash
 
+from surefoot.data.compile_child import READY
 from surefoot.data.repository import CodeFile
+from surefoot.errors import Unsupported
 
 __all__ = [
     "Completion",
@@ -31,9 +33,8 @@ __all__ = [
     "verdicts",
 ]
 
-# For one process, which limits its own processor time where the system can: numbers must not hang on
-# how busy the machine is.
-_SECONDS = 20.0 if sys.platform == "win32" else 600.0
+# For one process, which limits its own processor time: numbers must not hang on how busy the machine is.
+_SECONDS = 600.0
 _A_FILE = 4  # functions of one file
 
 
@@ -156,18 +157,28 @@ def verdicts(
 
 
 def asked_of(command: Sequence[str], pieces: Iterable[Mapping[str, Any]]) -> Iterator[Verdict]:
-    """Yield the verdicts of one Python process on `pieces`, as many as it lived to give."""
+    """Yield the verdicts of one Python process on `pieces`, as many as it lived to give.
+
+    Raises Unsupported where it did not even begin, which says nothing of any piece.
+    """
     asked = "".join(json.dumps(piece) + "\n" for piece in pieces)
     process = subprocess.Popen(
         [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, encoding="utf-8", errors="surrogatepass",
+        stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="surrogatepass",
     )  # fmt: skip
     try:
-        told, _ = process.communicate(asked, timeout=_SECONDS)
+        told, errors = process.communicate(asked, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        told, _ = process.communicate()
-    for line in told.splitlines():
+        told, errors = process.communicate()
+    ready, *lines = told.splitlines() or [""]
+    if ready != READY:
+        why = (errors.splitlines() or [f"it ended with {process.returncode}"])[-1]
+        raise Unsupported(
+            f"the process that judges written code did not begin: {why}",
+            fix="evaluation.prompts 0 goes on without it",
+        )
+    for line in lines:
         try:
             yield Verdict(**json.loads(line))
         except (ValueError, TypeError):  # cut off in the middle

@@ -85,7 +85,7 @@ class Exam:
         if self.tables.vectors is not None:
             wanted = self.tables.vectors[row]
             back = model(wanted)
-            error = (back - wanted).double().square().mean(1)
+            error = (back - wanted).cpu().double().square().mean(1)
             return {"loss": error, "names_to_names": vector_symbols(back)}
         seen = self.tables.see(model, row)._asdict()
         return {
@@ -258,7 +258,7 @@ def _device(model: nn.Module) -> torch.device:
 
 def _cut(rgb: torch.Tensor) -> NDArray[np.float64]:
     """Return the first colour of f32[B, 3] as one that can be shown: channels from 0 to 1."""
-    found: NDArray[np.float64] = rgb[0].double().clamp(0, 1).cpu().numpy()
+    found: NDArray[np.float64] = rgb[0].cpu().double().clamp(0, 1).numpy()
     return found
 
 

@@ -70,7 +70,7 @@ def _map(exam: Exam, model: Any) -> Picture:
     else:
         assert exam.tables.grams is not None
         latent = model.encode_names(exam.tables.grams[place])
-    x, y, told = _plane(latent.double().cpu().numpy(), exam.colours.rgb[rows])
+    x, y, told = _plane(latent.cpu().double().numpy(), exam.colours.rgb[rows])
     what = "names" if exam.tables.vectors is not None or not model.colours else "colours"
     return Points(
         "Map of the bottleneck", x.tolist(), y.tolist(),

@@ -105,7 +105,7 @@ def _attention(exam: Exam, model: Any) -> Picture | None:
         return None
     batch = exam.to(next(exam.pairs.batches(LOOKED)))
     shares = model.attended(batch.fields["question"], batch.fields["inputs"])  # [L, B, H, T, N]
-    table = shares.mean((0, 1, 2)).double().cpu().numpy()  # [T, N]
+    table = shares.mean((0, 1, 2)).cpu().double().numpy()  # [T, N]
     form = exam.pairs.form
     rows = [f"{place + 1} (work)" if place < form.work_length else f"{place + 1}"
             for place in range(form.answer_length)]  # fmt: skip
@@ -134,7 +134,7 @@ def _similarity(exam: Exam, model: Any) -> Picture | None:
     if not hasattr(model, "latents"):
         return None
     batch = exam.to(next(exam.pairs.batches(LOOKED)))
-    latents = F.normalize(model.memory(batch.fields["question"]).double(), dim=-1)  # [B, N, C]
+    latents = F.normalize(model.memory(batch.fields["question"]).cpu().double(), dim=-1)  # [B, N, C]
     cosine = torch.einsum("bnc,bmc->nm", latents, latents) / len(latents)
     names = [f"{n + 1}" for n in range(len(cosine))]
     return Grid(
