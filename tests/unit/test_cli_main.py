@@ -173,3 +173,11 @@ def test_a_device_that_is_lost_is_no_bug(
     assert "try it again when it is back" in err and "bug" not in err and "Traceback" not in err
     pretend(monkeypatch, raising(RuntimeError("shapes cannot be multiplied")))
     assert main(["runs"]) == 1 and "This is a bug" in capsys.readouterr().err
+
+
+def test_windows_is_told_what_to_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["runs"]) == 3
+    assert "WSL 2" in capsys.readouterr().err

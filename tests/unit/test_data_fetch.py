@@ -232,12 +232,9 @@ def test_a_cache_that_cannot_be_written_is_a_message(tmp_path):
     ("system", "environment", "expected"),
     [
         ("linux", {"SUREFOOT_CACHE": "/c"}, "/c"),
-        ("win32", {"SUREFOOT_CACHE": "/c"}, "/c"),
         ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/surefoot"),
         ("linux", {}, "/home/ann/.cache/surefoot"),
         ("darwin", {}, "/home/ann/Library/Caches/surefoot"),
-        ("win32", {"LOCALAPPDATA": "/l"}, "/l/surefoot/cache"),
-        ("win32", {}, "/home/ann/AppData/Local/surefoot/cache"),
     ],
 )
 def test_where_the_cache_is(monkeypatch, system, environment, expected):

@@ -59,7 +59,7 @@ _EXAMPLES = (
     ("surefoot resume last", "after anything"),
 )
 TRAINS = ("train", "resume", "sweep")
-_DONE, _BUG, _FULL, _INTERRUPTED = 0, 1, 4, 130
+_DONE, _BUG, _NOT_HERE, _FULL, _INTERRUPTED = 0, 1, 3, 4, 130
 _PIPE = 141  # the reader of our output went away
 
 
@@ -87,6 +87,12 @@ def _together(argv: list[str] | None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.platform == "win32":  # locks, signals and reads at a place are those of POSIX
+        print(
+            "error: Surefoot runs on Linux and macOS\n  help:  on Windows, in WSL 2: wsl --install",
+            file=sys.stderr,
+        )
+        return _NOT_HERE
     try:
         code = _dispatch(words)
         sys.stdout.flush()

@@ -174,10 +174,8 @@ def asked_of(command: Sequence[str], pieces: Iterable[Mapping[str, Any]]) -> Ite
     ready, *lines = told.splitlines() or [""]
     if ready != READY:
         why = (errors.splitlines() or [f"it ended with {process.returncode}"])[-1]
-        raise Unsupported(
-            f"the process that judges written code did not begin: {why}",
-            fix="evaluation.prompts 0 goes on without it",
-        )
+        what = f"the process that judges written code did not begin: {why}"
+        raise Unsupported(what, fix="--prompts 0 goes on without it")
     for line in lines:
         try:
             yield Verdict(**json.loads(line))

@@ -39,9 +39,6 @@ def cache_dir() -> Path:
     """Return where downloads live: $SUREFOOT_CACHE, or the system's place for caches."""
     if chosen := os.environ.get("SUREFOOT_CACHE"):
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "surefoot" / "cache"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "surefoot"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surefoot"

@@ -97,7 +97,9 @@ def _error(
 
 def _off(found: Tensor, exact: Tensor, least: float = 1e-30) -> float:
     """Return the largest error, relative to the largest number of `exact` or to `least`; zeros are right."""
-    error = (found.cpu().double() - exact).abs().max() / exact.abs().max().clamp(min=max(least, 1e-30))
+    error = (found.cpu().double() - exact).abs().max() / exact.abs().max().clamp(
+        min=max(least, 1e-30)
+    )
     return float(error)
 
 

@@ -134,7 +134,9 @@ def _similarity(exam: Exam, model: Any) -> Picture | None:
     if not hasattr(model, "latents"):
         return None
     batch = exam.to(next(exam.pairs.batches(LOOKED)))
-    latents = F.normalize(model.memory(batch.fields["question"]).cpu().double(), dim=-1)  # [B, N, C]
+    latents = F.normalize(
+        model.memory(batch.fields["question"]).cpu().double(), dim=-1
+    )  # [B, N, C]
     cosine = torch.einsum("bnc,bmc->nm", latents, latents) / len(latents)
     names = [f"{n + 1}" for n in range(len(cosine))]
     return Grid(
