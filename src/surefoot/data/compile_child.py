@@ -145,7 +145,8 @@ def judge(prefix: str, text: str, column: int, whole: bool) -> dict[str, bool]:
 def main() -> None:
     """Say that all is ready, then judge what comes in, until nothing does."""
     limit()
-    print(READY, flush=True)
+    sys.stdout.write(READY + "\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         told = json.loads(line)
         try:

@@ -25,7 +25,8 @@ def limit() -> None:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     module.limit()
-    print(module.READY, flush=True)
+    sys.stdout.write(module.READY + "\n")
+    sys.stdout.flush()
 
 
 def parser_for(module: str, function: str) -> Any:
