@@ -146,6 +146,16 @@ def test_bits_that_cannot_be_computed_here_say_why_and_what_can(
     assert "--method lora" in str(caught.value)
 
 
+def test_a_folder_is_found_again_from_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "base", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    found = find_base("base")
+    assert found.pinned == str(tmp_path / "base") and found.folder == tmp_path / "base"
+    assert found.name == "base"
+
+
 def test_what_is_no_base_says_what_it_is(tmp_path: Path) -> None:
     adapters = tmp_path / "adapters"
     adapters.mkdir()

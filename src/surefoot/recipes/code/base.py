@@ -97,10 +97,11 @@ def find_base(ref: str) -> Base:
     run = path if (path / "run.json").is_file() else runs_dir() / ref
     if (run / "run.json").is_file():
         return _of_run(run)
+    whole = path.resolve()  # a resume may begin in another folder
     if path.is_dir():
-        return _folder(path, path.resolve().name)
+        return replace(_folder(whole, whole.name), pinned=str(whole))
     if path.suffix == ".gguf":
-        return _gguf(path)
+        return replace(_gguf(path), pinned=str(whole))
     if ref == "smollm2":
         return _smollm2()
     if path.exists():
