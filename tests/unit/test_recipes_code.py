@@ -141,6 +141,11 @@ def test_stretched_rows_are_no_trained_rows() -> None:
     }  # fmt: skip
     longer = transformers.LlamaConfig(max_position_embeddings=32768, rope_parameters=yarn)
     assert trained_for(plain) == trained_for(longer) == 4096
+    learned = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    public = transformers.LlamaConfig(
+        max_position_embeddings=131072, rope_parameters={**yarn, **learned}
+    )
+    assert trained_for(public) == 131072  # Llama 3.2 saw such rows
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def _verdict(found: Sequence[Tier]) -> str:
     told = f"fits   {most}"
     if trained is None:
         return f"{told}; for which rows the base was trained is not known"
-    if fitting and trained >= fitting[-1].context:
+    if not fitting or trained >= fitting[-1].context:
         return f"{told}; the base was trained for {_short(trained)}"
     return (
         f"{told}; the base was trained for {_short(trained)}: beyond, what it writes may be noise"

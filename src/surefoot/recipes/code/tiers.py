@@ -31,12 +31,15 @@ _SHORTER = (
     128,
     64,
 )  # for machines, and bases, that the first tier is too long for
+_LEARNED = ("llama3", "longrope")  # ways that bases were trained on; others are set by hand, too
 _TILE, _TILES = 4096, 16  # the least tokens of a tile, and how many tiles a row has at most
 
 
 def trained_for(public: Any) -> int | None:
     """Return the tokens of the rows that a base was trained on, as its configuration says it."""
     stretched = getattr(public, "rope_parameters", None) or {}
+    if stretched.get("rope_type") in _LEARNED:
+        stretched = {}
     told = stretched.get("original_max_position_embeddings") or getattr(
         public, "max_position_embeddings", None
     )
