@@ -5,7 +5,6 @@ Run with a CUDA device; without one everything here is skipped. Needs no network
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -24,77 +23,20 @@ pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 
 from tests.e2e.test_e2e_code import FRAGILE, METHODS, end_of, repo  # noqa: E402
-from tests.gpu.long_rows import CODE, WAYS, foreseen, step  # noqa: E402
+from tests.gpu import adapters  # noqa: E402
+from tests.gpu.long_rows import foreseen  # noqa: E402
 
 from surefoot.cli import main  # noqa: E402
-from surefoot.config.fields import changed  # noqa: E402
-from surefoot.engine import Learner  # noqa: E402
-from surefoot.engine.auto.fit import Pins  # noqa: E402
-from surefoot.engine.foresee.predict import predict  # noqa: E402
-from surefoot.engine.place import apply, repeatable  # noqa: E402
-from surefoot.recipes.code import loss  # noqa: E402
-from surefoot.recipes.code.loading import load_base  # noqa: E402
-from surefoot.recipes.code.model import arranged, optimiser_of  # noqa: E402
+from surefoot.engine.place import repeatable  # noqa: E402
 
 __all__ = ["repo"]
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-SIZES = {
-    "hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "vocab_size": 32000,
-    "max_position_embeddings": 8192,
-}  # fmt: skip
-LAYOUTS = {
-    "llama": lambda: transformers.LlamaConfig(
-        intermediate_size=2816, num_key_value_heads=16, **SIZES
-    ),
-    "qwen3": lambda: transformers.Qwen3Config(
-        intermediate_size=3072, num_key_value_heads=4, head_dim=64, **SIZES
-    ),
-    "phi": lambda: transformers.PhiConfig(
-        intermediate_size=4096, partial_rotary_factor=0.5, **SIZES
-    ),
-}
-PLAIN = {"memory.checkpointing": False}
-TILED = {"memory.checkpointing": True, "memory.mlp_tile": 1024}
-LEAN = {**TILED, "memory.offload": True}
-CASES = [
-    ("llama", "lora", PLAIN), ("llama", "lora", {}), ("llama", "lora+", TILED),
-    ("llama", "qlora", {}), ("llama", "qlora+", LEAN), ("llama", "full", {}),
-    ("qwen3", "lora", PLAIN), ("qwen3", "lora", {}), ("qwen3", "qlora", TILED),
-    ("qwen3", "qlora+", LEAN), ("qwen3", "lora", {"ops.cross_entropy": "reference"}),
-    ("phi", "lora", PLAIN), ("phi", "qlora", {}), ("phi", "qlora+", TILED), ("phi", "lora", LEAN),
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of models with random weights."""
-    found = {}
-    for name, sizes in LAYOUTS.items():
-        folder = tmp_path_factory.mktemp(name)
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(sizes(), dtype=torch.bfloat16)
-        model.save_pretrained(folder)
-        found[name] = str(folder)
-    return found
-
-
-def taken(config: Any, base: str) -> int:
-    """Bytes at the peak of the second step, beyond what the card held before."""
-    device, four = torch.device("cuda:0"), config.four_bit
-    dtype = torch.float32 if config.adapter.method == "full" else torch.bfloat16
-    gc.collect()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
-    model: Any = load_base(Path(base), dtype, device, four_bit=four, double_quant=True)
-    found = arranged(config, model)
-    learner = Learner(found.to(device) if not four else found, loss, optimiser_of(config, found))
-    ways = WAYS | {k: v for k, v in config.ops.ways().items() if v != "auto"}
-    apply(learner, Pins("cuda", precision="bf16", ops=ways))
-    step(learner, config.context, SIZES["vocab_size"])
-    torch.cuda.reset_peak_memory_stats()
-    step(learner, config.context, SIZES["vocab_size"])
-    return int(torch.cuda.max_memory_allocated() - before)
+    return adapters.random_models(tmp_path_factory.mktemp("bases"))
 
 
 def test_what_is_planned_is_what_it_takes(
@@ -106,18 +48,12 @@ def test_what_is_planned_is_what_it_takes(
         for bias in (None, warm[0]):
             torch.nn.functional.linear(warm, warm, bias).sum().backward()
     del warm, bias
-    processors = torch.cuda.get_device_properties(0).multi_processor_count
     rows = []
-    for layout, method, more in CASES:
-        asked = {"model.base": bases[layout], "adapter.method": method, "model.context": 4096}
-        asked |= {"train.batch_size": 1, "machine.precision": "bf16", **more}
-        config: Any = changed(CODE.config(), asked)
-        ways = WAYS | {k: v for k, v in config.ops.ways().items() if v != "auto"}
-        pins = Pins("cpu", precision="bf16", ops=ways)
-        need = predict(CODE, config, pins, micro=1, block=512, processors=processors)
-        real = taken(config, bases[layout])
+    for layout, method, more in adapters.CASES:
+        config = adapters.settings(bases[layout], method, more, 4096)
+        need, real = adapters.foreseen(config), adapters.taken(config, bases[layout])
         told = " ".join(k.rpartition(".")[2] for k, v in more.items() if v) or "checkpointing"
-        rows.append((layout, method, told if more != PLAIN else "-", need.peak, real))
+        rows.append((layout, method, told if more != adapters.PLAIN else "-", need.peak, real))
     with capsys.disabled():
         print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, rows of 4,096 tokens")
         for layout, method, told, foreseen, real in rows:
