@@ -8,7 +8,8 @@ error as it is there, and `torch.cuda.max_memory_allocated` says what tensors he
 bytes. Not counted is what kernels of a card take for themselves; nothing is known of its speed, and
 Triton is not there. Sums of gradients take more than on a card, for an object of Python holds the first.
 
-$PRETENDED_CARD names the library made of card.cpp.
+$PRETENDED_CARD names the library made of card.cpp. Where $WITHOUT_FP64 is set, the card has no such
+numbers, as MPS has none.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from torch.utils import _pytree as tree  # noqa: E402
 __all__ = ["HELD", "Card"]
 
 CARD, HOME = torch.device("cuda", 0), torch.device("cpu")
+_BARRED = "WITHOUT_FP64" in os.environ
 _WHOLE, _BLOCK = 8 << 30, 512
 _ATEN = torch.ops.aten
 _FLASH = _ATEN._scaled_dot_product_flash_attention
@@ -96,9 +98,14 @@ class Card(torch.Tensor):
             cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
             dtype=inner.dtype, layout=inner.layout, device=CARD,
         )  # fmt: skip
+        if _BARRED and inner.dtype == torch.float64:
+            raise TypeError("this device has no fp64")
         made.inner = inner
         HELD.add(inner)
         return made
+
+    def tolist(self) -> Any:
+        return self.inner.tolist()
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -204,6 +211,9 @@ def _attend(
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
     """Choose as torch does on a card: its fused kernel for half precision without a mask."""
+    if torch.is_autocast_enabled("cuda"):
+        kind = torch.get_autocast_dtype("cuda")
+        query, key, value = query.to(kind), key.to(kind), value.to(kind)
     half = query.dtype in (torch.bfloat16, torch.float16)
     if isinstance(query, Card) and half and attn_mask is None and not dropout_p:
         return _FLASH(query, key, value, 0.0, is_causal, scale=scale)[0]
@@ -292,3 +302,7 @@ def _pretend() -> None:
 
 
 _pretend()
+if _BARRED:
+    from surefoot.ops import way
+
+    way.exact_place = lambda device: HOME  # as for MPS

@@ -24,9 +24,9 @@ from tests.gpu import adapters  # isort: skip
 from surefoot.nn.adapters import guard_four_bit  # isort: skip
 from surefoot.recipes.code.loading import load_base  # isort: skip
 
-ROW = 512
+ROW = 384
 SMALL = {
-    "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 16, "vocab_size": 8000,
+    "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 16, "vocab_size": 6000,
     "max_position_embeddings": 2048,
 }  # fmt: skip
 

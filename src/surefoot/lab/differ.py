@@ -17,6 +17,7 @@ from surefoot.engine.place import Decisions, apply
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.world import World
 from surefoot.nn.dropout import set_keys
+from surefoot.ops.way import exact
 from surefoot.seeds import derive
 
 __all__ = ["Difference", "Heard", "Party", "listening", "locate", "pass_once"]
@@ -166,15 +167,15 @@ def _errors(a: Heard, b: Heard) -> Iterator[tuple[str, float]]:
     waiting: dict[str, list[Tensor]] = {}
     for path, tensor in b:
         waiting.setdefault(path, []).append(tensor)
-    largest = max((float(t.double().norm()) for _, t in a), default=0.0)
+    largest = max((float(exact(t).norm()) for _, t in a), default=0.0)
     for path, tensor in a:
         if waiting.get(path):
             other = waiting[path].pop(0).to(tensor.device)
             if other.shape != tensor.shape:
                 yield path, float("inf")
                 continue
-            size = max(float(tensor.double().norm()), 1e-3 * largest, 1e-30)
-            yield path, float((other.double() - tensor.double()).norm()) / size
+            size = max(float(exact(tensor).norm()), 1e-3 * largest, 1e-30)
+            yield path, float((exact(other) - exact(tensor)).norm()) / size
 
 
 @contextmanager

@@ -39,6 +39,16 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def exact_place(device: torch.device) -> torch.device:
+    """Return where numbers of `device` can be fp64: MPS has no such type, and the processor does."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def exact(x: Tensor) -> Tensor:
+    """Return `x` in fp64, at home where its device has no such type."""
+    return x.to(exact_place(x.device)).double()
+
+
 def of_type(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return `x` in `dtype`; itself where it has that type.
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from surefoot.ops.way import exact, exact_place
+
 __all__ = ["Answers", "free_running", "wilson"]
 
 
@@ -29,13 +31,13 @@ def free_running(
     """
     token = torch.full((len(question),), start, dtype=torch.int64, device=question.device)
     said = torch.full((len(question), length), end, dtype=torch.int64, device=question.device)
-    nats = torch.zeros(len(question), dtype=torch.float64, device=question.device)
+    nats = torch.zeros(len(question), dtype=torch.float64, device=exact_place(question.device))
     live = torch.ones(len(question), dtype=torch.bool, device=question.device)
     answering = model.begin(question)
     for place in range(length):
         best, token = model.follow(token, answering).float().log_softmax(-1).max(-1)
         said[:, place] = token = torch.where(live, token, end)
-        nats += torch.where(live, best.double(), 0.0)
+        nats += exact(torch.where(live, best, 0.0))
         live &= token != end
     return said, nats.exp()
 

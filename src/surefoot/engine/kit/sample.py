@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from surefoot.engine.place import reads_past_mkl
 from surefoot.errors import ConfigError
 from surefoot.nn.decode import Decoder
+from surefoot.ops.way import exact, exact_place
 from surefoot.seeds import derive
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def generate(
     _check(tokens, count, temperature, top_k, top_p, min_p, repetition_penalty)
     decode = Decoder(model, reads_past_mkl()) if isinstance(model, nn.Module) else model
     batch, context = tokens.size(0), decode.context
-    draws = _draws(seed, batch, count).to(tokens.device)
+    draws = _draws(seed, batch, count).to(exact_place(tokens.device))
     known = torch.empty(batch, tokens.size(1) + count, dtype=torch.int64, device=tokens.device)
     known[:, : tokens.size(1)] = tokens
     end = tokens.size(1)
@@ -101,7 +102,7 @@ def choose(
     """
     if temperature == 0.0:
         return logits.argmax(-1)
-    logits = logits.double() / temperature
+    home, logits = logits.device, exact(logits) / temperature
     if top_k is not None and top_k < logits.size(-1):
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -113,7 +114,7 @@ def choose(
         probabilities = probabilities.masked_fill(probabilities < least_p, 0.0)
     reached = probabilities.cumsum(-1)  # [B, V]
     place = (reached <= draw.unsqueeze(-1) * reached[:, -1:]).sum(-1)
-    return torch.minimum(place, reached.argmax(-1))
+    return torch.minimum(place, reached.argmax(-1)).to(home)
 
 
 def _penalised(logits: Tensor, known: Tensor, penalty: float) -> Tensor:

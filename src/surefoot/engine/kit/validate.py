@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surefoot.data.batch import Batch
+from surefoot.ops.way import exact
 
 __all__ = [
     "NextTokens",
@@ -77,7 +78,7 @@ def next_token_sums(model: nn.Module, batch: Batch) -> Row:
     rows = max(1, _AT_ONCE // logits.size(1))
     losses, ranks = map(torch.cat, zip(*map(_of_rows, logits.split(rows), wanted.split(rows))))
     real = wanted != -100
-    nats, rank = float(losses.double().sum()), ranks[real]
+    nats, rank = float(exact(losses).sum()), ranks[real]
     return nats, int((rank == 0).sum()), int((rank < 5).sum()), int(torch.count_nonzero(real))
 
 
@@ -102,7 +103,7 @@ def loss_by_place(model: nn.Module, batches: Iterable[Batch]) -> list[float]:
         wanted = batch.fields["y"]  # i64[m, T]
         logits = model(batch.fields["x"]).float()  # f32[m, T, V]
         found = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-        nats = nats + found.view_as(wanted).double().sum(0).cpu()
+        nats = nats + exact(found.view_as(wanted)).sum(0).cpu()
         targets = targets + (wanted != -100).sum(0).cpu()
     return [float(value) for value in nats / targets]
 
@@ -120,8 +121,8 @@ def confusions(
         wanted = batch.fields["y"].flatten()  # i64[N]
         logits = model(batch.fields["x"]).flatten(0, 1).float()  # f32[N, V]
         real = wanted != -100
-        given = logits.softmax(-1)[real].double()  # f64[n, V]
-        one_hot = F.one_hot(wanted[real], given.size(-1)).double()  # f64[n, V]
+        given = exact(logits.softmax(-1)[real])  # f64[n, V]
+        one_hot = exact(F.one_hot(wanted[real], given.size(-1)))  # f64[n, V]
         table = table + (one_hot.T @ given).cpu()
         counts = counts + one_hot.sum(0).cpu()
     listed = counts.argsort(descending=True, stable=True)[:most]

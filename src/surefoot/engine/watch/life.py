@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from surefoot.data.batch import Batch
 from surefoot.engine.learner import Learner
 from surefoot.engine.random import rekey
+from surefoot.ops.way import exact
 
 __all__ = ["EXAMPLES", "LATER", "STEPS", "Life"]
 
@@ -266,8 +267,9 @@ def _sample(parameter: Tensor) -> Tensor:
 
 def _scaled(before: Tensor, after: Tensor) -> bool:
     """Whether `after` is `before` times a number, up to rounding."""
-    size = float(before.double().square().sum())
+    before, after = exact(before), exact(after)
+    size = float(before.square().sum())
     if before.numel() < 2 or size == 0:
         return False
-    times = float((before.double() * after.double()).sum()) / size
-    return bool((after.double() - times * before.double()).abs().max() <= SAME * before.abs().max())
+    times = float((before * after).sum()) / size
+    return bool((after - times * before).abs().max() <= SAME * before.abs().max())

@@ -18,6 +18,7 @@ from surefoot.data.delta_e import delta_e
 from surefoot.engine import Request
 from surefoot.engine.checksum import weights_sum
 from surefoot.errors import DataError
+from surefoot.ops.way import exact
 from surefoot.recipes.colours.settings import ColoursConfig
 from surefoot.recipes.colours.tables import Tables
 
@@ -85,7 +86,7 @@ class Exam:
         if self.tables.vectors is not None:
             wanted = self.tables.vectors[row]
             back = model(wanted)
-            error = (back - wanted).cpu().double().square().mean(1)
+            error = exact(back - wanted).square().mean(1)
             return {"loss": error, "names_to_names": vector_symbols(back)}
         seen = self.tables.see(model, row)._asdict()
         return {

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from surefoot.data.notation import ALPHABET
+from surefoot.ops.way import exact
 from surefoot.recipes.multiply.answers import Exam
 from surefoot.track.picture import Bars, Grid, Picture, Table
 
@@ -134,9 +135,7 @@ def _similarity(exam: Exam, model: Any) -> Picture | None:
     if not hasattr(model, "latents"):
         return None
     batch = exam.to(next(exam.pairs.batches(LOOKED)))
-    latents = F.normalize(
-        model.memory(batch.fields["question"]).cpu().double(), dim=-1
-    )  # [B, N, C]
+    latents = F.normalize(exact(model.memory(batch.fields["question"])), dim=-1)  # [B, N, C]
     cosine = torch.einsum("bnc,bmc->nm", latents, latents) / len(latents)
     names = [f"{n + 1}" for n in range(len(cosine))]
     return Grid(

@@ -1,0 +1,15 @@
+"""`python -m tests.pretended train charlm --device cuda ...`: the command, on a pretended card."""
+
+import sys
+
+from tests.pretended import card
+
+from surefoot.cli import main
+from surefoot.engine.auto import ceilings
+
+__all__: list[str] = []
+
+# How fast a card is at most is measured with products that take a processor half a minute.
+ceilings._GPU_SIDE, ceilings._GPU_STREAM = 256, 2**16
+assert card.HELD.now == 0
+sys.exit(main())
