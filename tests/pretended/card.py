@@ -21,6 +21,7 @@ import threading
 import weakref
 from collections import defaultdict
 from contextlib import nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,8 @@ import peft  # noqa: E402, F401
 import torch  # noqa: E402
 import transformers  # noqa: E402, F401
 from torch.nn import functional  # noqa: E402
+from torch.nn.attention import SDPBackend  # noqa: E402
+from torch.overrides import handle_torch_function  # noqa: E402
 from torch.utils import _pytree as tree  # noqa: E402
 
 __all__ = ["HELD", "Card"]
@@ -44,8 +47,16 @@ CARD, HOME = torch.device("cuda", 0), torch.device("cpu")
 _BARRED = "WITHOUT_FP64" in os.environ
 _WHOLE, _BLOCK = 8 << 30, 512
 _ATEN = torch.ops.aten
+_OWN = ["silu_backward"]  # a card has kernels for these, and others take them apart
 _FLASH = _ATEN._scaled_dot_product_flash_attention
 _FLASH_BACK = _ATEN._scaled_dot_product_flash_attention_backward
+
+
+ABOUT = SimpleNamespace(
+    name="a card that is none", total_memory=_WHOLE, major=9, minor=0, multi_processor_count=132,
+    uuid="0", L2_cache_size=50 << 20, warp_size=32, regs_per_multiprocessor=65536,
+    max_threads_per_multi_processor=2048, shared_memory_per_block_optin=232448, gcnArchName="",
+)  # fmt: skip
 
 
 class Held:
@@ -168,7 +179,9 @@ def _flash(
     out, sums = _ATEN._scaled_dot_product_flash_attention_for_cpu(
         q, _shared(q, k), _shared(q, v), 0.0, causal, scale=scale
     )
-    state, nothing = torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    first = torch._C._get_sdp_priority_order()[0]
+    frugal = first == SDPBackend.EFFICIENT_ATTENTION.value  # another kernel, which takes less
+    state, nothing = torch.full((2,), int(frugal)), torch.zeros(0, dtype=torch.int64)
     out = out.transpose(1, 2).contiguous().transpose(1, 2)
     lengths = None, None, q.shape[2], k.shape[2]
     return (
@@ -185,28 +198,48 @@ def _flash_back(
     grad: Any, q: Any, k: Any, v: Any, out: Any, sums: Any, _1: Any, _2: Any, _3: int, _4: int,
     dropout: float, causal: bool, seed: Any, offset: Any, *, scale: float | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Its gradients; meanwhile a card holds that of q in fp32 and a sum a row, of 128 rows at a time."""
+    """Its gradients, and what the kernel of FlashAttention 2 takes meanwhile (flash_api.cpp).
+
+    That is the gradient of q in fp32, several times where the order of sums is fixed, and a sum for
+    each row, of 128 rows at a time; gradients of shared keys and values for each head that shares
+    them. Of the frugal kernel nothing is counted.
+    """
     grad, q, k, v, out, sums = map(_inner, (grad, q, k, v, out, sums))
     (batch, heads, rows, width), few = q.shape, k.shape[1]
-    rows = -(-rows // 128) * 128
-    workspace = [
-        torch.empty(batch, rows, heads, -(-width // 32) * 32),
-        torch.empty(batch, heads, rows),
-    ]
-    for each in workspace:
+    fixed = torch.are_deterministic_algorithms_enabled()
+    times = -(-ABOUT.multi_processor_count // (batch * heads)) if fixed else 1
+    padded = -(-rows // 128) * 128
+    held = []
+    if not _inner(seed)[0]:
+        held += [torch.empty(times, batch, padded, heads, -(-width // 32) * 32)]
+        held += [torch.empty(batch, heads, padded)]
+        own = 0 if few == heads else 2
+        held += [torch.empty(batch, k.shape[2], heads, width, dtype=q.dtype) for _ in range(own)]
+    for each in held:
         HELD.add(each)
     by_q, *others = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward(
         grad.contiguous(), q, _shared(q, k), _shared(q, v), out, sums, 0.0, causal, scale=scale
     )
     if few < heads:
         others = [each.unflatten(1, (few, heads // few)).sum(2) for each in others]
-    return Card(by_q), *map(Card, others)
+    gradients = Card(by_q), *map(Card, others)
+    del held  # only now: a card holds both
+    return gradients
 
 
 _attention, _tensor, _empty = functional.scaled_dot_product_attention, torch.tensor, torch.empty
 
 
-def _attend(
+def _attend(query: Any, key: Any, value: Any, *args: Any, **options: Any) -> Any:
+    """Attention, in whose place a mode of torch's may do something else, as with torch's own."""
+    if torch._C._is_torch_function_mode_enabled():
+        return handle_torch_function(
+            _attend, (query, key, value), query, key, value, *args, **options
+        )
+    return _chosen(query, key, value, *args, **options)
+
+
+def _chosen(
     query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
@@ -263,14 +296,9 @@ class _Stream(nullcontext[None]):
 
 
 def _pretend() -> None:
-    about = SimpleNamespace(
-        name="a card that is none", total_memory=_WHOLE, major=9, minor=0, multi_processor_count=132,
-        uuid="0", L2_cache_size=50 << 20, warp_size=32, regs_per_multiprocessor=65536,
-        max_threads_per_multi_processor=2048, shared_memory_per_block_optin=232448, gcnArchName="",
-    )  # fmt: skip
     told = {
         "is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0,
-        "get_device_properties": about, "get_device_name": about.name, "get_device_capability": (9, 0),
+        "get_device_properties": ABOUT, "get_device_name": ABOUT.name, "get_device_capability": (9, 0),
         "is_bf16_supported": True, "_lazy_init": None, "set_device": None, "synchronize": None,
         "empty_cache": None, "set_per_process_memory_fraction": None,
     }  # fmt: skip
@@ -292,6 +320,10 @@ def _pretend() -> None:
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _bare, "CUDA")
     library.impl("empty_strided", _strided, "CUDA")
+    for name in _OWN:
+        library.impl(
+            name, partial(Card.__torch_dispatch__, getattr(_ATEN, name).default, ()), "CUDA"
+        )
     HELD.library = library  # type: ignore[attr-defined]  # as long as it lives, so do these
     torch.tensor, torch.Tensor.new_tensor = _from_numbers, _like
     torch.empty = lambda *size, pin_memory=False, **options: _empty(*size, **options)

@@ -21,12 +21,13 @@ import torch  # isort: skip
 from bitsandbytes.functional import quantize_4bit  # isort: skip
 from tests.gpu import adapters  # isort: skip
 
+from surefoot.engine.place import repeatable  # isort: skip
 from surefoot.nn.adapters import guard_four_bit  # isort: skip
 from surefoot.recipes.code.loading import load_base  # isort: skip
 
-ROW = 384
+ROW, WORDS = 384, (6000, 128)  # the peak is in the loss, or in a layer
 SMALL = {
-    "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 16, "vocab_size": 6000,
+    "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 16,
     "max_position_embeddings": 2048,
 }  # fmt: skip
 
@@ -71,13 +72,16 @@ def main() -> None:
     adapters.SIZES.update(SMALL)
     adapters.TILED["memory.mlp_tile"] = adapters.LEAN["memory.mlp_tile"] = 128
     adapters.load_base = load
-    with tempfile.TemporaryDirectory() as folder:
-        bases = adapters.random_models(Path(folder))
-        for layout, method, more in adapters.CASES:
-            config = adapters.settings(bases[layout], method, more, ROW)
-            need, taken = adapters.foreseen(config), adapters.taken(config, bases[layout])
-            told = {"case": [layout, method, *more], "foreseen": need.peak, "taken": taken}
-            print(json.dumps(told), flush=True)
+    repeatable(torch.device("cuda"))
+    for words in WORDS:
+        adapters.SIZES["vocab_size"] = words
+        with tempfile.TemporaryDirectory() as folder:
+            bases = adapters.random_models(Path(folder))
+            for layout, method, more in adapters.CASES:
+                config = adapters.settings(bases[layout], method, more, ROW)
+                need, taken = adapters.foreseen(config), adapters.taken(config, bases[layout])
+                told = {"case": [str(words), layout, method, *more], "foreseen": need.peak}
+                print(json.dumps({**told, "taken": taken}), flush=True)
 
 
 if __name__ == "__main__":
