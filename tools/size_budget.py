@@ -21,7 +21,7 @@ BUDGET = {
     "ops": 1580,
     "nn": 2150,
     "engine": 4030,
-    "engine/kit": 440,
+    "engine/kit": 450,
     "engine/watch": 1030,
     "engine/auto": 1010,
     "engine/foresee": 820,
