@@ -18,6 +18,8 @@ __all__ = [
     "anywhere",
     "compiling_for_cpu",
     "differentiated",
+    "exact",
+    "exact_place",
     "of_type",
     "wide",
 ]
