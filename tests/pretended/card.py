@@ -6,7 +6,7 @@ there. A tensor on it is a `Card` around one in memory. Every operation of torch
 the paths that are taken only on a card are taken here, an operation that mixes both places is an
 error as it is there, and `torch.cuda.max_memory_allocated` says what tensors held, in blocks of 512
 bytes. Not counted is what kernels of a card take for themselves; nothing is known of its speed, and
-Triton is not there. Sums of gradients take more than on a card, for an object of Python holds the first.
+Triton is not there.
 
 $PRETENDED_CARD names the library made of card.cpp. Where $WITHOUT_FP64 is set, the card has no such
 numbers, as MPS has none.
