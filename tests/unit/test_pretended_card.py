@@ -55,6 +55,8 @@ def test_what_is_foreseen_of_adapters_is_what_a_card_holds(library: Path) -> Non
     told = on_card(library, "tests.pretended.peaks").stdout.splitlines()
     rows = [json.loads(line) for line in told]
     off = {" ".join(row["case"]): row["foreseen"] / row["taken"] - 1 for row in rows}
+    for case, share in off.items():
+        print(f"{share:+.2%}  {case}")
     assert len(off) == 30
     assert {case: share for case, share in off.items() if abs(share) > WITHIN} == {}
 

@@ -87,7 +87,7 @@ def _error(
         slack = torch.finfo(dtype).eps
         limits = [max(way.tolerance, 2 * _off(s, e) + slack) for s, e in zip(same, exact)]
     # A gradient that is zero in theory, as of the query of a single token, has no scale of its own.
-    least = 0.03 * max(float(e.abs().max()) for e in exact)
+    least = max(1e-30, 0.03 * max(float(e.abs().max()) for e in exact))  # all may be zero
     found = []
     for place, (g, e, limit) in enumerate(zip(got, exact, limits, strict=True)):
         name = f"result {place} of {_shapes(case)}"
@@ -96,10 +96,8 @@ def _error(
 
 
 def _off(found: Tensor, exact: Tensor, least: float = 1e-30) -> float:
-    """Return the largest error, relative to the largest number of `exact` or to `least`; zeros are right."""
-    error = (found.cpu().double() - exact).abs().max() / exact.abs().max().clamp(
-        min=max(least, 1e-30)
-    )
+    """Return the largest error, relative to the largest number of `exact` or to `least`."""
+    error = (found.cpu().double() - exact).abs().max() / exact.abs().max().clamp(min=least)
     return float(error)
 
 
