@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import PINS
+from tests.e2e.test_e2e_life import NUMBERS
 
 from surefoot.ops.compiler import compiler
 
@@ -20,19 +21,9 @@ pytestmark = [
 ]
 
 # Where it is compiled, the formula gives its bias no gradient: so did torch 2.11, for other reasons.
-RECIPE = """
-from surefoot import Batch, Recipe, RunConfig
-class Numbers:
-    fingerprint = "numbers/1"
-    def __len__(self): return 64
-    def batch(self, index, epoch, key):
-        import numpy as np
-        x = np.sin(index[:, None] * np.array([0.3, 1.1])).astype("float32")
-        return Batch({"x": x}, len(index))
-def build(config, world):
-    import torch
-    from surefoot import Job, Learner, Loss
-    from surefoot.nn.optim import build_optimisers
+RECIPE = (
+    NUMBERS
+    + """
     class Biased(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, bias):
@@ -54,6 +45,7 @@ def build(config, world):
     return Job(Numbers(), {"main": Learner(model, loss, build_optimisers(model, config.optim))})
 recipe = Recipe(name="biased", summary="a formula of one's own", config=RunConfig, build=build)
 """
+)
 WRONG = "compiled code gives a wrong gradient: shift (none at all)"
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.e2e.conftest import PINS
 
-RECIPE = """
+# What recipes of tests begin with: numbers, and what a job is built of.
+NUMBERS = """
 from dataclasses import dataclass
 from typing import Any
 from surefoot import Batch, Recipe, RunConfig
@@ -23,6 +24,10 @@ def build(config, world):
     import torch
     from surefoot import Job, Learner, Loss
     from surefoot.nn.optim import build_optimisers
+"""
+RECIPE = (
+    NUMBERS
+    + """
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -35,6 +40,7 @@ def build(config, world):
     return Job(Numbers(), {"main": Learner(model, loss, build_optimisers(model, config.optim))})
 recipe = Recipe(name="detached", summary="a fault", config=RunConfig, build=build)
 """
+)
 
 
 def rows(runs: Path, name: str) -> list[dict[str, Any]]:

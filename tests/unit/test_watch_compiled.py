@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
+from tests.unit.test_watch_life import Waves
 from torch import Tensor, nn
 
 from surefoot.config.schema import Optim, RunConfig, Track
@@ -44,19 +44,6 @@ class Said:
     def note(self, text: str, level: str = "info", shown: bool = True) -> None:
         self.all.append(text)
         self.shown += [text] * shown
-
-
-class Waves:
-    """Two numbers and what is to be said of them."""
-
-    fingerprint = "waves/1"
-
-    def __len__(self) -> int:
-        return 400
-
-    def batch(self, index: Any, epoch: Any, key: int) -> Batch:
-        x = np.stack([np.sin(index * 0.37), np.cos(index * 1.7)], 1).astype(np.float32)
-        return Batch({"x": x, "y": np.stack([x[:, 0] * x[:, 1], x[:, 0]], 1)}, len(index))
 
 
 def squares(model: nn.Module, batch: Batch) -> Loss:
