@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup setup-dev run test check bench golden docs torture clean
+.PHONY: help setup setup-dev run test check bench golden docs torture gpu clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -52,6 +52,9 @@ bench: setup-dev  ## Measure against a bare loop and the peers; writes benchmark
 
 torture: setup-dev  ## The whole crash and damage sweep (hours; EVERY=10 tries one case in ten)
 	@$(BIN)/python -m pytest -m slow tests/crash --every $(or $(EVERY),1)
+
+gpu: setup-dev  ## What only a CUDA card can show: operations, predictions, resume (minutes)
+	@$(BIN)/python -m pytest tests/gpu -n 0 -rfs
 
 clean:  ## Remove what is generated (not runs, not the environment)
 	@rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis

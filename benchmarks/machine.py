@@ -28,7 +28,7 @@ def heading(title: str, command: str, about: str = "") -> list[str]:
         f"`{words}` on {time.strftime('%Y-%m-%d')}: {_processor()}, {os.cpu_count()} cores, "
         f"{psutil.virtual_memory().total / 2**30:.0f} GB, torch {torch.__version__}, Python "
         f"{platform.python_version()}{''.join(', ' + f for f in found)}; load average at the "
-        f"start {os.getloadavg()[0]:.1f} (above the number of cores, other programs took part and "
+        f"start {os.getloadavg()[0]:.1f} (where that is above the number of cores, other programs took part, and "
         "only processor time and ratios say something).",
         "",
         *([about.split("\n\n", 2)[2].rpartition(" Writes")[0], ""] if about else []),
