@@ -4,7 +4,8 @@ python benchmarks/compiled_gradient.py charlm --preset tiny --precision bf16
 
 Trains a few steps with these words of `surefoot train`, and before the first, the second and each that
 $AT names compares all parameters: how far apart the worst is, and how far another precision moves that
-one; the largest quotient of the two; seconds of a pass, compiled and not; most bytes of each.
+one; the largest quotient of the two; seconds of a pass, compiled and not; most bytes of each. A run looks
+before its first step only; where a parameter is all zeros then, small numbers stand in for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import time
 from pathlib import Path
 
 from surefoot.cli import main
+from surefoot.engine.conduct import Conductor
 from surefoot.engine.learner import Learner
+from surefoot.engine.loop import Report
 from surefoot.engine.watch import compiled
 from surefoot.engine.watch.compiled import Compiled
 
@@ -37,10 +40,10 @@ def _peak(begin: bool = False) -> float:
     return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM")) / 1e3
 
 
-def seen(self: Compiled, name: str, learner: Learner) -> bool:
-    """Print how far apart they are, in place of judging it; never be done with it."""
+def seen(self: Compiled, name: str, learner: Learner) -> str:
+    """Print how far apart they are, in place of judging it."""
     if learner.step not in AT:
-        return False
+        return ""
     with compiled._aside(learner):
         self._gradient(name, learner, 0)  # compiles
         _peak(begin=True)
@@ -68,11 +71,18 @@ def seen(self: Compiled, name: str, learner: Learner) -> bool:
         f"{spent[0]:.3f} s compiled, {spent[1]:.3f} s not; {most[0]:.0f} MB, {most[1]:.0f} MB",
         flush=True,
     )
-    return False
+    return ""
+
+
+def again(self: Conductor, report: Report) -> bool:
+    """Look after every step as a run does before its first."""
+    Compiled(self.config, self.world, self.state, self.record, self.data, self.memory).look()
+    return after(self, report)
 
 
 if __name__ == "__main__":
-    Compiled._seen, compiled.LOOKS = seen, sys.maxsize  # type: ignore[method-assign]
+    after, Conductor._after = Conductor._after, again  # type: ignore[method-assign]
+    Compiled._unknown = seen  # type: ignore[method-assign]
     steps = [] if "--max-steps" in sys.argv else ["--max-steps", str(max(AT) + 1)]
     with tempfile.TemporaryDirectory() as runs:
         sys.exit(main(["train", *sys.argv[1:], *WORDS, *steps, "--runs", runs]))

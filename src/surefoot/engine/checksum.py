@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surefoot.engine.learner import Learner
 
-__all__ = ["WINDOW", "checksum", "weights_sum"]
+__all__ = ["WINDOW", "bits", "checksum", "weights_sum"]
 
 WINDOW = 1 << 15  # parameters looked at in one step, with their moments and their average
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -51,7 +51,7 @@ def _slices(learner: Learner) -> list[tuple[int, int, int]]:
 @torch.no_grad()
 def weights_sum(model: nn.Module) -> int:
     """Return a sum over the very bits of a model's parameters; it waits for the device."""
-    found = [_bits(p.detach()).sum(dtype=torch.int64) for p in model.parameters()]
+    found = [bits(p.detach()).sum(dtype=torch.int64) for p in model.parameters()]
     return int(torch.stack(found).sum()) if found else 0
 
 
@@ -59,13 +59,13 @@ def _whole(learner: Learner) -> list[Tensor]:
     """Return all of the state as flat bits; views of tensors that are still the same are kept."""
     if learner.split:
         own = zip(learner.names, learner.parameters)
-        return [_bits(t) for n, p in own for t in _belonging(learner, n, p) if _here(learner, n, t)]
+        return [bits(t) for n, p in own for t in _belonging(learner, n, p) if _here(learner, n, t)]
     held = _held(learner)
     known, views = learner.looked_at
     if len(known) != len(held) or not all(map(operator.is_, known, held)):
         named = zip(learner.names, learner.parameters)
         tensors = [t for name, p in named for t in _belonging(learner, name, p)]
-        views = [_bits(t) for t in tensors]
+        views = [bits(t) for t in tensors]
         if all(t.is_contiguous() for t in tensors):  # else some are copies
             learner.looked_at = (held, views)
     return views
@@ -92,7 +92,7 @@ def _part(learner: Learner, begin: int, total: int) -> list[Tensor]:
             a, b = max(low - start, 0), min(high - start, count)
             if a < b:
                 for tensor in _belonging(learner, name, parameter):
-                    flat = _bits(tensor)
+                    flat = bits(tensor)
                     if tensor.shape == parameter.shape:
                         flat = flat[max(a - first, 0) : max(min(b, last) - first, 0)]
                     elif first > 0:  # a number for all rows belongs to the first
@@ -116,7 +116,7 @@ def _all(parameter: Tensor, learner: Learner) -> tuple[int, int, int]:
     return (0, count, count) if learner.exchange.inner[0] == 0 else (count, count, count)
 
 
-def _bits(tensor: Tensor) -> Tensor:
+def bits(tensor: Tensor) -> Tensor:
     """Return the bits of each number as a flat integer tensor, a view where memory allows."""
     return tensor.detach().reshape(-1).view(_INTEGERS[tensor.element_size()])
 

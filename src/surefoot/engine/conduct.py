@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,7 +60,7 @@ class Conductor:
     memory: int = 0  # bytes that it takes as planned, without compiling
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _ratios: dict[str, dict[str, float]] = field(default_factory=dict)
-    _looks: Sequence[Callable[[Report], None]] = ()
+    _lives: Lives | None = None
     _failed: dict[str, int] = field(default_factory=dict)  # learner -> step whose update failed
     _saved: tuple[int, ...] = ()
     _settled: bool = False  # whether what training keeps has its place in memory
@@ -78,9 +78,8 @@ class Conductor:
         every = self.config.cadence.log_every if self.config.track.update_ratio else 0
         self._ratios = {n: watch_updates(x, every) for n, x in self.state.learners.items() if every}
         told = self.config, self.world, self.state, self.record
-        compiled = Compiled(*told, self.data, self.memory)
-        compiled.look()
-        self._looks = [compiled.look, Lives(self.job, *told).look]
+        Compiled(*told, self.data, self.memory).look()
+        self._lives = Lives(self.job, *told)
         self._give_back()
         while not self.state.finished:
             try:
@@ -115,8 +114,8 @@ class Conductor:
             self.witness.write(report)
         for happening in report.happenings:
             self._tell(report, happening)
-        for look in self._looks:
-            look(report)
+        if self._lives is not None:
+            self._lives.look(report)
         kept = {n: r for n, r in report.readings.items() if not self._mind(report, n)}
         rolled = len(kept) < len(report.readings)
         if rolled:  # what was undone is neither logged nor looked at

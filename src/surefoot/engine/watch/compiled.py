@@ -2,7 +2,9 @@
 
 A compiler that loses a gradient says nothing: the loss is right, and some parameters never move. So
 before the first step of a process the gradient of its first micro-batch is computed twice, compiled
-and not, and compared parameter by parameter. That changes no bit of the run.
+and not, and compared parameter by parameter. Behind a parameter that is all zeros, as a projection
+often begins, nothing has a gradient, so small numbers stand in for it meanwhile. That changes no bit
+of the run.
 
 What rounding can do is measured and not guessed. Where two gradients differ much, another precision
 says, without the compiler, how far rounding moves this one, however much cancels in it.
@@ -14,7 +16,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from surefoot.config.schema import RunConfig
 from surefoot.engine import faults, named
+from surefoot.engine.checksum import bits
 from surefoot.engine.learner import Learner
 from surefoot.engine.loop import Batches, Turn
 from surefoot.engine.memory import available
@@ -37,12 +40,13 @@ __all__ = ["APART", "TIMES", "Compiled"]
 
 APART = 0.25  # of the larger one's norm: what differs more is looked into
 TIMES = 4.0  # as much as another precision makes it differ; more is not rounding
-LOOKS = 2  # steps before which is looked: what lies before zeros has no gradient at the first
 BATCHES = 8  # that must agree on it: of what is all rounding, one alone may accuse a number or two
 LEAST = 1e-3  # of the whole gradient's norm: less is not missed where random numbers are drawn, nor
 # does it accuse where the model itself has none
 PIECES = 4  # of the micro-batch without the compiler, which needs more memory at once
 SAMPLE = 4096  # numbers of a parameter that are compared, spread over it
+SMALL = 0.02  # how large are the numbers that stand in for zeros: as weights that begin by chance
+NOT_KNOWN = "whether compiled code gives the right gradient is not known"
 
 _Norms = tuple[float, ...]  # of one gradient, of another, of their difference
 
@@ -57,40 +61,28 @@ class Compiled:
     record: Record
     data: Batches
     memory: int
-    _left: dict[str, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        learners = self.state.learners if self.config.track.compile_check else {}
-        self._left = {n: LOOKS for n, x in learners.items() if x.model._compiled_call_impl}
-
-    def look(self, _: object = None) -> None:
-        """Compare what is to be compared before the coming step.
+    def look(self) -> None:
+        """Compare before the coming step.
 
         Raises CheckFailed, in all processes alike, where compiled code gives another gradient.
         """
-        for name in list(self._left):
-            learner = self.state.learners[name]
-            self._left[name] -= 1
-            if learner.finished or self._seen(name, learner) or not self._left[name]:
-                del self._left[name]
+        learners = self.state.learners if self.config.track.compile_check else {}
+        for name, learner in learners.items():
+            compiled = learner.model._compiled_call_impl and not learner.finished
+            if compiled and (why := self._unknown(name, learner)):
+                self.record.note(f"{self._prefix(name)}{NOT_KNOWN}: {why}")
 
-    def _seen(self, name: str, learner: Learner) -> bool:
-        """Compare the gradients of one learner; return whether no later step can show more."""
-        if why := self._no_room(learner):
-            return self._unknown(name, why)
+    def _unknown(self, name: str, learner: Learner) -> str:
+        """Compare the gradients of one learner; return why that cannot tell, if so."""
         try:
             with _aside(learner):
-                return self._compare(name, learner)
+                return self._no_room(learner) or self._compare(name, learner)
         except Exception as error:
             if not faults.out_of_memory(error):
                 raise
             faults.release(error)
-            return self._unknown(name, "memory ran out")
-
-    def _unknown(self, name: str, why: str) -> bool:
-        what = "whether compiled code gives the right gradient is not known"
-        self.record.note(f"{self._prefix(name)}{what}: {why}")
-        return True
+            return "memory ran out"
 
     def _no_room(self, learner: Learner) -> str:
         """Say so where a pass without the compiler may not fit; one card says it by itself."""
@@ -106,10 +98,13 @@ class Compiled:
     def _any(self, flag: bool) -> bool:
         return flag if self.world.team is None else self.world.team.any(flag)
 
-    def _compare(self, name: str, learner: Learner) -> bool:
+    def _compare(self, name: str, learner: Learner) -> str:
         found, wrong, drawn = self._far(name, learner, 0)
-        if not all(math.isfinite(x) for norms in found for x in norms):
-            return not self._left[name] and self._unknown(name, "it is not finite")
+        while not all(math.isfinite(x) for norms in found for x in norms):
+            if learner.loss_scale <= 1.0:
+                return "it is not finite"
+            learner.loss_scale /= 16  # fp16 tries its scale
+            found, wrong, drawn = self._far(name, learner, 0)
         for ahead in range(1, BATCHES):
             if wrong:
                 other, far, _ = self._far(name, learner, ahead)
@@ -117,11 +112,11 @@ class Compiled:
         if wrong:
             raise self._failed(name, learner, [(learner.names[i], found[i]) for i in sorted(wrong)])
         if drawn:
-            return self._unknown(name, "the model draws random numbers, and others where compiled")
+            return "the model draws random numbers, and others where compiled"
         whole = _share(tuple(math.hypot(*norms) for norms in zip(*found)))
         text = f"compiled code gives the model's gradient, apart by {whole:.1e} of its norm"
         self.record.note(self._prefix(name) + text, shown=False)
-        return all(mine or theirs for mine, theirs, _ in found)
+        return ""
 
     def _far(self, name: str, learner: Learner, ahead: int) -> tuple[list[_Norms], set[int], bool]:
         """Compare the gradients of a batch so many steps `ahead`.
@@ -181,8 +176,7 @@ class Compiled:
         told = ", ".join(f"{parameter} ({_words(norms)})" for parameter, norms in wrong[:3])
         if len(wrong) > 3:
             told += f" and {len(wrong) - 3} more of {len(learner.names)}"
-        run = self.record.path.name
-        again = f"surefoot resume {run} --fork --compile off goes on without it"
+        again = f"surefoot resume {self.record.path.name} --fork --compile off goes on without it"
         return CheckFailed(
             f"compiled code gives a wrong gradient: {told}",
             where=f"{self._prefix(name)}before step {learner.step + 1}, torch {torch.__version__}, "
@@ -215,13 +209,19 @@ class _First(Turn):
 
 @contextmanager
 def _aside(learner: Learner) -> Iterator[None]:
-    """Within the block gradients are not clipped; after it there are none, and buffers are as before."""
-    clip, learner.clip = learner.clip, 0.0
+    """Within the block nothing is clipped and no parameter is all zeros; after it all is as before."""
+    clip, learner.clip, scale = learner.clip, 0.0, learner.loss_scale
+    zeros = {i: p for i, p in enumerate(learner.parameters) if not torch.count_nonzero(bits(p))}
     try:
+        for i, p in zeros.items():  # the same for all processes, of which each may hold other rows
+            learner.before_change()
+            p.detach().normal_(0, SMALL, generator=torch.Generator(p.device).manual_seed(i))
         with named.buffers_kept(learner):
             yield
     finally:
-        learner.clip = clip
+        for p in zeros.values():
+            p.detach().zero_()
+        learner.clip, learner.loss_scale = clip, scale
         learner.zero()
         if learner.device.type == "cuda":  # what the model takes uncompiled is not the run's
             torch.cuda.empty_cache()
