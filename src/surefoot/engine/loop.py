@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from surefoot.data.batch import Batch
 from surefoot.engine import faults
 from surefoot.engine.checksum import checksum
@@ -219,16 +221,20 @@ class Turn:
 
     def piece(self, start: int) -> Batch:
         """Return the micro-batch that begins there."""
-        size = min(self._micro, self.data.size(self.step) - start)
-        return self.data.batch(self.step, start, size)
+        return self.data.batch(self.step, start, self._size(start))
+
+    def _size(self, start: int) -> int:
+        return min(self._micro, self.data.size(self.step) - start)
 
     def rekey(self, start: int) -> None:
         """Point every generator at the keys of the micro-batch that begins there."""
         rekey(derive(self.seed, "forward", self.step, start), self.world.device)
         if self.learner.dropouts:
-            size = min(self._micro, self.data.size(self.step) - start)
-            keys = example_keys(self.seed, self.step, start, size)
-            set_keys(self.learner.model, keys.to(self.world.device))
+            set_keys(self.learner.model, self.keys(start).to(self.world.device))
+
+    def keys(self, start: int) -> Tensor:
+        """Return a key for each example of the micro-batch that begins there."""
+        return example_keys(self.seed, self.step, start, self._size(start))
 
     def _gate(self, loss: float, norm: float) -> bool:
         """Decide whether the update is applied. Nothing non-finite ever reaches a parameter."""

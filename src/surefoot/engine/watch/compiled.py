@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from surefoot.config.schema import RunConfig
+from surefoot.data.batch import Batch
 from surefoot.engine import faults, named
 from surefoot.engine.checksum import bits
 from surefoot.engine.learner import Learner
@@ -43,7 +44,7 @@ TIMES = 4.0  # as much as another precision makes it differ; more is not roundin
 BATCHES = 8  # that must agree on it: of what is all rounding, one alone may accuse a number or two
 LEAST = 1e-3  # of the whole gradient's norm: less is not missed where random numbers are drawn, nor
 # does it accuse where the model itself has none
-PIECES = 4  # of the micro-batch without the compiler, which needs more memory at once
+COPIES = 4  # of some examples fill a micro-batch; one will do where nothing asks for its shape
 SAMPLE = 4096  # numbers of a parameter that are compared, spread over it
 SMALL = 0.02  # how large are the numbers that stand in for zeros: as weights that begin by chance
 NOT_KNOWN = "whether compiled code gives the right gradient is not known"
@@ -100,11 +101,8 @@ class Compiled:
 
     def _compare(self, name: str, learner: Learner) -> str:
         found, wrong, drawn = self._far(name, learner, 0)
-        while not all(math.isfinite(x) for norms in found for x in norms):
-            if learner.loss_scale <= 1.0:
-                return "it is not finite"
-            learner.loss_scale /= 16  # fp16 tries its scale
-            found, wrong, drawn = self._far(name, learner, 0)
+        if not math.isfinite(sum(map(sum, found))):
+            return "it is not finite"
         for ahead in range(1, BATCHES):
             if wrong:
                 other, far, _ = self._far(name, learner, ahead)
@@ -126,12 +124,15 @@ class Compiled:
         """
         compiled, _ = self._gradient(name, learner, ahead)
         with learner.uncompiled():
-            plain, drew = self._gradient(name, learner, ahead, PIECES)
+            plain, drew = self._gradient(name, learner, ahead, copies=False)
         drawn, found = self._any(drew), self._apart(learner, compiled, plain)
         if not drawn and max(map(_share, found)) > APART:  # a model may mix its examples
             with learner.uncompiled():
                 plain, _ = self._gradient(name, learner, ahead)
             found = self._apart(learner, compiled, plain)
+        if learner.loss_scale > 1.0 and not math.isfinite(sum(map(sum, found))):
+            learner.loss_scale /= 16  # fp16 tries its scale
+            return self._far(name, learner, ahead)
         least = LEAST * math.hypot(*(theirs for _, theirs, _ in found))
         if drawn:
             lost = {i for i, (mine, theirs, _) in enumerate(found) if not mine and theirs > least}
@@ -147,12 +148,12 @@ class Compiled:
         return found, far, drawn
 
     def _gradient(
-        self, name: str, learner: Learner, ahead: int, pieces: int = 1
+        self, name: str, learner: Learner, ahead: int, copies: bool = True
     ) -> tuple[list[Tensor], bool]:
         """Return numbers of each parameter's gradient, and whether random numbers were drawn."""
         turn = _First(name, learner, self.data, self.config.train.seed, self.world, ())
         turn.step += ahead
-        turn.pieces = math.gcd(pieces, turn._micro)
+        turn.copies = copies
         turn.gradients()
         drawn = turn.begun != _generators(self.world.device)
         found = [_sample(p) for p in learner.parameters]
@@ -189,18 +190,37 @@ class Compiled:
 
 
 class _First(Turn):
-    """The gradient of the first micro-batch of a step, or of several processes one each."""
+    """The gradient of some examples, copied until they fill the first micro-batch of a step.
 
-    pieces = 1  # of a micro-batch, one after the other
+    Of several processes each has a micro-batch.
+    """
+
+    copies = True  # else the examples alone, whose gradient is the same where a model mixes none
     begun: tuple[Any, ...] = ()  # where generators stood before the last pass
 
     @property
     def starts(self) -> range:
-        return super().starts[: self.world.size * self.pieces]
+        return super().starts[: self.world.size]
 
-    @property
-    def _micro(self) -> int:
-        return super()._micro // self.pieces
+    def piece(self, start: int) -> Batch:
+        rows = self._rows(start)
+        some = self.data.batch(self.step, start, len(rows.unique()))
+        if not self.copies:
+            return some
+        whole = self.world.to(super().piece(start)).fields
+        # In memory as the run's own, for the compiler makes code for how a batch lies there.
+        full = {k: v for k, v in whole.items() if v.shape[:1] == rows.shape}
+        copied = {k: torch.empty_like(v).copy_(v[rows]) for k, v in full.items()}
+        return Batch({**whole, **copied}, some.weight * math.gcd(COPIES, len(rows)))
+
+    def keys(self, start: int) -> Tensor:
+        return super().keys(start)[self._rows(start)]
+
+    def _rows(self, start: int) -> Tensor:
+        """Return which examples of the micro-batch stand where."""
+        size = self._size(start)
+        some = size // math.gcd(COPIES, size)
+        return torch.arange(size if self.copies else some) % some
 
     def rekey(self, start: int) -> None:
         super().rekey(start)
@@ -258,7 +278,8 @@ def _sample(parameter: Tensor) -> Tensor:
 def _share(norms: _Norms) -> float:
     """Return how far two gradients are apart, as a share of the larger one's norm."""
     mine, theirs, apart = norms
-    return apart / max(mine, theirs) if apart else 0.0
+    larger = max(mine, theirs)
+    return apart / larger if larger else 0.0
 
 
 def _words(norms: _Norms) -> str:
