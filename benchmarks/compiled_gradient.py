@@ -51,10 +51,10 @@ def seen(self: Compiled, name: str, learner: Learner) -> str:
         mine, _ = self._gradient(name, learner, 0)
         spent, most = [time.process_time() - begun], [_peak()]
         with learner.uncompiled():
-            self._gradient(name, learner, 0, compiled.PIECES)
+            self._gradient(name, learner, 0, copies=False)
             _peak(begin=True)
             begun = time.process_time()
-            plain, drawn = self._gradient(name, learner, 0, compiled.PIECES)
+            plain, drawn = self._gradient(name, learner, 0, copies=False)
             spent, most = [*spent, time.process_time() - begun], [*most, _peak()]
             with compiled._other_precision(learner):
                 other, _ = self._gradient(name, learner, 0)
