@@ -36,7 +36,7 @@ def choose(
     monkeypatch.setattr(probe, "usable_cores", lambda: 2)
     monkeypatch.setattr(Probe, "_may_use_onednn", lambda _, precision: precision == "fp32")
     made = object.__new__(Probe)
-    made.config, made.why = RunConfig(machine=Machine(**machine)), {}
+    made.config, made.why, made.least = RunConfig(machine=Machine(**machine)), {}, 1
 
     def seconds(trial: Pins) -> float:
         both = by_onednn if trial.matmul == "onednn" else together
@@ -130,3 +130,37 @@ def test_nothing_is_left_of_the_probe_in_buffers(toy: Any) -> None:
     fit.choose(config, Job(toy, {"main": learner}), World(torch.device("cpu")), 10, None)
     assert calls
     assert model.calls == 0
+
+
+@pytest.mark.parametrize("batch", [8, 9])
+@pytest.mark.parametrize("room", [1 << 30, 1])
+def test_a_model_that_takes_no_single_example_is_given_more(
+    toy: Any, batch: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BatchNorm1d; also where memory is for one alone, and where two do not cut the batch."""
+    monkeypatch.setattr(probe, "_free_memory", lambda _: room)
+    model = nn.Sequential(nn.Linear(20, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    passes: list[int] = []
+
+    def loss(model: nn.Module, batch: Batch) -> Loss:
+        passes.append(len(batch.fields["x"]))
+        return Loss((model(batch.fields["x"]) - batch.fields["y"]).square().sum())
+
+    learner = Learner(model, loss, [torch.optim.AdamW(model.parameters())])
+    config = RunConfig(train=Train(batch_size=batch), machine=Machine(compile="off"))
+    pins, _ = fit.choose(config, Job(toy, {"main": learner}), World(torch.device("cpu")), 10, None)
+    assert pins.micro_batch_size == (batch if room > 1 else {8: 2, 9: 3}[batch])
+    assert passes[:2] == [1, 2]
+    assert min(passes[1:]) == 2
+
+
+def test_what_works_with_no_number_of_examples_is_said(toy: Any) -> None:
+    def loss(model: nn.Module, batch: Batch) -> Loss:
+        raise ValueError(f"{len(batch.fields['x'])} examples are of no use")
+
+    model = nn.Linear(20, 1)
+    learner = Learner(model, loss, [torch.optim.AdamW(model.parameters())])
+    for size, tried in (1, 1), (8, 2):
+        config = RunConfig(train=Train(batch_size=size))
+        with pytest.raises(ValueError, match=f"{tried} examples are of no use"):
+            Probe(config, Job(toy, {"main": learner}), World(torch.device("cpu"))).answer()

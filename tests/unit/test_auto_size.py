@@ -56,10 +56,24 @@ def test_a_device_for_less_than_four_examples_takes_fewer(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 700)
-    assert largest([12, 6, 4, 3, 2, 1], passed, CPU, 0) == ([3, 2, 1], 700) and run == [1, 4]
-    assert largest([8], passed, CPU, 0) == ([8], 700), "what was asked for is tried"
+    assert largest([12, 6, 4, 3, 2, 1], passed, CPU, 0, 1) == ([3, 2, 1], 700) and run == [1, 4]
+    assert largest([8], passed, CPU, 0, 1) == ([8], 700), "what was asked for is tried"
     with pytest.raises(ZeroDivisionError):
-        largest([2, 1], lambda size: 1 / (2 - size), CPU, 0)
+        largest([2, 1], lambda size: 1 / (2 - size), CPU, 0, 1)
+    run.clear()
+    assert largest([12, 6, 4, 3, 2], passed, CPU, 0, 2) == ([3, 2], 350) and run == [2, 4]
+
+
+def test_what_an_example_takes_is_told_by_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that takes no single one as well: 100 bytes each, and 50 whatever their number."""
+    run: list[int] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 50 + 100 * run[-1])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (900, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 100)
+    for least in (1, 2):
+        assert largest([12, 6, 4, 3, 2], run.append, CPU, 200, least) == ([6, 4, 3, 2], 100)
+        assert run[-2:] == [least, 4]
 
 
 def test_pieces_are_equal() -> None:

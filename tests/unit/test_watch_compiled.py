@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from tests.unit.test_watch_life import Waves
@@ -388,6 +389,55 @@ def test_who_does_not_ask_is_not_told() -> None:
     learner = compiled(Model(0.0))
     learner.model._compiled_call_impl = None
     assert check(learner).all == [], "nothing is compiled"
+
+
+@pytest.mark.parametrize("micro", [1, 2, 3, 4, 6, 8, 16])
+def test_without_the_compiler_some_examples_stand_for_all(micro: int) -> None:
+    """As many times less memory; with their own dropout, and never one alone if there are more."""
+    learner, passed = compiled(Model(dropout=Dropout(0.3))), []
+    learner.micro = micro
+
+    def loss(model: nn.Module, batch: Batch) -> Loss:
+        passed.append((len(batch.fields["x"]), batch.weight, len(batch.fields["x"].unique(dim=0))))
+        return squares(model, batch)
+
+    learner.loss = loss
+    assert check(learner).shown == []
+    some = {4: 2, 8: 2, 16: 4}.get(micro, micro)
+    assert passed == [(micro, micro, some), (some, some, some)], "and not once more as a whole"
+
+
+def test_no_code_is_made_but_the_runs_own() -> None:
+    """Of a batch that lies in memory by columns too, and with a number for all examples."""
+
+    class Columns(Waves):
+        def batch(self, index: Any, epoch: Any, key: int) -> Batch:
+            found = super().batch(index, epoch, key)
+            fields = {k: np.asfortranarray(v) for k, v in found.fields.items()}
+            return Batch({**fields, "shift": np.float32(0.5)[None]}, found.weight)
+
+    class Shifted(Model):
+        def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+            return super().forward(x) + (0.0 if shift is None else shift)
+
+    def made(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def loss(model: nn.Module, batch: Batch) -> Loss:
+        x, y, shift = (batch.fields[k] for k in ("x", "y", "shift"))
+        return Loss((model(x, shift) - y).square().sum())
+
+    graphs: list[Any] = []
+    learner = compiled(Shifted(), limit=2)
+    learner.loss = loss
+    learner.model.compile(dynamic=False, backend=made)
+    state, data = TrainState({"main": learner}), Data(Columns(), 1, 16)
+    said = Said()
+    Compiled(RunConfig(), CPU, state, cast(Record, said), data, ROOM).look()
+    assert said.shown == []
+    assert len(list(steps(state, data, 1, CPU))) == 2
+    assert len(graphs) == 1
 
 
 class Counting(nn.Module):

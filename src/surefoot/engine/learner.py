@@ -90,6 +90,8 @@ class Learner:
     def __post_init__(self) -> None:
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
+        saved = set(self.model.state_dict(keep_vars=True))
+        self.buffers = [b for n, b in self.model.named_buffers() if n in saved]
         self.dropouts = keyed_layers(self.model)
         self.groups = [group for opt in self.optimisers for group in opt.param_groups]
         for group in self.groups:

@@ -136,6 +136,7 @@ class Turn:
         self.told = told
         self.state = 0
         self.happenings: list[Happening] = []
+        self._before = [buffer.clone() for buffer in learner.buffers]  # forward passes write there
 
     def take(self) -> tuple[Reading, int]:
         begun = time.perf_counter()
@@ -149,6 +150,7 @@ class Turn:
         applied = self._gate(loss, norm)
         if not applied:
             parts = dict.fromkeys(parts, math.nan)
+            self._put_back()
         lr = self._update() if applied else self.learner.rate
         if applied:
             self.learner.remember(loss)
@@ -173,10 +175,16 @@ class Turn:
                     raise
                 self.learner.zero()
                 faults.release(error)
+                self._put_back()
                 why = str(error).partition("\n")[0]
             if retried:
                 self._halve(why)
             retried = True
+
+    def _put_back(self) -> None:
+        """Let the buffers be as they were before the step."""
+        for buffer, value in zip(self.learner.buffers, self._before, strict=True):
+            buffer.copy_(value)
 
     def _halve(self, why: str) -> None:
         if self._micro == 1:

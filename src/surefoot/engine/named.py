@@ -44,7 +44,7 @@ def of(learner: Learner) -> dict[str, Tensor]:
 @contextmanager
 def buffers_kept(*learners: Learner) -> Iterator[None]:
     """Put back when the block ends what passes in it write into buffers, like BatchNorm's."""
-    buffers = [t for x in learners for n, t in of(x).items() if n not in x.names]
+    buffers = [buffer for learner in learners for buffer in learner.buffers]
     before = [buffer.clone() for buffer in buffers]
     try:
         yield

@@ -47,7 +47,7 @@ class Probe:
         self.config, self.job, self.world = config, job, world
         self.data = Data(job.source, config.train.seed, config.train.batch_size)
         self.why: dict[str, str] = {}
-        self.size = 1
+        self.size = self.least = 1
         # On a processor, CPU time: other programs must not decide.
         self.clock = time.process_time if world.device.type == "cpu" else time.perf_counter
         self.deadline = self.clock() + _BUDGET
@@ -69,11 +69,12 @@ class Probe:
 
     def _on_card(self, pins: Pins) -> dict[str, Any]:
         """Fill the device first; what is fast is measured with as many examples as will run."""
-        sizes = self._asked() or size.divisors(self.config.train.batch_size)
-        sizes, activations = size.largest(sizes, self._run, self.world.device, self._later())
-        found = size.fastest(sizes, self._timed, self.world.device)
+        device = self.world.device
+        sizes = self._asked() or size.divisors(self.config.train.batch_size, self.least)
+        sizes, activations = size.largest(sizes, self._run, device, self._later(), self.least)
+        found = size.fastest(sizes, self._timed, device)
         if found is None:  # the run itself will take smaller pieces
-            self.size = 1
+            self.size = self.least
             return self._answer(pins, sizes[-1], activations, self._seconds(pins))
         if not self._asked():
             self.why["micro_batch_size"] = found.why
@@ -110,10 +111,17 @@ class Probe:
         return moments * sum(p.nbytes for x in self.job.learners.values() for p in x.parameters)
 
     def _warm_up(self, pins: Pins) -> None:
-        """Pass one example, unmeasured: the first pass of a process loads libraries."""
+        """Pass one example, unmeasured: the first pass of a process loads libraries.
+
+        From then on as many as work: `BatchNorm1d` takes no single one.
+        """
         for learner in self.job.learners.values():
             apply(learner, pins)
-            self._pass(learner)
+            try:
+                self._pass(learner)
+            except ValueError:
+                self.size = self.least = min(2, self.config.train.batch_size)
+                self._pass(learner)
 
     def _first_pins(self) -> Pins:
         machine, device = self.config.machine, self.world.device
@@ -172,7 +180,7 @@ class Probe:
         if self.config.machine.threads != "auto" or cores == 1:
             return pins, each
         self.clock = time.perf_counter
-        self.size = max(1, min(micro, int(_THREADED / each)))
+        self.size = max(self.least, min(micro, int(_THREADED / each)))
         trials = {"1": pins, str(cores): replace(pins, threads=cores)}
         if pins.matmul == "default" and self._may_use_onednn(pins.precision):
             # How well a library shares its work out is another question than its speed alone.
@@ -268,7 +276,8 @@ class Probe:
             return asked[0], each
         room = _free_memory(self.world.device) // 2
         batch = self.config.train.batch_size
-        sizes = [d for d in size.divisors(batch) if d * activations <= room] or [1]
+        sizes = size.divisors(batch, self.least)
+        sizes = [d for d in sizes if d * activations <= room] or sizes[-1:]
         told = f"{sizes[0]} x {bytes_text(activations)} of activations in {bytes_text(room)}"
         steps = self.config.limit(len(self.job.source)) or _LONG
         worth = 6 * each * batch < max(_SIZING, _SHARE * steps * each * batch)

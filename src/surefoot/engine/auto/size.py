@@ -28,13 +28,13 @@ class Size:
     why: str
 
 
-def divisors(batch: int) -> list[int]:
-    """Return the sizes that cut `batch` into equal pieces, largest first.
+def divisors(batch: int, least: int = 1) -> list[int]:
+    """Return the sizes, at least `least`, that cut `batch` into equal pieces, largest first.
 
     >>> divisors(12)
     [12, 6, 4, 3, 2, 1]
     """
-    return [size for size in range(batch, 0, -1) if batch % size == 0]
+    return [size for size in range(batch, least - 1, -1) if batch % size == 0]
 
 
 def fastest(
@@ -68,27 +68,27 @@ def fastest(
 
 
 def largest(
-    sizes: Sequence[int], run: Callable[[int], object], device: torch.device, later: int
+    sizes: Sequence[int], run: Callable[[int], object], device: torch.device, later: int, least: int
 ) -> tuple[list[int], int]:
     """Return those of `sizes` that fit on a CUDA device, and the bytes that an example takes there.
 
-    Two small passes tell; `later` bytes are needed besides, by gradients and optimisers. Where not
-    even the second fits, only smaller ones are left.
+    Two small passes tell, one of the `least` that works; `later` bytes are needed besides, by gradients
+    and optimisers. Where not even the second fits, only smaller ones are left.
     """
-    few = min(4, max(sizes))
+    few = max(least, min(4, max(sizes)))
     peaks: dict[int, int] = {}
-    for size in sorted({1, few}):
+    for size in sorted({least, few}):
         torch.cuda.reset_peak_memory_stats(device)
         try:
             run(size)
         except Exception as error:
-            if size == 1 or not faults.out_of_memory(error):
+            if size == least or not faults.out_of_memory(error):
                 raise
             faults.release(error)
-            return [s for s in sizes if s < few] or [sizes[-1]], max(1, peaks[1])
+            return [s for s in sizes if s < few] or [sizes[-1]], max(1, peaks[least] // least)
         peaks[size] = torch.cuda.max_memory_allocated(device)
-    slope = max(1, (peaks[few] - peaks[1]) // max(1, few - 1))
-    base = peaks[1] - slope
+    slope = max(1, (peaks[few] - peaks[least]) // max(1, few - least))
+    base = peaks[least] - slope * least
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     room = int(_FULL * free) - later - base
     return [size for size in sizes if size * slope <= room] or [sizes[-1]], slope

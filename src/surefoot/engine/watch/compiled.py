@@ -204,14 +204,15 @@ class _First(Turn):
 
     def piece(self, start: int) -> Batch:
         rows = self._rows(start)
-        some = self.data.batch(self.step, start, len(rows.unique()))
+        few = len(rows.unique())
+        some = self.data.batch(self.step, start, few)
         if not self.copies:
             return some
         whole = self.world.to(super().piece(start)).fields
         # In memory as the run's own, for the compiler makes code for how a batch lies there.
         full = {k: v for k, v in whole.items() if v.shape[:1] == rows.shape}
         copied = {k: torch.empty_like(v).copy_(v[rows]) for k, v in full.items()}
-        return Batch({**whole, **copied}, some.weight * math.gcd(COPIES, len(rows)))
+        return Batch({**whole, **copied}, some.weight * len(rows) // few)
 
     def keys(self, start: int) -> Tensor:
         return super().keys(start)[self._rows(start)]
@@ -219,7 +220,7 @@ class _First(Turn):
     def _rows(self, start: int) -> Tensor:
         """Return which examples of the micro-batch stand where."""
         size = self._size(start)
-        some = size // math.gcd(COPIES, size)
+        some = size // math.gcd(COPIES, size, max(1, size // 2))  # BatchNorm takes no less than two
         return torch.arange(size if self.copies else some) % some
 
     def rekey(self, start: int) -> None:
