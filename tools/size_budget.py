@@ -27,8 +27,8 @@ BUDGET = {
     "engine/foresee": 820,
     "engine/ranks": 1790,
     "lab": 1270,
-    "formats": 500,
-    "recipes": 3080,
+    "formats": 530,
+    "recipes": 3160,
     "sweep": 1500,
     "cli": 4680,
 }

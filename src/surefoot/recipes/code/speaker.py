@@ -22,6 +22,7 @@ from surefoot.nn.foreign import gpt_sizes, gpt_weights
 from surefoot.nn.gpt import GPT
 from surefoot.recipes.code.base import quiet
 from surefoot.recipes.code.loading import load_base
+from surefoot.recipes.code.manners import ABOUT, GENERATION, manners, spoken, without_code
 from surefoot.track.lock import scratch
 
 __all__ = ["CodeSpeaker"]
@@ -65,7 +66,8 @@ class CodeSpeaker(TextSpeaker):
         with scratch() as folder:
             place = folder / "model"
             self._write_whole(self._merged(model), place)
-            return write(*self._as_gpt(place, reference.config.context), out, to, quant)
+            how = spoken(manners(self.folder))
+            return write(*self._as_gpt(place, reference.config.context), out, to, quant, how)
 
     def _merged(self, model: Pretrained) -> Any:
         """Return the model in fp32, the adapters in its weights."""
@@ -100,11 +102,14 @@ class CodeSpeaker(TextSpeaker):
         with quiet():
             whole.save_pretrained(place)
         self._write_tokenizer(place)
+        (place / GENERATION).unlink(missing_ok=True)  # that of the base's folder counts
 
     def _write_whole(self, causal: Any, place: Path) -> None:
         place.mkdir(parents=True)
         with quiet():
             causal.save_pretrained(place)
+        without_code(place / "config.json")
+        (place / GENERATION).unlink(missing_ok=True)  # of `load_base`: it names no end
         self._write_tokenizer(place)
 
     def _write_tokenizer(self, place: Path) -> None:
@@ -112,7 +117,12 @@ class CodeSpeaker(TextSpeaker):
         (place / "tokenizer.json").write_text(bpe.to_json(), encoding="utf-8")
         end = bpe.decode([bpe.boundary])
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end}
-        (place / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+        for name, text in {
+            ABOUT: json.dumps(about, indent=2) + "\n",
+            **manners(self.folder),
+        }.items():
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_bytes(text.encode())
 
     def _as_gpt(self, place: Path, context: int) -> tuple[GPT, BPE]:
         """Return the merged model as our own, which writes GGUF."""
