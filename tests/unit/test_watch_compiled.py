@@ -370,15 +370,16 @@ def test_memory_that_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said = check(learner, memory=1 << 60)
     assert len(said.shown) == 1
     assert "is not known: uncompiled, a step may take " in said.shown[0]
-    plain = learner.uncompiled
 
     def full() -> Any:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(learner, "uncompiled", full)
-    said = check(learner)
-    assert ["memory ran out" in text for text in said.shown] == [True]
-    monkeypatch.setattr(learner, "uncompiled", plain)
+    for place, name in ((learner, "uncompiled"), (watch, "bits")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, lambda *_: full())
+            said = check(learner)
+        assert ["memory ran out" in text for text in said.shown] == [True]
+        assert learner.clip == 1.0
     with pytest.raises(CheckFailed):
         check(learner)
 

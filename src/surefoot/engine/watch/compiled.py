@@ -231,9 +231,10 @@ class _First(Turn):
 @contextmanager
 def _aside(learner: Learner) -> Iterator[None]:
     """Within the block nothing is clipped and no parameter is all zeros; after it all is as before."""
-    clip, learner.clip, scale = learner.clip, 0.0, learner.loss_scale
+    clip, scale = learner.clip, learner.loss_scale
     zeros = {i: p for i, p in enumerate(learner.parameters) if not torch.count_nonzero(bits(p))}
     try:
+        learner.clip = 0.0
         for i, p in zeros.items():  # the same for all processes, of which each may hold other rows
             learner.before_change()
             p.detach().normal_(0, SMALL, generator=torch.Generator(p.device).manual_seed(i))
