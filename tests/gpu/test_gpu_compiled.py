@@ -41,6 +41,7 @@ def test_what_is_right_is_only_in_the_log(precision: str, layout: str, tmp_path:
         more: dict[str, Any] = {
             "precision": precision,
             "layout": layout,
+            "zero_init": layout == "modern",
             "track.compile_check": asked,
         }
         result = surefoot.train("charlm", runs=tmp_path, new=True, quiet=True, **SMALL, **more)
@@ -55,9 +56,10 @@ def test_what_is_right_is_only_in_the_log(precision: str, layout: str, tmp_path:
     assert len(losses[0]) == 4
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("zeros", [False, True], ids=["", "behind zeros"])
 def test_what_is_lost_is_named(
-    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zeros: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = RMSNorm.forward
 
@@ -66,5 +68,7 @@ def test_what_is_lost_is_named(
         return found.detach() if torch.compiler.is_compiling() else found
 
     monkeypatch.setattr(RMSNorm, "forward", losing)
-    with pytest.raises(CheckFailed, match=r"a wrong gradient: .*none at all"):
-        surefoot.train("charlm", runs=tmp_path, new=True, quiet=True, precision=precision, **SMALL)
+    more: dict[str, Any] = {"precision": precision, "zero_init": zeros}
+    with pytest.raises(CheckFailed, match=r"a wrong gradient: .*none at all") as caught:
+        surefoot.train("charlm", runs=tmp_path, new=True, quiet=True, **SMALL, **more)
+    assert "before step 1, " in str(caught.value.where)
