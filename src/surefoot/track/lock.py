@@ -74,12 +74,8 @@ def hold(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def claim(handle: int) -> bool:
+def claim(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
     """Lock an open file; False: another process has it. Where files cannot be locked, True."""
-    return _lock(handle, fcntl.LOCK_EX)
-
-
-def _lock(handle: int, kind: int) -> bool:
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except OSError as error:
@@ -94,7 +90,7 @@ def _trained(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _lock(handle, fcntl.LOCK_SH)
+        return not claim(handle, fcntl.LOCK_SH)
     finally:
         os.close(handle)
 
@@ -114,7 +110,7 @@ def holder(folder: Path) -> Holder | None:
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
-            if not _lock(handle, fcntl.LOCK_SH):
+            if not claim(handle, fcntl.LOCK_SH):
                 return _signature(path)
         finally:
             os.close(handle)
