@@ -203,21 +203,6 @@ def test_two_writers_of_one_file_both_succeed(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_open_file_on_windows_is_as_good_as_ours(tmp_path, monkeypatch):
-    def refuse(self, target):
-        raise PermissionError(13, "in use")
-
-    path = tmp_path / "file.bin"
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(DataError, match="in use"), writing(path) as file:
-        file.write(b"ours")
-    path.write_bytes(b"theirs")
-    with writing(path) as file:
-        file.write(b"ours")
-    assert path.read_bytes() == b"theirs"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_cache_that_cannot_be_written_is_a_message(tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
     with (

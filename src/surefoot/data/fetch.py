@@ -75,8 +75,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         with opened as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        _publish(staged, path)
+            os.fsync(file.fileno())  # a cache: what a power loss takes is fetched again
+        staged.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:
@@ -89,16 +89,6 @@ def _sweep(path: Path) -> None:
         with suppress(OSError):  # another process may sweep, or finish, at the same time
             if time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
-
-
-def _publish(staged: Path, path: Path) -> None:
-    try:
-        staged.replace(path)
-    except PermissionError:
-        # Windows refuses while another process has the file open. Names say what is inside, so
-        # that file is as good as ours.
-        if not path.exists():
-            raise
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

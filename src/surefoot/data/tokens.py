@@ -8,7 +8,6 @@ them takes 0.3 and holds nothing.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +32,9 @@ class TokenFile:
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.path, self.dtype = path, np.dtype(dtype)
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._length = os.fstat(self._file).st_size // self.dtype.itemsize
-        self._lock = threading.Lock()
-        self._read = os.pread if hasattr(os, "pread") else self._seek_and_read
 
     def __len__(self) -> int:
         return self._length
@@ -56,7 +53,7 @@ class TokenFile:
         """
         size = self.dtype.itemsize
         starts = begin.tolist() if isinstance(begin, np.ndarray) else begin
-        pieces = [self._read(self._file, width * size, at * size) for at in starts]
+        pieces = [os.pread(self._file, width * size, at * size) for at in starts]
         content = b"".join(pieces)
         if len(content) != len(starts) * width * size:
             raise DataError(
@@ -65,11 +62,6 @@ class TokenFile:
                 fix="delete it; it is made again from the text at the next start",
             )
         return np.frombuffer(content, dtype=self.dtype).reshape(len(starts), width)
-
-    def _seek_and_read(self, file: int, count: int, offset: int) -> bytes:
-        with self._lock:  # Windows has no way to read at a place in one call
-            os.lseek(file, offset, os.SEEK_SET)
-            return os.read(file, count)
 
 
 class TokenFiles:

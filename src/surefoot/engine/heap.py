@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
 
     What is freed after the peak stays with the process, but for blocks above 32 MiB, as long rows
     have: gaps between such would add up to more than the tensors, and their page faults are little
-    beside what is computed in them. Other C libraries (macOS, Windows, musl) are left as they are.
+    beside what is computed in them. Other C libraries (macOS, musl) are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return False
