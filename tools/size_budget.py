@@ -17,7 +17,7 @@ BUDGET = {
     "(top)": 790,
     "config": 2330,
     "data": 4540,
-    "track": 4440,
+    "track": 4450,
     "ops": 1580,
     "nn": 2150,
     "engine": 4030,

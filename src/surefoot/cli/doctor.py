@@ -14,6 +14,7 @@ from typing import Any
 
 from surefoot.cli.folded import hanging
 from surefoot.cli.options import parser
+from surefoot.track.durable import sync
 
 __all__ = ["run"]
 
@@ -150,10 +151,7 @@ def _rate(flops: float) -> str:
 def _threads_line() -> Line:
     from surefoot.engine.auto.fit import usable_cores
 
-    told, load = (
-        os.environ.get("OMP_NUM_THREADS"),
-        os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
-    )
+    told, load = os.environ.get("OMP_NUM_THREADS"), os.getloadavg()[0]
     how = f"{usable_cores()} to compute with" + (f" (OMP_NUM_THREADS is {told})" if told else "")
     busy = load > 0.5 * (os.cpu_count() or 1)
     advice = f"the load is {load:.1f}: other programs make steps take longer" if busy else ""
@@ -211,7 +209,7 @@ def _disk_speed(place: Path) -> float | None:
             for _ in range(_WRITTEN):
                 file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
             return _WRITTEN * len(data) / (time.perf_counter() - begun)
     except OSError:
         return None

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from surefoot.errors import CheckpointError
+from surefoot.track.durable import sync
 
 __all__ = [
     "TensorFile", "copy_file", "digest", "read_tensors", "safetensors", "write_bytes", "write_files",
@@ -65,7 +66,7 @@ def write_files(
         files = {n: opened.enter_context((folder / n).open("wb", buffering=0)) for n in contents}
         found = {name: _pour(files[name], pieces) for name, pieces in contents.items()}
         for file in files.values():
-            os.fsync(file.fileno())
+            sync(file.fileno())
     return found
 
 

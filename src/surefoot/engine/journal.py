@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from surefoot.errors import CheckpointError
-from surefoot.track.durable import sync_folder
+from surefoot.track.durable import sync, sync_folder
 from surefoot.track.lines import kept
 from surefoot.track.lock import claim
 
@@ -187,7 +187,7 @@ class Journal:
             self._flush()
             behind = self.behind
             self._keep()
-        os.fsync(self._handle)  # outside the lock, for it may take long and appends go on
+        sync(self._handle)  # outside the lock, for it may take long and appends go on
         if behind:
             raise OSError(errno.ENOSPC, f"the disk refuses the journal, {behind} records wait")
 
@@ -219,7 +219,7 @@ class Journal:
         with fresh.open("wb") as file:
             file.write(header)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         fresh.replace(self.path)
         sync_folder(self.path.parent, strict=True)
         return 0

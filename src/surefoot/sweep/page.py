@@ -74,7 +74,7 @@ def write(made: Results) -> tuple[Path, Path | None]:
         staging = sweep.path / ".parallel.png"
         draw_parallel(_axes(made), _lines(made)).savefig(staging, dpi=DPI)
         staging.replace(picture)
-    write_atomic(page, _page(made, shares))
+    write_atomic(page, _page(made, shares), lasting=False)
     return page, picture
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import RunError
-from surefoot.track.durable import sync_folder, write_atomic
+from surefoot.track.durable import sync, sync_folder, write_atomic
 from surefoot.track.lock import Holder, alone, hold, holder, unwritable
 from surefoot.track.meta import FORMAT, newer, parse, read
 from surefoot.track.meta import dump as meta_text
@@ -349,7 +349,7 @@ def _fill(staging: Path, files: Mapping[str, str], meta: dict[str, Any]) -> None
         with path.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
     sync_folder(staging)
 
 

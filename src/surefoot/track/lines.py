@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surefoot.track.durable import sync_folder
+from surefoot.track.durable import sync, sync_folder
 
 __all__ = ["Lines", "encode", "kept"]
 
@@ -114,7 +114,7 @@ class Lines:
         """Flush and wait until the disk has it."""
         trouble = self.flush()
         try:
-            os.fsync(self._handle)
+            sync(self._handle)
             handle = kept(self.path, self._handle)
             self.restored, self._handle = handle != self._handle, handle
         except OSError as error:
@@ -147,7 +147,7 @@ class Lines:
             self._replace_tail(cut, b"".join(kept))
         else:
             os.ftruncate(self._handle, cut)
-            os.fsync(self._handle)
+            sync(self._handle)
         self._size = os.fstat(self._handle).st_size
         return len(moved)
 
@@ -181,7 +181,7 @@ class Lines:
                 cut -= len(block)
             new.write(tail)
             new.flush()
-            os.fsync(new.fileno())
+            sync(new.fileno())
         staging.replace(self.path)
         sync_folder(self.path.parent)
         os.close(self._handle)
@@ -217,7 +217,7 @@ def kept(path: Path, handle: int) -> int:
         while block := os.pread(handle, BLOCK, place):
             place += file.write(block)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     staging.replace(path)
     sync_folder(path.parent)
     fresh = os.open(path, os.O_RDWR | os.O_APPEND)
@@ -285,6 +285,6 @@ def _extend_atomic(path: Path, block: bytes) -> None:
     with staging.open("wb") as file:
         file.write(old + block)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     staging.replace(path)
     sync_folder(path.parent)

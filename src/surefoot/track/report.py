@@ -71,10 +71,10 @@ def refresh(folder: Path, pictures: bool = True) -> Path:
 
         write_plots(plots, drawn, marks(history, run.meta), shown)
     packed = pack(document)
-    write_atomic(plots / "data.js", f"surefoot({packed})\n")
+    write_atomic(plots / "data.js", f"surefoot({packed})\n", lasting=False)
     names = sorted(path.name for path in plots.glob("[!.]*.png"))
     page = _page(run, story, settings, text, packed, names)
-    write_atomic(folder / "report.html", page)
+    write_atomic(folder / "report.html", page, lasting=False)
     return folder / "report.html"
 
 
@@ -238,7 +238,7 @@ def _read_text(path: Path) -> str:
 
 
 def _main(words: list[str]) -> None:
-    if "--nice" in words and hasattr(os, "nice"):
+    if "--nice" in words:
         os.nice(19)
     refresh(Path(words[-1]), pictures="--pictures" in words)
 

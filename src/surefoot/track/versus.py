@@ -202,7 +202,7 @@ def write(made: Comparison, folder: Path) -> tuple[Path, Path]:
             with contextlib.suppress(OSError):
                 staging.unlink()
             raise
-    write_atomic(page, _page(made, names, drawn))
+    write_atomic(page, _page(made, names, drawn), lasting=False)
     return page, picture
 
 
