@@ -121,6 +121,24 @@ def test_a_model_that_suffers_from_rounding_is_written_and_another_is_not(
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
 
+def test_a_file_that_computes_something_else_from_the_right_weights_is_refused(
+    tmp_path, bpe, monkeypatch
+):
+    pytest.importorskip("gguf")
+    if not llama.installed():
+        pytest.skip("llama.cpp computes it")
+    from surefoot.formats import gguf_file
+
+    model = awake(bpe, "llama")
+    found = write(model, bpe, tmp_path / "m.gguf", "gguf", "q8_0")
+    assert 0 < found.apart < 0.1
+    for name in ("_interleaved", "_half_split"):  # rows as they are: read back, they are right
+        monkeypatch.setattr(gguf_file, name, lambda name, tensor, *_: tensor)
+    with pytest.raises(CheckFailed, match="computes something else"):
+        write(model, bpe, tmp_path / "n.gguf", "gguf", "q8_0")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+
+
 def test_ollama_is_told_what_the_model_needs(tmp_path, bpe):
     pytest.importorskip("gguf")
     assert write(awake(bpe, "qwen3"), bpe, tmp_path / "o", "ollama", "f16").difference > 0
