@@ -5,6 +5,7 @@ The record is the truth; each of these may fail, and then training goes on witho
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -45,7 +46,9 @@ class Sinks:
     ) -> None:
         self.config, self.console, self.notes = config, console, list(notes)
         self.more = more
-        self.openers = {path: _opener(Path(path)) for path in config.track.sinks}
+        self.openers = {
+            path: _opener(Path(path), _without(path, config)) for path in config.track.sinks
+        }
 
     def __call__(
         self, path: Path, *, total: int | None, best: float | None, first: int, segment: int
@@ -73,10 +76,20 @@ class Sinks:
         return found
 
 
-def _opener(path: Path) -> Opener:
-    """Return `open_sink` of a file: run folder, number of the process, first step -> sink."""
+def _without(path: str, config: RunConfig) -> str:
+    """Return the flag that leaves one of the sinks out."""
+    return f"--track.sinks {shlex.quote(','.join(p for p in config.track.sinks if p != path))}"
+
+
+def _opener(path: Path, without: str) -> Opener:
+    """Return `open_sink` of a file: run folder, number of the process, first step -> sink.
+
+    `without` is what to type where it is not to run.
+    """
     if path.is_file():
-        trust.require(path, "track.sinks in a file of settings")
+        words = f"surefoot trust {shlex.quote(str(path))}"
+        fix = f"{without} goes on without it; read it, and if you want it to run: {words}"
+        trust.require(path, "track.sinks of a run or a file of settings", fix)
     found = getattr(recipes.import_file(path), "open_sink", None)
     if not callable(found):
         fix = "define open_sink(run, segment, first_step), which returns a surefoot.track.Sink"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from surefoot.config.schema import RunConfig, Track
 from surefoot.errors import ConfigError
 from surefoot.sinks import Sinks
 from surefoot.sweep.plan import Plan
+from surefoot.sweep.space import Dimension
+from surefoot.sweep.trials import Trial
 from surefoot.track.folder import RunFolder
 
 CODE = """
@@ -98,6 +101,45 @@ def test_no_command_runs_code_that_it_does_not_name(
     assert not theirs.with_suffix(".ran").exists() and "you have not named" in said
     fix = f"train {theirs} -c" if words[0] == "train" else f"surefoot trust {theirs}"
     assert fix in said
+
+
+def test_a_sweep_of_somebody_else_is_shown_without_its_code(
+    theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = [Dimension("model.num_layers", "num_layers", (1, 2))]
+    plan = Plan(
+        str(theirs), "tiny", {}, {}, "grid", space, 2, [1], False, "val_loss", "main", "min"
+    )
+    folder = theirs.parent / "runs" / "sweeps" / "got"
+    (folder / "trials" / "000").mkdir(parents=True)
+    told = {"created": "2026-11-27T12:00:00+00:00", "plan": plan.document()}
+    (folder / "sweep.json").write_text(json.dumps(told))
+    trial = Trial(0, {"model.num_layers": 1}, "done", {"1": 2.5})
+    (folder / "trials" / "000" / "result.json").write_text(json.dumps(asdict(trial)))
+    assert main(["sweep", "show", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "got: grid of 2 trials of theirs tiny" in said and "2.5" in said
+    assert "theirs tiny" in (folder / "report.html").read_text()
+    for words in (["show", str(folder)], ["list", "--runs", str(theirs.parent / "runs")]):
+        assert main(["sweep", *words, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found if words[0] == "show" else found[0])["recipe"] == "theirs"
+    assert main(["sweep", "best", str(folder)]) == 2, "whose settings are those of its code"
+    assert f"surefoot trust {theirs}" in capsys.readouterr().err
+    assert not theirs.with_suffix(".ran").exists()
+
+
+def test_who_does_not_want_a_sink_is_told_how_to_go_on_without_it(theirs: Path) -> None:
+    mine = theirs.with_name("my own.py")
+    mine.write_text("def open_sink(run, segment, first): ...")
+    trust.remember(mine)
+    for sinks, flag in (
+        ((str(theirs),), "--track.sinks '' goes"),
+        ((str(mine), str(theirs)), f"--track.sinks '{mine}' goes"),
+    ):
+        with pytest.raises(ConfigError, match=r"track\.sinks of a run") as caught:
+            Sinks(RunConfig(track=Track(sinks=sinks)), None, ())
+        assert str(caught.value.problems[0].fix).startswith(flag)
 
 
 def test_what_a_person_names_runs_now_and_wherever_it_is_named_later(

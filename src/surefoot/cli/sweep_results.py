@@ -109,7 +109,7 @@ def show(argv: list[str]) -> int:
     plan = sweep.plan
     if not options.json:
         preset = f" {plan.preset}" if plan.preset else ""
-        print(f"{sweep.name}: {plan.mode} of {plan.count} trials of {plan.found.name}{preset}")
+        print(f"{sweep.name}: {plan.mode} of {plan.count} trials of {plan.called}{preset}")
         for dimension in plan.space:
             print(f"  {dimension}")
     tell(sweep, trials, options.json, 0, most=1_000_000)
@@ -154,14 +154,6 @@ def best(argv: list[str]) -> int:
     return 0
 
 
-def _recipe(sweep: Sweep) -> str:
-    """Return the name of the recipe; where its file is gone, what it was."""
-    try:
-        return sweep.plan.found.name
-    except SurefootError:
-        return sweep.plan.recipe
-
-
 def listing(argv: list[str]) -> int:
     """Run `sweep list` and return its exit code."""
     from surefoot.sweep.folder import known
@@ -177,7 +169,7 @@ def listing(argv: list[str]) -> int:
         except SurefootError:  # a database out of reach
             ended, busy = -1, 0
         rows.append({
-            "sweep": sweep.name, "recipe": _recipe(sweep), "preset": plan.preset, "mode": plan.mode,
+            "sweep": sweep.name, "recipe": plan.called, "preset": plan.preset, "mode": plan.mode,
             "ended": ended if ended >= 0 else None, "count": plan.count, "running": busy,
             "metric": plan.metric, "created": sweep.created, "path": str(sweep.path),
         })  # fmt: skip

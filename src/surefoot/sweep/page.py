@@ -27,7 +27,7 @@ def document(made: Results) -> dict[str, Any]:
     return {
         "sweep": made.sweep.name,
         "folder": str(made.sweep.path),
-        "recipe": plan.found.name,
+        "recipe": plan.called,
         "preset": plan.preset,
         "mode": plan.mode,
         "metric": plan.metric,
@@ -92,7 +92,7 @@ def _page(made: Results, shares: Mapping[str, float] | str) -> str:
     return render(
         "sweep.html.j2",
         title=f"Sweep {sweep.name}",
-        subtitle=f"{plan.found.name}{preset} · {plan.mode} of {plan.count} · {plan.metric}, {'low' if plan.goal == 'min' else 'high'} is good · {sweep.created[:16].replace('T', ' ')}",
+        subtitle=f"{plan.called}{preset} · {plan.mode} of {plan.count} · {plan.metric}, {'low' if plan.goal == 'min' else 'high'} is good · {sweep.created[:16].replace('T', ' ')}",
         notes=made.notes(),
         names=[d.name for d in plan.space],
         metric=plan.metric,

@@ -57,6 +57,14 @@ class Plan:
         return recipes.recall(self.recipe, "this sweep")
 
     @property
+    def called(self) -> str:
+        """The recipe's name; that of its file, where the file is gone or nobody has named it here."""
+        try:
+            return self.found.name
+        except ConfigError:
+            return Path(self.recipe).stem
+
+    @property
     def sign(self) -> float:
         """What to multiply a value with, so that lower is better."""
         return 1.0 if self.goal == "min" else -1.0
