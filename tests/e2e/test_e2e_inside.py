@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.test_e2e_life import NUMBERS
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sort_lists.py"
 
@@ -38,6 +39,19 @@ def build(config, world):
 
 recipe = replace(sort, name="steep", build=build)
 """
+
+# BatchNorm1d takes no single example in training, and writes into its buffers whenever it is called.
+NORMED = (
+    NUMBERS
+    + """
+    torch.manual_seed(config.train.seed)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    def loss(model, batch):
+        return Loss((model(batch.fields["x"]) - batch.fields["x"].flip(1)).square().sum())
+    return Job(Numbers(), {"main": Learner(model, loss, build_optimisers(model, config.optim))})
+recipe = Recipe(name="normed", summary="a norm over the batch", config=RunConfig, build=build)
+"""
+)
 
 
 def record(run: Path) -> list[dict[str, Any]]:
@@ -84,7 +98,7 @@ def test_a_step_can_be_looked_into(surefoot: Any, runs: Path) -> None:
     answer = surefoot("resume", "done", "--debug-step", 6).ok()
     assert prints(runs / "done") == before
     assert "step 6 of done, replayed from the checkpoint of step 4" in answer.out
-    assert "2 steps on the way are bit for bit what the journal holds" in answer.out
+    assert "6 steps on the way are bit for bit what the journal holds" in answer.out
     assert "blocks.0.attn.qkv" in answer.out and "8 examples, the highest loss first" in answer.out
     found = surefoot("resume", "done", "--debug-step", 6, "--json").ok().json
     inside, row = (
@@ -125,3 +139,20 @@ def test_a_gradient_that_is_not_finite_is_traced_to_its_line(
     assert "SqrtBackward0" in answer.out and "# the culprit" in answer.out
     assert "bit for bit" in answer.out  # the steps before the culprit
     assert surefoot("resume", "steep", "--debug-step", 5, "--json").ok().json["findings"]
+
+
+def test_a_model_that_takes_no_single_example_trains_resumes_and_is_looked_into(
+    surefoot: Any, runs: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "normed.py"
+    recipe.write_text(NORMED)
+    few = ["--batch-size", "8", "--warmup-steps", "1", "--no-report", "--no-tensorboard"]
+    few += ["--schedule.kind", "constant", "--save-every", "4", "--compile", "off"]
+    for name, steps in ("whole", 12), ("run", 6):
+        surefoot("train", recipe, *few, "--max-steps", steps, "--name", name).ok()
+    surefoot("resume", "run", "--max-steps", 12).ok()
+    assert weights(runs / "run") == weights(runs / "whole")
+    answer = surefoot("resume", "run", "--debug-step", 6).ok()
+    assert "6 steps on the way are bit for bit what the journal holds" in answer.out
+    assert "found  no example is measured by itself: Expected more than 1 value" in answer.out
+    assert "no example was measured by itself" in answer.out

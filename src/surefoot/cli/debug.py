@@ -92,7 +92,8 @@ def _learner(inside: Inside, most: int | None) -> Iterator[str]:
         yield _row(path, _shape(spread), *values, str(spread.bad))
     yield ""
     count = len(inside.examples)
-    yield f"{count} examples, the highest loss first" if count > 1 else "the example"
+    few = {0: "no example was measured by itself", 1: "the example"}
+    yield few.get(count, f"{count} examples, the highest loss first")
     for place, loss, text in inside.examples[:most]:
         yield f"  #{place:<4} {number(loss):>8}  {text}"
     if most is not None and count > most:

@@ -25,6 +25,7 @@ from surefoot.engine.job import Job
 from surefoot.engine.journal import Event
 from surefoot.engine.learner import Learner
 from surefoot.engine.loop import Report, steps
+from surefoot.engine.named import buffers_kept
 from surefoot.engine.random import example_keys, rekey
 from surefoot.engine.rebuild import Buildable, rebuild
 from surefoot.engine.state import TrainState
@@ -204,20 +205,26 @@ class _Player:
 
     def _examples(self) -> None:
         """Measure each example of the batch by itself, and write it as the recipe would."""
-        step = self.state.step
-        size = self.data.size(step)
         for name in self.state.due():
             learner, told = self.state.learners[name], self.out.learners.setdefault(name, Inside())
-            for place in range(size):
-                batch = self.data.batch(step, place, 1)
-                rekey(derive(self.seed, "forward", step, place), self.world.device)
-                if learner.dropouts:
-                    keys = example_keys(self.seed, step, place, 1)
-                    set_keys(learner.model, keys.to(self.world.device))
-                with torch.no_grad(), learner.autocast:
-                    loss = learner.loss(learner.model, self.world.to(batch), *learner.level()).sum
-                told.examples.append((place, float(loss) / batch.weight, self.job.tell(batch)))
+            try:
+                with buffers_kept(learner):
+                    self._alone(learner, told)
+            except ValueError as error:  # BatchNorm1d says so of one example
+                self.out.findings.append(f"no example is measured by itself: {error}")
             told.examples.sort(key=lambda e: -e[1] if math.isfinite(e[1]) else -math.inf)
+
+    def _alone(self, learner: Learner, told: Inside) -> None:
+        step = self.state.step
+        for place in range(self.data.size(step)):
+            batch = self.data.batch(step, place, 1)
+            rekey(derive(self.seed, "forward", step, place), self.world.device)
+            if learner.dropouts:
+                keys = example_keys(self.seed, step, place, 1)
+                set_keys(learner.model, keys.to(self.world.device))
+            with torch.no_grad(), learner.autocast:
+                loss = learner.loss(learner.model, self.world.to(batch), *learner.level()).sum
+            told.examples.append((place, float(loss) / batch.weight, self.job.tell(batch)))
 
 
 @contextmanager
