@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot import recipes
 from surefoot.cli.folded import hanging, room
 from surefoot.cli.options import print_json, settings_from
+from surefoot.cli.waiting import waiting
 from surefoot.config import flags
 from surefoot.errors import ConfigError, OutOfResources, Problem, SurefootError
 
 if TYPE_CHECKING:
     from surefoot.config.resolve import Resolved
+    from surefoot.engine.foresee.cards import Place
     from surefoot.engine.foresee.outlook import Change, Outlook
     from surefoot.engine.foresee.tier import Tier
 
@@ -66,23 +68,28 @@ def run(verb: str, argv: list[str]) -> int:
 def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     from surefoot.cli.tiers import document, lines
     from surefoot.data.fetch import cache_dir
-    from surefoot.engine.foresee.cards import find_place
-    from surefoot.engine.foresee.outlook import changes, look_ahead, rescue
 
     if options.write is not None and options.write.exists():
         raise ConfigError(f"--write {options.write}: there is such a file", fix="another name")
     cache, config = cache_dir() / "fit.json", resolved.config
-    if recipe.depth is not None:
-        recipe.depth(config)  # libraries that it loads are part of the program
-    place = find_place(options.gpu, cache_dir() / "ceilings.json", config.machine.device)
-    if options.probe:
-        _probe(recipe, config, place.device, cache)
-    steps = [] if recipe.tiers is None else list(recipe.tiers(recipe, config, place))
-    if steps and config.model.context == "auto":
-        config = _chosen(config, steps)
-    found = look_ahead(recipe, config, place, cache)
-    advice = list(changes(recipe, config, found)) if found.fits and not steps else []
-    saving = None if found.fits else rescue(recipe, config, found)
+    with waiting() as show:
+        show("loading what the recipe takes ...")
+        from surefoot.engine.foresee.cards import find_place
+        from surefoot.engine.foresee.outlook import changes, look_ahead, rescue
+
+        if recipe.depth is not None:
+            recipe.depth(config)  # libraries that it loads are part of the program
+        place = find_place(options.gpu, cache_dir() / "ceilings.json", config.machine.device)
+        if options.probe:
+            show("measuring steps ...")
+            _probe(recipe, config, place.device, cache)
+        steps = _tiers(recipe, config, place, show)
+        if steps and config.model.context == "auto":
+            config = _chosen(config, steps)
+        show("playing steps ...")
+        found = look_ahead(recipe, config, place, cache)
+        advice = list(changes(recipe, config, found)) if found.fits and not steps else []
+        saving = None if found.fits else rescue(recipe, config, found)
     past = _past(config, options.runs) if place.device else None
     if options.json:
         print_json(
@@ -103,6 +110,20 @@ def _plan(recipe: recipes.Recipe, resolved: Resolved, options: Any) -> int:
     if found.fits:
         return 0
     raise _too_large(recipe, found, saving)
+
+
+def _tiers(
+    recipe: recipes.Recipe, config: Any, place: Place, show: Callable[[str], None]
+) -> list[Tier]:
+    """Return how long rows may be, and show each as soon as it is known."""
+    found: list[Tier] = []
+    if recipe.tiers is not None:
+        show("playing steps of longer and longer rows ...")
+        for tier in recipe.tiers(recipe, config, place):
+            found.append(tier)
+            verdict = "fit" if tier.fits else "do not fit"
+            show(f"playing steps: rows of {tier.context:,} tokens {verdict} ...")
+    return found
 
 
 def _chosen(config: Any, steps: Sequence[Tier]) -> Any:

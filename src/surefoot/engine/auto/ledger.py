@@ -82,12 +82,19 @@ class Ledger(TorchDispatchMode):
         self._entries: dict[int, Entry] = {}
         self._watched: dict[int, weakref.ref[Any]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return (
+            False  # no compiler looks in here, and telling it not to takes time at each operation
+        )
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is _WHERE:  # a question, and half of all calls
-            return func(*args, **kwargs)
+            whose = args[0]
+            return whose.device if type(whose) is FakeTensor else func(*args, **kwargs)
         if func is _SCALAR and isinstance(args[0], FakeTensor):
             return _pretended(args[0])
         given = _tensors(args, kwargs)

@@ -25,6 +25,7 @@ from surefoot.data.batch import Batch, Data
 from surefoot.engine.auto.fit import Pins
 from surefoot.engine.auto.ledger import HOST, Entry, Ledger, Mark, Work
 from surefoot.engine.foresee.on_card import as_on_card
+from surefoot.engine.foresee.recalled import Recalling
 from surefoot.engine.foresee.stretch import (
     PLAYED,
     TRIED,
@@ -170,7 +171,7 @@ def _replay(
     layers: int | None,
 ) -> Need:
     """Play the steps of `config`; `layers` tells recipes that say the depth otherwise."""
-    fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
+    fake = None if real else Recalling(allow_non_fake_inputs=True)
     books = ledger()
     threads = torch.get_num_threads()
     with ExitStack() as stack:

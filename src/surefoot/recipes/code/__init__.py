@@ -96,10 +96,11 @@ def settled(config: CodeConfig, tokens: int) -> tuple[CodeConfig, list[str]]:
 
 def depth_of(config: CodeConfig) -> int | None:
     """Return the layers of the base, None where they are of several kinds."""
-    from surefoot.recipes.code.base import public_config, require
+    from surefoot.recipes.code.base import public_config, quiet, require
 
     require("transformers", "peft")
-    import peft  # noqa: F401  # a plan that asks this first counts what a run loads
+    with quiet():  # bitsandbytes tells of kernels that it can do without
+        import peft  # noqa: F401  # a plan that asks this first counts what a run loads
 
     public = public_config(config.model.base)
     kinds = set(getattr(public, "layer_types", None) or ())
