@@ -138,6 +138,25 @@ def test_copies_generated_binary_and_large_files_are_left_out_and_named(tmp_path
     assert "old.py" in names(found)
 
 
+def test_utf16_with_a_byte_order_mark_is_text(tmp_path: Path) -> None:
+    root, text = write(tmp_path / "repo"), "name = 'Żółć 🦊'\r\nage = 3\r\n"
+    for name, encoding in (("little.py", "utf-16-le"), ("big.py", "utf-16-be")):
+        mark = "\ufeff" + f"# {name}\r\n"
+        (root / name).write_bytes((mark + text).encode(encoding))
+    (root / "bare.py").write_bytes(text.encode("utf-16-le"))  # could be anything
+    (root / "wider.py").write_bytes(("\ufeff" + text).encode("utf-32-le"))  # begins as UTF-16 does
+    (root / "half.py").write_bytes(("\ufeff" + text).encode("utf-16-le")[:-1])
+    found = read_repository(root, similarity=1)
+    told, files = " | ".join(found.notes), {f.name: f.text for s in found.sides.values() for f in s}
+    assert "files read as UTF-16: big.py, little.py" in told
+    assert "binary files: bare.py, half.py, wider.py" in told
+    for name in ("little.py", "big.py"):
+        assert files[name] == f"# {name}\nname = 'Żółć 🦊'\nage = 3\n"
+    found.store(tmp_path / "cache")
+    kept = stored_repository(tmp_path / "cache", found.digest)
+    assert kept is not None and kept.sides == found.sides
+
+
 def test_links_out_of_the_repository_are_not_followed(tmp_path: Path) -> None:
     root = write(tmp_path / "repo")
     (tmp_path / "private.py").write_text("key = 1\n")

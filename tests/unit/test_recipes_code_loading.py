@@ -16,7 +16,7 @@ from surefoot.config.fields import changed
 from surefoot.data.bpe import train_bpe
 from surefoot.errors import DataError, Unsupported
 from surefoot.nn.adapters import Lora, Pretrained, adapt, in_full
-from surefoot.recipes.code.base import _from_hub, find_base, quiet
+from surefoot.recipes.code.base import _from_hub, find_base, public_config, quiet
 from surefoot.recipes.code.loading import load_base
 from surefoot.recipes.code.model import make
 from surefoot.recipes.code.settings import CodeConfig
@@ -170,6 +170,27 @@ def test_what_is_no_base_says_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"model\.base: this tokenizer is no BPE") as caught:
         find_base(str(other))
     assert "byte-level BPE" in str(caught.value) and "data.tokenizer" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ref", "meant"),
+    [
+        ("smolm2", "smollm2"), ("SmolLM-2", "smollm2"), ("tinny", "tiny"), ("0042-cod", "0042-code"),
+        ("phi-2", None), ("a/folder", None),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_nearly_one_of_ours_is_asked_about(
+    ref: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUREFOOT_RUNS", str(tmp_path))
+    (tmp_path / "0042-code").mkdir()
+    (tmp_path / "0042-code" / "run.json").write_text(json.dumps({"id": "x", "recipe": "code"}))
+    for find in (find_base, public_config):
+        with pytest.raises(DataError) as failure:
+            find(ref)
+        fix = str(failure.value.fix)
+        assert fix.startswith(f"did you mean {meant}? Else give smollm2, tiny") or meant is None
+        assert ("did you mean" in fix) == (meant is not None)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ that no window of a held-out file is ever trained on. Nothing of a repository is
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -207,9 +208,9 @@ def _texts(
         if isinstance(read, str):
             left.setdefault(read, []).append(name)
             continue
-        text, changed = read
-        if changed:
-            left.setdefault("files read as Latin-1", []).append(name)
+        text, encoding = read
+        if encoding != "UTF-8":
+            left.setdefault(f"files read as {encoding}", []).append(name)
         if not text.strip():
             left.setdefault("empty files", []).append(name)
         elif generated(name, text):
@@ -220,8 +221,8 @@ def _texts(
             yield CodeFile(name, language, text)
 
 
-def _read(path: Path, root: Path) -> tuple[str, bool] | str:
-    """Return the text and whether its encoding was guessed, or why it is left out."""
+def _read(path: Path, root: Path) -> tuple[str, str] | str:
+    """Return the text and its encoding, or why it is left out."""
     try:
         if not os.path.lexists(path):
             return "files that git knows and that are not there"
@@ -232,13 +233,20 @@ def _read(path: Path, root: Path) -> tuple[str, bool] | str:
         content = path.read_bytes()
     except OSError:
         return "unreadable files"
-    if b"\0" in content:
+    text, encoding = _decoded(content)
+    if "\0" in text:
         return "binary files"
+    return text.replace("\r\n", "\n").replace("\r", "\n"), encoding
+
+
+def _decoded(content: bytes) -> tuple[str, str]:
+    """Return text and the name of its encoding; UTF-16 is what a byte-order mark says is that."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding, name = ("utf-16", "UTF-16") if wide else ("utf-8-sig", "UTF-8")
     try:
-        text, guessed = content.decode("utf-8-sig"), False
+        return content.decode(encoding), name
     except UnicodeDecodeError:
-        text, guessed = content.decode("latin-1"), True
-    return text.replace("\r\n", "\n").replace("\r", "\n"), guessed
+        return content.decode("latin-1"), "Latin-1"
 
 
 def _without_copies(

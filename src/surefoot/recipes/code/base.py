@@ -23,13 +23,14 @@ from typing import Any
 
 import xxhash
 
+from surefoot.config.suggest import nearest
 from surefoot.data.bpe import BPE, way_to_tokenizer
 from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha256_of
 from surefoot.data.files import looks_like, mend_path
 from surefoot.errors import DataError, Unsupported
 from surefoot.recipes.code.manners import WANTED
 from surefoot.recipes.code.settings import TINY
-from surefoot.track.folder import runs_dir
+from surefoot.track.folder import list_runs, runs_dir
 from surefoot.track.lock import scratch
 
 __all__ = [
@@ -110,9 +111,15 @@ def find_base(ref: str) -> Base:
         raise DataError(f"model.base: {ref} is no model", fix=f"give {_FORMS}")
     if _on_hub(ref):
         return _folder(_from_hub(ref, _WANTED), ref)
-    near = looks_like(path)
     fix = f"give {_FORMS}, or ORGANISATION/NAME on the hub"
-    raise DataError(f"model.base: there is no {ref}", where=near, fix=fix)
+    if meant := _meant(ref):
+        fix = f"did you mean {meant}? Else {fix}"
+    raise DataError(f"model.base: there is no {ref}", where=looks_like(path), fix=fix)
+
+
+def _meant(ref: str) -> str | None:
+    """Return the base of ours or the run that is called nearly so."""
+    return nearest(ref, ["smollm2", TINY, *(run.name for run in list_runs(runs_dir()))])
 
 
 def public_config(ref: str) -> Any:
