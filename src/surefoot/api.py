@@ -127,6 +127,7 @@ def start(
         sources=resolved.sources, cache=cache_dir() / "fit.json",
         open_sinks=Sinks(resolved.config, console, resolved.notes, sinks),
         facts={**(facts or {}), **({"test": "--test"} if test else {})}, parent=parent,
+        tell=None if console is None else console.say,
     ))  # fmt: skip
 
 

@@ -6,6 +6,7 @@ The record is the truth; each of these may fail, and then training goes on witho
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -27,6 +28,12 @@ class Console:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream
+
+    def say(self, text: str) -> None:
+        """Write a sentence before there is a run."""
+        stream = self.stream or sys.stdout
+        stream.write(text + "\n")
+        stream.flush()
 
     def open(self, total: int | None, best: float | None) -> Sink:
         from surefoot.track.console import open_console

@@ -84,11 +84,13 @@ def create(
     sources: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
     origin: Callable[[Job], tuple[dict[str, Any], Payload]] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> New:
     """Make a new run in `runs`. Nothing is created before data, model, weights and plan are there.
 
     `origin` prepares the learners where they do not begin at nothing, and returns what run.json
-    says of that (its `step` among it) and the first checkpoint. Raises SurefootError.
+    says of that (its `step` among it) and the first checkpoint. `tell` hears what is waited for.
+    Raises SurefootError.
     """
     check_name(runs, name)
     world = open_world(config.machine.device)
@@ -97,9 +99,8 @@ def create(
     horizon = config.schedule.horizon or config.schedule.decay_steps or limit
     horizons = prepare(job, config, {})
     settled = changed(config, job.settings)
-    pins, plan = _fitting(lambda: fit.choose(settled, job, world, limit, cache))
-    told = foreseen(recipe, settled, pins, job.source.fingerprint, world, cache)
-    if told is not None:
+    pins, plan = _fitting(lambda: fit.choose(settled, job, world, limit, cache, tell))
+    if told := foreseen(recipe, settled, pins, job.source.fingerprint, world, cache):
         plan = replace(plan, moved=told[0], bandwidth=told[1])
     room_for(runs, plan.disk)
     pinned = {**pins.as_dict(), "horizon": horizon}

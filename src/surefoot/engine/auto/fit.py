@@ -92,11 +92,13 @@ class Pins:
 
 
 def choose(
-    config: RunConfig, job: Job, world: World, steps: int | None, cache: Path | None
-) -> tuple[Pins, Plan]:
+    config: RunConfig, job: Job, world: World, steps: int | None, cache: Path | None,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[Pins, Plan]:  # fmt: skip
     """Return the pins for `job` on `world`, applied, and the plan of `steps` steps.
 
-    `cache` is a file of earlier answers for the same question on the same machine.
+    `cache` is a file of earlier answers for the same question on the same machine. `tell` hears why
+    a slow model keeps a person waiting.
     """
     asked = question(config, job.source.fingerprint, job.learners, world.device, usable_cores())
     known = recall(cache, asked)
@@ -104,7 +106,7 @@ def choose(
         from surefoot.engine.auto.probe import Probe  # which knows what Pins are
 
         with buffers_kept(*job.learners.values()):
-            known = Probe(config, job, world).answer()
+            known = Probe(config, job, world, tell).answer()
         remember(cache, asked, known)
     pins = _shared_out(config, Pins.read(known["pins"]), world)
     step = float(known["step_seconds"])

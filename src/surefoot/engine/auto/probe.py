@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,6 +29,8 @@ __all__ = ["Probe"]
 
 _BUDGET = 0.5  # seconds that all probes may take together, compilation of kernels aside
 _PASSES = 8  # of one example, that all probes may take where those are slower
+_SLOW = 3.0  # seconds of a pass beside which does not count what libraries make in the first one
+_WORTH = 0.05  # share of the passes of a run that trying may take, where that is less than _PASSES
 _PASS = 0.03  # seconds that one trial should take, long enough to be told from noise
 _MARGIN = 0.93  # a choice must be at least 7 % faster than the default to replace it
 _LEAN = 1.02  # one that needs less memory may be slower by what two measurements differ
@@ -43,8 +45,10 @@ _LONG = 10**6  # steps of a run without an end
 class Probe:
     """Tries the candidates on a few real examples and keeps the fastest."""
 
-    def __init__(self, config: RunConfig, job: Job, world: World) -> None:
-        self.config, self.job, self.world = config, job, world
+    def __init__(
+        self, config: RunConfig, job: Job, world: World, tell: Callable[[str], None] | None = None
+    ) -> None:
+        self.config, self.job, self.world, self.tell = config, job, world, tell
         self.data = Data(job.source, config.train.seed, config.train.batch_size)
         self.why: dict[str, str] = {}
         self.size = self.least = 1
@@ -55,10 +59,10 @@ class Probe:
     def answer(self) -> dict[str, Any]:
         """Return pins (all but compile), bytes of activations an example, seconds a step."""
         first = self._first_pins()
-        self._warm_up(first)
+        seconds = self._warm_up(first)
         if self.world.device.type == "cuda":
             return self._on_card(first)
-        seconds = self._size_up(first)
+        seconds = self._size_up(first, seconds)
         activations = self._activations(first)
         pins, seconds = self._race(first, seconds)
         pins = self._tune(pins, seconds)
@@ -101,8 +105,12 @@ class Probe:
     def _timed(self, count: int) -> float:
         """Return seconds of a pass of `count` examples, the second of two."""
         self._run(count)
+        return self._clocked()
+
+    def _clocked(self) -> float:
+        """Return seconds of one pass of all models."""
         begun = self.clock()
-        self._run(count)
+        self._passes()
         return self.clock() - begun
 
     def _later(self) -> int:
@@ -110,11 +118,12 @@ class Probe:
         moments = 3 if self.config.train.ema is not None else 2
         return moments * sum(p.nbytes for x in self.job.learners.values() for p in x.parameters)
 
-    def _warm_up(self, pins: Pins) -> None:
-        """Pass one example, unmeasured: the first pass of a process loads libraries.
+    def _warm_up(self, pins: Pins) -> float:
+        """Pass one example: the first pass of a process loads libraries. Return its seconds.
 
         From then on as many as work: `BatchNorm1d` takes no single one.
         """
+        begun = self.clock()
         for learner in self.job.learners.values():
             apply(learner, pins)
             try:
@@ -122,6 +131,11 @@ class Probe:
             except ValueError:
                 self.size = self.least = min(2, self.config.train.batch_size)
                 self._pass(learner)
+        seconds = self.clock() - begun
+        if self.tell is not None and seconds >= _SLOW:
+            told = f"the first pass of one example took {seconds:.0f} s"
+            self.tell(f"{told}; some more show what is fastest, then training begins")
+        return seconds
 
     def _first_pins(self) -> Pins:
         machine, device = self.config.machine, self.world.device
@@ -141,14 +155,17 @@ class Probe:
             ops=ways,
         )  # fmt: skip
 
-    def _size_up(self, pins: Pins) -> float:
+    def _size_up(self, pins: Pins, first: float) -> float:
         """Take as many examples as run in 30 ms; return the seconds that they take.
 
         Of a small model one example says little: its pass is mostly what a pass costs by itself.
+        `first` are seconds of the first pass.
         """
-        seconds = self._seconds(pins)
-        self.deadline = max(self.deadline, self.clock() + _PASSES * seconds)
+        seconds = first if first >= _SLOW else self._seconds(pins)
         batch = self.config.train.batch_size
+        steps = self.config.limit(len(self.job.source)) or _LONG
+        passes = min(_PASSES, _WORTH * steps * batch)
+        self.deadline = max(self.deadline, self.clock() + passes * seconds)
         while self.size < batch and seconds < _PASS / 2:
             self.size = min(batch, max(2, round(self.size * _PASS / seconds)))
             seconds = self._seconds(pins)
@@ -232,18 +249,16 @@ class Probe:
     def _seconds(self, pins: Pins) -> float:
         """Return seconds of forward and backward of `size` examples: the best of up to three.
 
-        The first pass is not counted, for libraries make their kernels in it. Once a trial has
-        taken 45 ms it is not repeated: slow models show the difference at once.
+        The first pass counts only where it is slow, for libraries make their kernels in it. Once a
+        trial has taken 45 ms it is not repeated: slow models show the difference at once.
         """
         for learner in self.job.learners.values():
             apply(learner, pins)
-            self._pass(learner)
+        if (first := self._clocked()) >= _SLOW:
+            return first
         best, spent = float("inf"), 0.0
         for _ in range(3):
-            begun = self.clock()
-            for learner in self.job.learners.values():
-                self._pass(learner)
-            taken = self.clock() - begun
+            taken = self._clocked()
             best, spent = min(best, taken), spent + taken
             if spent > _PASS * 1.5:
                 break
