@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from surefoot.data.bpe import train_bpe
+from surefoot.data.bpe import alone_digits, train_bpe
 from surefoot.errors import DataError
 from surefoot.nn.adapters import Lora, Pretrained, Writer, adapt
 from surefoot.recipes.code import base as bases
@@ -235,6 +235,35 @@ def test_the_cache_of_the_hub_links_to_its_own_store_and_nowhere_else(tmp_path: 
     (blobs / "a").symlink_to(tmp_path / "b")
     with pytest.raises(DataError, match="leads out"):
         manners(folder)
+
+
+def test_a_gguf_splits_texts_as_the_base_does_and_so_does_what_is_made_of_it(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    file = base.folder / "tokenizer.json"
+    change(file, pre_tokenizer=json.loads(alone_digits().__getstate__()))
+    told = json.loads(file.read_text())  # spaces in a row are a token, which "  1" is to begin with
+    last = max(told["model"]["vocab"].values())
+    for text, at in (("ĠĠ", last), ("Ġ1", last - 1)):
+        gone = next(t for t, n in told["model"]["vocab"].items() if n == at)
+        del told["model"]["vocab"][gone]
+        told["model"]["vocab"][text] = at
+        told["model"]["merges"] = [m for m in told["model"]["merges"] if "".join(m) != gone]
+        told["model"]["merges"].append([text[0], text[1]])
+    file.write_text(json.dumps(told))
+    base, text = find_base(str(base.folder)), "x =  1, 23\n  4"
+    assert base.tokenizer.splits == "smollm"
+    wanted = base.tokenizer.encode(text).tolist()
+    assert last in wanted and last - 1 not in wanted
+    speaker(base, False).export("main", tmp_path / "m.gguf", "gguf", "f32", False)
+    again = bases._gguf(tmp_path / "m.gguf")
+    assert again.tokenizer.splits == "smollm" and again.tokenizer.encode(text).tolist() == wanted
+    api = pytest.importorskip("llama_cpp")
+    program = api.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
+    assert program.tokenize(text.encode(), add_bos=False) == wanted
 
 
 @pytest.mark.parametrize("to", ["gguf", "ollama"])

@@ -25,7 +25,7 @@ from surefoot.errors import DataError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
-__all__ = ["BOUNDARY", "BPE", "LEAST", "train_bpe", "way_to_tokenizer"]
+__all__ = ["BOUNDARY", "BPE", "LEAST", "alone_digits", "train_bpe", "way_to_tokenizer"]
 
 BOUNDARY = "<|endoftext|>"
 _ENDS = (BOUNDARY, "</s>", "<|end_of_text|>", "<|im_end|>")  # what may stand between documents
@@ -51,7 +51,8 @@ class BPE:
     def __init__(self, text: str, where: str = "tokenizer.json") -> None:
         """Read the library's JSON. Raises DataError when it is no byte-level BPE."""
         self._text = text
-        self._library, self.by_words = _read(text, where)
+        self._library, self.splits = _read(text, where)
+        self.by_words = self.splits == "gpt-2"
         self.vocab_size: int = self._library.get_vocab_size()
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.int32)
         ends = (self._library.token_to_id(name) for name in _ENDS)
@@ -167,19 +168,33 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
         yield from text.splitlines(keepends=True)
 
 
-def _read(text: str, where: str) -> tuple[Library, bool]:
-    """Return the tokenizer, and whether it splits as GPT-2 does."""
+def alone_digits() -> Any:
+    """Return how SmolLM splits texts: as GPT-2 does, but that each digit stands alone."""
+    from tokenizers import pre_tokenizers as ways
+
+    return ways.Sequence(
+        [ways.Digits(individual_digits=True), ways.ByteLevel(add_prefix_space=False)]
+    )
+
+
+def _read(text: str, where: str) -> tuple[Library, str | None]:
+    """Return the tokenizer, and how it splits by llama.cpp's name for that: gpt-2, smollm or None."""
     from tokenizers import Tokenizer as Library
     from tokenizers.pre_tokenizers import ByteLevel
 
     try:
         library = Library.from_str(text)
         told = json.loads(text)
-        usual = json.loads(ByteLevel(add_prefix_space=False).__getstate__())
+        usual = ByteLevel(add_prefix_space=False)
+        known = {
+            way.__getstate__(): name for way, name in ((usual, "gpt-2"), (alone_digits(), "smollm"))
+        }
         if told["model"]["type"] != "BPE":
             raise DataError("this tokenizer is no BPE", where=where, fix="leave data.tokenizer out")
         library.encode_special_tokens = True
-        return library, told["pre_tokenizer"] == usual and told["normalizer"] is None
+        way = library.pre_tokenizer
+        plain = way is not None and told["normalizer"] is None
+        return library, known.get(way.__getstate__()) if plain else None
     except DataError:
         raise
     except Exception as error:  # the library raises nothing more exact

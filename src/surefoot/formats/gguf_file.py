@@ -99,9 +99,9 @@ def _fits(model: GPT, tokenizer: Tokenizer, quant: str) -> BPE:
             fix="--to hf keeps it exactly",
             verb="export",
         )
-    if not isinstance(tokenizer, BPE) or not tokenizer.by_words:
+    if not isinstance(tokenizer, BPE) or tokenizer.splits is None:
         raise Unsupported(
-            "of vocabularies, only byte-level BPE that splits as GPT-2 does can be written to GGUF",
+            "of vocabularies, only byte-level BPE that splits as GPT-2 or SmolLM does can be written to GGUF",
             fix="--to hf or --to pt",
             verb="export",
         )
@@ -128,7 +128,8 @@ def _add_tokenizer(out: Any, bpe: BPE, how: Mapping[str, Any]) -> None:
     vocab = model["vocab"] | {token["content"]: token["id"] for token in added}
     tokens = sorted(vocab, key=vocab.get)
     out.add_tokenizer_model("gpt2")
-    out.add_tokenizer_pre("gpt-2")
+    assert bpe.splits is not None  # or it would not be written
+    out.add_tokenizer_pre(bpe.splits)
     out.add_token_list(tokens)
     kinds = {token["id"]: _CONTROL if token.get("special") else _ADDED for token in added}
     kinds[bpe.boundary] = _CONTROL

@@ -144,7 +144,7 @@ def _given_up(model: GPTConfig, bpe: BPE) -> list[str]:
         return [f"export {what}: no HF or GGUF layout has that; ONNX and pt will keep it"]
     if model.layout == "gpt2":
         return ["export layout gpt2: GGUF has it with another GELU; HF, ONNX and pt will keep it"]
-    if not bpe.by_words:
+    if bpe.splits is None:
         return [
             "export of this tokenizer: GGUF does not split as it does; HF, ONNX and pt will keep it"
         ]

