@@ -39,12 +39,11 @@ import transformers  # noqa: E402, F401
 from torch.nn import functional  # noqa: E402
 from torch.nn.attention import SDPBackend  # noqa: E402
 from torch.overrides import handle_torch_function  # noqa: E402
-from torch.utils import _pytree as tree  # noqa: E402
 
-__all__ = ["HELD", "Card"]
+__all__ = ["HELD", "Card", "bar_fp64"]
 
 CARD, HOME = torch.device("cuda", 0), torch.device("cpu")
-_BARRED = "WITHOUT_FP64" in os.environ
+_BARRED: set[torch.dtype] = set()
 _WHOLE, _BLOCK = 8 << 30, 512
 _ATEN = torch.ops.aten
 _OWN = ["silu_backward"]  # a card has kernels for these, and others take them apart
@@ -109,8 +108,8 @@ class Card(torch.Tensor):
             cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
             dtype=inner.dtype, layout=inner.layout, device=CARD,
         )  # fmt: skip
-        if _BARRED and inner.dtype == torch.float64:
-            raise TypeError("this device has no fp64")
+        if inner.dtype in _BARRED:
+            raise TypeError(f"this device has no {inner.dtype}")
         made.inner = inner
         HELD.add(inner)
         return made
@@ -136,33 +135,41 @@ class Card(torch.Tensor):
 
 
 def _inner(value: Any) -> Any:
-    if isinstance(value, Card):
-        return value.inner
+    return value.inner if isinstance(value, Card) else value
+
+
+def _opened(value: Any, given: list[torch.Tensor]) -> Any:
+    """Return what lies inside, and add the tensors that are met to `given`."""
+    if isinstance(value, torch.Tensor):
+        given.append(value)
+        return _inner(value)
+    if type(value) in (list, tuple):
+        return type(value)([_opened(each, given) for each in value])
     return HOME if isinstance(value, torch.device) and value.type == "cuda" else value
 
 
 def _computed(call: Any, args: Any, options: dict[str, Any]) -> Any:
     """Compute on what lies inside; a tensor that came in goes out as it was, others are new."""
-    given = [
-        value for value in tree.tree_leaves((args, options)) if isinstance(value, torch.Tensor)
-    ]
+    given: list[torch.Tensor] = []
+    inside, asked = _opened(args, given), {k: _opened(v, given) for k, v in options.items()}
     if any(not isinstance(each, Card) and each.dim() for each in given):
         raise RuntimeError(f"{call}: tensors on cuda:0 and cpu")
     comes_home = options.get("device") is not None and options["device"].type == "cpu"
-    inside, asked = tree.tree_map(_inner, (args, options))
     asked.pop("pin_memory", None)
     with torch.no_grad():
         found = call(*inside, **asked)
     came = {id(each.inner): each for each in given if isinstance(each, Card)}
+    return _closed(found, came, comes_home)
 
-    def around(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or isinstance(value, Card):
-            return value
-        if id(value) in came:
-            return came[id(value)]
-        return value if comes_home else Card(value)
 
-    return tree.tree_map(around, found)
+def _closed(found: Any, came: dict[int, Card], comes_home: bool) -> Any:
+    if type(found) in (list, tuple):
+        return type(found)([_closed(each, came, comes_home) for each in found])
+    if not isinstance(found, torch.Tensor) or isinstance(found, Card):
+        return found
+    if id(found) in came:
+        return came[id(found)]
+    return found if comes_home else Card(found)
 
 
 def _shared(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -333,8 +340,16 @@ def _pretend() -> None:
     torch.__future__.set_swap_module_params_on_conversion(True)
 
 
-_pretend()
-if _BARRED:
-    from surefoot.ops import way
+def bar_fp64() -> None:
+    """From here on the card has no such numbers, as MPS has none."""
+    _BARRED.add(torch.float64)
 
-    way.exact_place = lambda device: HOME  # as for MPS
+
+_pretend()
+if "WITHOUT_FP64" in os.environ:
+    bar_fp64()
+
+from surefoot.ops import way  # noqa: E402 - before others take the function from there
+
+_exact_place = way.exact_place
+way.exact_place = lambda device: HOME if _BARRED else _exact_place(device)  # as for MPS

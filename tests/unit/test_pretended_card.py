@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,19 +41,42 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def on_card(
-    library: Path, module: str, *words: str | Path, **more: str
-) -> subprocess.CompletedProcess[str]:
-    own = {**os.environ, "PRETENDED_CARD": str(library), **more}
-    own["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    command = [sys.executable, "-m", module, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=own, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+class OnCard:
+    """Commands on the card, each in a fork of one process."""
+
+    def __init__(self, library: Path, home: Path) -> None:
+        self._home = home
+        self._own = {"PRETENDED_CARD": str(library)}
+        self._own["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.pretended.server"], env=os.environ | self._own, cwd=ROOT,
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def __call__(self, *words: str | Path, **more: str) -> str:
+        """Return what the command prints."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        out, err = self._home / "out", self._home / "err"
+        asked = {
+            "words": list(map(str, words)), "environment": os.environ | self._own | more,
+            "out": str(out), "err": str(err),
+        }  # fmt: skip
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        ended = self.process.stdout.readline().strip()
+        assert ended == "0", f"ended with {ended!r}\n{err.exists() and err.read_text()[-3000:]}"
+        return out.read_text()
 
 
-def test_what_is_foreseen_of_adapters_is_what_a_card_holds(library: Path) -> None:
-    told = on_card(library, "tests.pretended.peaks").stdout.splitlines()
+@pytest.fixture(scope="module")
+def on_card(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCard]:
+    card = OnCard(library, tmp_path_factory.mktemp("on-card"))
+    with card.process:
+        yield card
+
+
+def test_what_is_foreseen_of_adapters_is_what_a_card_holds(on_card: OnCard) -> None:
+    told = on_card("peaks").splitlines()
     rows = [json.loads(line) for line in told]
     off = {" ".join(row["case"]): row["foreseen"] / row["taken"] - 1 for row in rows}
     for case, share in off.items():
@@ -64,7 +88,7 @@ def test_what_is_foreseen_of_adapters_is_what_a_card_holds(library: Path) -> Non
 def words(recipe: str, runs: Path, *more: str) -> list[str | Path]:
     """Train on the card without what takes long."""
     return [
-        "tests.pretended", "train", recipe, "--preset", "tiny", "--device", "cuda", "--compile", "off",
+        "train", recipe, "--preset", "tiny", "--device", "cuda", "--compile", "off",
         "--runs", runs, "--no-tensorboard", "--no-monitor", *more,
     ]  # fmt: skip
 
@@ -74,28 +98,28 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
 
 
-def test_a_run_on_a_card_goes_on_bit_for_bit(library: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_card_goes_on_bit_for_bit(on_card: OnCard, tmp_path: Path) -> None:
     settings = (
         "--path", TEXT, "--dropout", "0.1", "--micro-batch-size", "4", "--log-every", "1",
         "--no-report", "--schedule.horizon", "8", "--max-steps",
     )  # fmt: skip
-    on_card(library, *words("charlm", tmp_path, "--name", "whole", *settings, "8"))
-    on_card(library, *words("charlm", tmp_path, "--name", "cut", *settings, "4"))
-    resume = "tests.pretended", "resume", "cut", "--runs", tmp_path, "--max-steps", "8"
-    on_card(library, *resume)
+    on_card(*words("charlm", tmp_path, "--name", "whole", *settings, "8"))
+    on_card(*words("charlm", tmp_path, "--name", "cut", *settings, "4"))
+    resume = "resume", "cut", "--runs", tmp_path, "--max-steps", "8"
+    on_card(*resume)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert set(losses(tmp_path / "whole")) == set(range(1, 9))
 
 
-def test_each_way_of_an_operation_is_its_reference_on_a_card(library: Path) -> None:
-    asked = "tests.pretended", "ops", "check", "--device", "cuda", "--shapes", "2", "--json"
-    found = json.loads(on_card(library, *asked).stdout)
+def test_each_way_of_an_operation_is_its_reference_on_a_card(on_card: OnCard) -> None:
+    asked = "ops", "check", "--device", "cuda", "--shapes", "2", "--json"
+    found = json.loads(on_card(*asked))
     assert len(found) > 40 and all(each["fine"] for each in found)
 
 
 @pytest.mark.parametrize("recipe", ["gpt", "multiply", "colours"])
-def test_where_there_is_no_fp64_all_is_done(library: Path, tmp_path: Path, recipe: str) -> None:
+def test_where_there_is_no_fp64_all_is_done(on_card: OnCard, tmp_path: Path, recipe: str) -> None:
     """As on MPS: a run is trained, validated, sampled, and its report is written."""
     text = ("--path", TEXT) if recipe == "gpt" else ()
-    on_card(library, *words(recipe, tmp_path, *text, "--max-steps", "2"), WITHOUT_FP64="1")
+    on_card(*words(recipe, tmp_path, *text, "--max-steps", "2"), WITHOUT_FP64="1")
     assert (tmp_path / f"0001-{recipe}" / "report.html").exists()
