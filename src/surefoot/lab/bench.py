@@ -35,7 +35,6 @@ __all__ = ["Speed", "lagging", "speed_of"]
 _WARM, _LEAST = 3, 5  # steps that are not counted; that are at least
 _TOKENS = 64  # that are written
 _BOUND = 1.05  # of its reference, that a standard way may take
-Speak = Callable[[Any, Any, World], Any]
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,3 @@ def usable_cores() -> int:
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of a group on this machine
     allowed = max(1, allowed // beside)
     return max(1, min(allowed, limit, psutil.cpu_count(logical=False) or allowed))
-
-
-Chooser = Callable[..., tuple[Pins, Plan]]
