@@ -121,7 +121,9 @@ def four_bits(linear: nn.Linear, bits: str) -> nn.Module:
     return layer  # type: ignore[no-any-return]
 
 
-def recipe_of(layout: str, bits: str, again: bool, long: bool = False) -> recipes.Recipe:
+def recipe_of(
+    layout: str, bits: str, again: bool, long: bool = False, dora: bool = False
+) -> recipes.Recipe:
     def build(config: RunConfig, world: World) -> Job:
         if pretending():
             base: Any = hollow(
@@ -136,7 +138,7 @@ def recipe_of(layout: str, bits: str, again: bool, long: bool = False) -> recipe
         if long:
             lean.fuse_gelu(base)
             lean.offload_inputs(base)
-        model = Pretrained(adapt(base, Lora(rank=4), 0), TOKENS).train()
+        model = Pretrained(adapt(base, Lora(rank=4, dora=dora), 0), TOKENS).train()
         if long:
             lean.tile_feed_forward(model.causal, 16)
         groups = adapter_groups(model, 1e-3, 1.0, 0.0)
@@ -158,6 +160,17 @@ def test_prediction_is_the_real_step_to_the_byte(case: tuple[str, str, bool, str
     foreseen, real = ask(), ask(real=True)
     assert foreseen.peak == real.peak > foreseen.state > 0
     assert foreseen.parts == real.parts
+
+
+@pytest.mark.parametrize(("layout", "bits"), [("llama", "lora"), *LONG[1:]])
+@pytest.mark.filterwarnings("ignore")
+def test_so_it_is_where_the_lengths_of_rows_are_learned(layout: str, bits: str) -> None:
+    """For them weights of 4 bits are opened once more."""
+    config = changed(RunConfig(), {"train.batch_size": 2, "train.max_steps": 500})
+    pins = Pins("cpu", precision="bf16", ops={"cross_entropy": "chunked"})
+    ask = partial(predict, recipe_of(layout, bits, True, dora=True), config, pins, micro=1)
+    foreseen, real = ask(), ask(real=True)
+    assert foreseen.peak == real.peak and foreseen.parts == real.parts
 
 
 @pytest.mark.parametrize(("layout", "bits"), LONG)

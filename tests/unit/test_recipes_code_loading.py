@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from surefoot.config.fields import changed
 from surefoot.data.bpe import train_bpe
 from surefoot.errors import DataError, Unsupported
 from surefoot.nn.adapters import Lora, Pretrained, adapt, in_full
+from surefoot.nn.pretend import hollow
 from surefoot.recipes.code.base import _from_hub, find_base, public_config, quiet
 from surefoot.recipes.code.loading import load_base
-from surefoot.recipes.code.model import make
+from surefoot.recipes.code.model import held_in, make
 from surefoot.recipes.code.settings import CodeConfig
 from surefoot.recipes.code.speaker import CodeSpeaker
 
@@ -117,6 +119,39 @@ def test_a_whole_base_is_loaded(tmp_path: Path, four_bit: bool) -> None:
     model = load(saved(tmp_path, lambda *_: None), four_bit)
     found = [m.support_avx512bf16_for_cpu for m in model.modules() if hasattr(m, "quant_state")]
     assert len(found) == 7 * four_bit and not any(found)  # no layer repacks itself
+
+
+@pytest.mark.parametrize(("experts", "told"), [(0, 56), (8, 5)])
+def test_which_share_is_in_four_bits_is_told_and_foreseen(
+    experts: int, told: int, tmp_path: Path
+) -> None:
+    """Experts that are one tensor stay as they are, in a run and in its plan."""
+    pytest.importorskip("bitsandbytes")
+    sizes: dict[str, Any] = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 448,
+    }  # fmt: skip
+    config: Any = transformers.LlamaConfig(**sizes)
+    if experts:
+        config = transformers.Qwen3MoeConfig(
+            num_experts=experts, num_experts_per_tok=2, moe_intermediate_size=128, **sizes
+        )
+    whole = transformers.AutoModelForCausalLM.from_config(config)
+    whole.save_pretrained(tmp_path)
+    linear = sum(m.weight.numel() for m in whole.modules() if type(m) is torch.nn.Linear)
+    numbers = sum(p.numel() for p in whole.parameters())
+    head = whole.lm_head.weight.numel()
+    assert told == round(100 * (linear - head) / numbers)
+    real = load(tmp_path, four_bit=True)
+    for parameter in real.parameters():
+        parameter.requires_grad_(False)
+    wanted = f"with {told}% of its numbers in 4 bits (nf4), the rest in float32"
+    assert held_in(real) == wanted
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        foreseen = hollow(config, torch.float32, four_bit=True, double_quant=True)
+    held = [sum(p.nbytes for p in m.parameters()) for m in (real, foreseen)]
+    assert held[0] == held[1]
+    assert held_in(whole) == "in float32"
 
 
 def test_weights_that_lie_the_other_way_round_come_back_from_four_bits(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def hollow(
     model: Any = build.from_config(config, dtype=dtype, attn_implementation=attention)
     model.generation_config = transformers.GenerationConfig()
     if four_bit:
+        _let_peft_open()
         head = model.get_output_embeddings()
         for module in list(model.modules()):
             for name, child in module.named_children():
@@ -115,6 +116,20 @@ def _four_bit(linear: nn.Linear, dtype: torch.dtype, double_quant: bool) -> nn.M
             return found
 
     return FourBit()
+
+
+def _let_peft_open() -> None:
+    """Let DoRA, which measures the rows of a layer's weights, open those of a stand-in, too."""
+    from peft.tuners.lora import dora
+
+    theirs: Any = dora
+    if not isinstance(theirs.dequantize_module_weight, partial):
+        theirs.dequantize_module_weight = partial(_opened, theirs.dequantize_module_weight)
+
+
+def _opened(theirs: Callable[[Any], Tensor], layer: Any) -> Tensor:
+    found: Tensor = layer.opened() if hasattr(layer, "constants") else theirs(layer)
+    return found
 
 
 class _Product(torch.autograd.Function):

@@ -192,6 +192,7 @@ def notes(
     """Say what is learned from and what is trained, and at which rates."""
     from surefoot.data.parse_rate import missing_grammars
     from surefoot.engine.plan import schedule_for
+    from surefoot.recipes.code.model import held_in
     from surefoot.track.text import bytes_text
 
     told = code.describe()
@@ -208,9 +209,8 @@ def notes(
     absent = missing_grammars(f.language for f in (*code.sides["val"], *code.sides["test"]))
     if absent and config.evaluation.prompts:
         yield f'       no parse rate of {", ".join(absent)}: pip install "surefoot[code]" brings grammars'
-    bits = "4 bits (nf4)" if config.four_bit else str(next(model.parameters()).dtype)[6:]
     frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
-    yield f"base   {base.name}, {bytes_text(frozen)} in {bits}; licence: {base.licence}"
+    yield f"base   {base.name}, {bytes_text(frozen)} {held_in(model)}; licence: {base.licence}"
     longest = getattr(model.config.public, "max_position_embeddings", None)
     if longest and config.context > longest:
         yield f"       trained for {longest:,} tokens; beyond, what it writes may be noise"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +37,7 @@ from surefoot.seeds import derive
 if TYPE_CHECKING:
     from surefoot.engine import World
 
-__all__ = ["arranged", "imagined", "lora_of", "make", "optimiser_of", "precision_of"]
+__all__ = ["arranged", "held_in", "imagined", "lora_of", "make", "optimiser_of", "precision_of"]
 
 _KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -127,6 +128,25 @@ def arranged(config: CodeConfig, model: Any) -> Pretrained:
         raise DataError(what, where=config.model.base, fix="leave it out")
     found.train()
     return found
+
+
+def held_in(model: nn.Module) -> str:
+    """Return in words what the numbers of the base are held in.
+
+    Of 4 bits are linear layers alone, so it says which share that is: embeddings are none, nor are
+    experts that are one tensor.
+    """
+    base = [p for p in model.parameters() if not p.requires_grad] or list(model.parameters())
+    packed = [s.shape.numel() for p in base if (s := getattr(p, "quant_state", None)) is not None]
+    plain = Counter[torch.dtype]()
+    for parameter in base:
+        if getattr(parameter, "quant_state", None) is None:
+            plain[parameter.dtype] += parameter.numel()
+    kind = str(plain.most_common(1)[0][0])[6:]
+    if not packed:
+        return f"in {kind}"
+    share = sum(packed) / (sum(packed) + plain.total())
+    return f"with {share:.0%} of its numbers in 4 bits (nf4), the rest in {kind}"
 
 
 def _same_words(base: Base, model: Any) -> None:
