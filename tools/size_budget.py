@@ -17,7 +17,7 @@ BUDGET = {
     "(top)": 810,
     "config": 2330,
     "data": 4550,
-    "track": 4450,
+    "track": 4480,
     "ops": 1580,
     "nn": 2150,
     "engine": 4030,

@@ -153,6 +153,44 @@ def test_a_sink_for_another_tool_has_no_seam(
     assert '"shown"' in (folder / "meta.yaml").read_text()
 
 
+WITNESS = """
+from surefoot.track import Sink
+
+class Witness(Sink):
+    name = "the witness"
+
+    def __init__(self, file):
+        self.file = file
+
+    def at(self, step):
+        with self.file.open("a") as out:
+            out.write(f"{step} ")
+
+def open_sink(run, segment, first_step):
+    return Witness(run / "seen.txt")
+"""
+
+
+def test_a_sink_hears_of_each_step_however_few_are_logged(
+    surefoot: Any, runs: Path, tmp_path: Path
+) -> None:
+    """So that a person sees slow steps go by, and first of all that something begins."""
+    (tmp_path / "witness.py").write_text(WITNESS)
+    words = ("--track.sinks", tmp_path / "witness.py", "--name", "seen", "--log-every", 100)
+    surefoot.train(*words, steps=4).ok()
+    surefoot("resume", "seen", "--max-steps", 6).ok()
+    assert (runs / "seen" / "seen.txt").read_text().split() == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "4",
+        "5",
+        "6",
+    ]
+
+
 def test_a_sink_that_fails_never_ends_a_run(surefoot: Any, tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("def open_sink(run, segment, first_step):\n    raise RuntimeError('no luck')\n")

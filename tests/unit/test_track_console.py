@@ -27,6 +27,7 @@ from surefoot.track.console import open_console
 room.time = SimpleNamespace(monotonic=lambda: 100.0)  # however slow the machine is
 console = open_console(total=2000, best=3.0)
 console.note("plan · 0.4 GB", "info")
+console.at(0)
 main = {"learner": "main"}
 console.row({"kind": "train", "step": 200, **main, "loss": 2.41, "tokens_per_s": 182345.0})
 console.row({"kind": "eval", "step": 250, **main, "val_loss": 2.2, "top1": 0.5})
@@ -199,6 +200,31 @@ def test_at_most_one_train_line_in_ten_seconds(clock: Clock) -> None:
     assert moments == [1, 21, 41, 61, 81, 100]
     assert sum("val loss" in line for line in lines) == 2
     assert "left 7:30" in lines[-1]  # 900 steps at half a second
+
+
+def test_where_steps_are_slow_a_line_says_how_far_they_are(clock: Clock) -> None:
+    """However rarely rows are logged, and not where something else was said."""
+    stream = io.StringIO()
+    console = PlainConsole(Progress(10), stream)
+    console.at(0)
+    for step in range(1, 7):
+        clock.now += 20.0
+        console.at(step)
+        if step == 5:
+            console.note("a note", "info")
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "step  2/10  0:40  left 2:40",
+        "step  4/10  1:20  left 2:00",
+        "a note",
+    ]
+
+
+def test_a_live_line_begins_before_the_first_step() -> None:
+    progress = Progress(200)
+    progress.at(0)
+    assert live_line(progress, 60).plain.startswith("step   0/200")
+    assert progress.left is None
 
 
 def test_the_last_step_is_not_told_twice(clock: Clock) -> None:

@@ -78,6 +78,7 @@ class Conductor:
         every = self.config.cadence.log_every if self.config.track.update_ratio else 0
         self._ratios = {n: watch_updates(x, every) for n, x in self.state.learners.items() if every}
         told = self.config, self.world, self.state, self.record
+        self.record.at(self.state.step)
         Compiled(*told, self.data, self.memory).look()
         self._lives = Lives(self.job, *told)
         self._give_back()
@@ -112,6 +113,7 @@ class Conductor:
         self.meter.count(report.weight, {n: r.seconds for n, r in report.readings.items()})
         with self.meter.record:
             self.witness.write(report)
+            self.record.at(report.step)
         for happening in report.happenings:
             self._tell(report, happening)
         if self._lives is not None:
@@ -149,9 +151,8 @@ class Conductor:
     def _tell(self, report: Report, happening: Happening) -> None:
         text = f"step {report.step}: {happening}"
         if happening.event is Event.SKIP and not happening.detail:
-            text += (
-                f"; look inside: surefoot resume {self.record.path.name} --debug-step {report.step}"
-            )
+            again = f"surefoot resume {self.record.path.name} --debug-step {report.step}"
+            text += f"; look inside: {again}"
         self.record.note(self._prefix(happening.learner) + text, "warning")
         self.record.row(
             "event", report.step, happening.learner,

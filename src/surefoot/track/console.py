@@ -28,6 +28,7 @@ __all__ = ["PlainConsole", "Progress", "in_notebook", "open_console"]
 
 PAUSE = 10.0  # seconds between plain lines about training steps
 MEMORY = 60.0  # seconds of steps that the remaining time is estimated from
+QUIET = 30.0  # seconds after which a plain line says how far training is, whatever is logged
 GRAIN = 0.25  # seconds between remembered steps
 WIDTH = 120  # columns of a plain line, from which on an evaluation takes another
 
@@ -44,6 +45,13 @@ class Progress:
         self._started = time.monotonic()
         self._pace: deque[tuple[float, int]] = deque()  # (monotonic seconds, step)
         self._last = (self._started, 0)
+        self._begun = False
+
+    def at(self, step: int) -> None:
+        """Take in how far training is; the first time it only begins there, and no step was taken."""
+        if self._begun:
+            self._advance(step)
+        self._begun, self.step = True, max(self.step, step)
 
     def row(self, row: Row) -> bool:
         """Take in a row; True: an evaluation better than all before."""
@@ -111,7 +119,17 @@ class PlainConsole(Sink):
     def __init__(self, progress: Progress, stream: TextIO) -> None:
         self._progress, self._stream = progress, stream
         self._next = 0.0  # monotonic seconds of the next line about a training step
+        self._said = time.monotonic()
         self._held: dict[str, Row] = {}  # last train row of each learner, not printed yet
+
+    def at(self, step: int) -> None:
+        """Say how far training is where nothing was said for long: steps may be slow and logged late."""
+        self._progress.at(step)
+        if time.monotonic() - self._said >= QUIET:
+            if not self._held:
+                place = f"step {self._progress.place_of(step)}"
+                self._print("  ".join([place, *_times(self._progress)]))
+            self._flush()
 
     def row(self, row: Row) -> None:
         """Print an evaluation, or a training step when it is time again."""
@@ -167,6 +185,7 @@ class PlainConsole(Sink):
 
     def _print(self, text: str) -> None:
         print(clean(text, self._stream.encoding), file=self._stream, flush=True)
+        self._said = time.monotonic()
 
 
 def in_notebook() -> bool:

@@ -35,6 +35,12 @@ class NotebookConsole(Sink):
         self._next = 0.0  # monotonic seconds
         self._handle = display.display(self._html(self._page()), display_id=True)
 
+    def at(self, step: int) -> None:
+        """Move on, now and then."""
+        self._progress.at(step)
+        if time.monotonic() >= self._next:
+            self._show()
+
     def row(self, row: Row) -> None:
         """Take a row in; evaluations show at once."""
         better = self._progress.row(row)

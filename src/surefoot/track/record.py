@@ -35,6 +35,10 @@ class Sink(Protocol):
 
     name: str  # for the note that switches it off
 
+    def at(self, step: int) -> None:
+        """Show how far training is: first where it begins, then every step, logged or not."""
+        return
+
     def row(self, row: Row) -> None:
         """Show one row of `metrics.jsonl`."""
         return
@@ -118,6 +122,12 @@ class Record:
         """
         row = {"kind": kind, **self._head(step, learner), **values}
         self._put("row", self._system if kind == "system" else self._metrics, row)
+
+    def at(self, step: int) -> None:
+        """Show that training is at `step`; nothing is written down."""
+        with self._lock:
+            for sink in self._sinks:
+                self._show(sink, "at", step)
 
     def sample(self, step: int, learner: str, prompt: str, text: str) -> None:
         """Append one text that the model wrote to `samples.jsonl`; `text` without the prompt."""

@@ -38,6 +38,11 @@ class TerminalConsole(Sink):
         )
         self._live: Live | None = None
 
+    def at(self, step: int) -> None:
+        """Begin the live line, or move it."""
+        self._progress.at(step)
+        self._start()
+
     def row(self, row: Row) -> None:
         """Print an evaluation above the live line; a training step only moves that line."""
         better = self._progress.row(row)
