@@ -128,6 +128,8 @@ def test_the_tokenizer_is_that_of_the_base(
         change(base.folder / "tokenizer_config.json", chat_template=template.read_text())
         template.unlink()
     speaker(base, adapted).export("main", tmp_path / "out", "hf", "f32", merge)
+    told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
     same_tokenizer(tmp_path / "out", base.folder)
     if merge or not adapted:
         found, wanted = (

@@ -24,6 +24,7 @@ _TOKENS = ("special_tokens_map.json", "added_tokens.json")
 WANTED = (ABOUT, GENERATION, *_TOKENS, _TEMPLATE, _MORE)
 _LARGEST = 16 << 20  # bytes of one file
 _PLAIN = "PreTrainedTokenizerFast"
+_PLAIN_5 = "TokenizersBackend"  # the same in transformers 5, which earlier ones do not know
 _KINDS = ("_token", "_tokens", "_side")  # how names end of what says how texts are read and written
 _NAMED = (
     "added_tokens_decoder", "add_prefix_space", "chat_template", "clean_up_tokenization_spaces",
@@ -84,7 +85,7 @@ def _known_class(name: Any) -> str:
 
     found = getattr(transformers, str(name), None)
     ours = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
-    return str(name) if ours else _PLAIN
+    return str(name) if ours and name != _PLAIN_5 else _PLAIN
 
 
 def _text(path: Path, folder: Path) -> str:
