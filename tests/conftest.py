@@ -17,6 +17,7 @@ from hypothesis import settings
 from surefoot.track.folder import runs_dir
 
 PYTEST = "made by pytest"
+LONG = {"tests/unit/test_pretended_card.py", "tests/unit/test_foresee_predict.py"}  # begun first
 APART = {"tests/crash/test_kills.py"}  # long, and what its tests share is made in a moment
 
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
@@ -57,7 +58,7 @@ def pytest_unconfigure() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests in one worker, or each would make the fixtures that they share.
 
-    Files are begun in the order of their paths, which has the long ones first. Who asks for another
+    Files are begun in the order of their paths, which has long ones first, but for those in LONG. Who asks for another
     order (`--dist`) gets it.
     """
     if config.getoption("dist") != "load":
@@ -71,6 +72,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False  # the most tests are not the most work
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, or one worker would still be at them when the others are done."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONG)
 
 
 def runs_made_here(*places: Path) -> set[Path]:
@@ -111,10 +117,24 @@ def silent_end() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def what_is_there_is_frozen() -> None:
-    """Let the collection at the start of a run not look through all that pytest and imports hold."""
+def what_is_there_is_frozen() -> Iterator[None]:
+    """Let the collection at the start of a run not look through all that pytest and imports hold.
+
+    Nor is it counted anew by each run that asks whether its host froze something, which takes longer
+    than many runs here; until somebody thaws it.
+    """
     gc.collect()
     gc.freeze()
+    count, thaw = gc.get_freeze_count(), gc.unfreeze
+    with pytest.MonkeyPatch.context() as patch:
+
+        def thaw_and_count() -> None:
+            patch.undo()
+            thaw()
+
+        patch.setattr(gc, "get_freeze_count", lambda: count)
+        patch.setattr(gc, "unfreeze", thaw_and_count)
+        yield
 
 
 @pytest.fixture(autouse=True)
