@@ -15,14 +15,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from surefoot.config.fields import changed
 from surefoot.data.bpe import train_bpe
+from surefoot.engine.foresee.cards import find_place
 from surefoot.errors import DataError, Unsupported
 from surefoot.nn.adapters import Lora, Pretrained, adapt, in_full
 from surefoot.nn.pretend import hollow
+from surefoot.recipes.code import recipe
 from surefoot.recipes.code.base import _from_hub, find_base, public_config, quiet
 from surefoot.recipes.code.loading import load_base
-from surefoot.recipes.code.model import held_in, make
+from surefoot.recipes.code.model import arranged, held_in, make
 from surefoot.recipes.code.settings import CodeConfig
 from surefoot.recipes.code.speaker import CodeSpeaker
+from surefoot.recipes.code.tiers import tiers
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -119,6 +122,24 @@ def test_a_whole_base_is_loaded(tmp_path: Path, four_bit: bool) -> None:
     model = load(saved(tmp_path, lambda *_: None), four_bit)
     found = [m.support_avx512bf16_for_cpu for m in model.modules() if hasattr(m, "quant_state")]
     assert len(found) == 7 * four_bit and not any(found)  # no layer repacks itself
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "GPTBigCode", "OPT", "BioGpt"])
+def test_rows_are_no_longer_than_a_base_has_positions(kind: str, tmp_path: Path) -> None:
+    sizes = {"num_attention_heads": 2, "num_hidden_layers": 1, "hidden_size": 16, "vocab_size": 64}
+    public = getattr(transformers, f"{kind}Config")(**sizes, max_position_embeddings=48)
+    public.save_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_config(public)
+    asked = changed(CodeConfig(), {"model.base": str(tmp_path), "model.context": 49})
+    with pytest.raises(IndexError):
+        model(input_ids=torch.zeros(1, 49, dtype=torch.int64))
+    with pytest.raises(DataError, match="49 tokens are more than this base has") as failure:
+        arranged(asked, model)
+    assert failure.value.fix == "--context 48"
+    fits = arranged(changed(asked, {"model.context": 48}), model)
+    fits(torch.zeros(1, 48, dtype=torch.int64))
+    found = list(tiers(recipe, asked, find_place("8GB", tmp_path / "none.json", "auto")))
+    assert [(tier.context, tier.number, tier.fits) for tier in found] == [(48, 1, True)]
 
 
 @pytest.mark.parametrize(("experts", "told"), [(0, 56), (8, 5)])

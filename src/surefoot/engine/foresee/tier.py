@@ -13,7 +13,7 @@ __all__ = ["Tier"]
 class Tier:
     """Rows of `context` tokens at a place: what they need beside the settings, and whether it fits.
 
-    `number` counts tiers from 1, rows of 4,096 tokens. `bytes` are those on the card, `host` those that wait beside it, `time` seconds a row (None:
+    `number` counts tiers from 1, rows of 4,096 tokens (fewer where a base takes no more). `bytes` are those on the card, `host` those that wait beside it, `time` seconds a row (None:
     nobody knows). `settings` are those that it takes beside what is set. `trained` is the longest
     row that the base was trained on, None where its folder does not say.
     """
@@ -28,8 +28,8 @@ class Tier:
 
     @property
     def number(self) -> int:
-        """1 for rows of 4,096 tokens, 2 for twice as many."""
-        return self.context.bit_length() - 12
+        """1 for rows of up to 4,096 tokens, 2 for twice as many."""
+        return max(1, self.context.bit_length() - 12)
 
     @property
     def known(self) -> bool | None:

@@ -34,7 +34,7 @@ from surefoot.track.folder import list_runs, runs_dir
 from surefoot.track.lock import scratch
 
 __all__ = [
-    "EXTRA", "Base", "find_base", "in_a_line", "public_config", "quiet", "random_base", "require",
+    "EXTRA", "Base", "find_base", "in_a_line", "most_positions", "public_config", "quiet", "random_base", "require",
 ]  # fmt: skip
 
 _FORMS = (
@@ -49,6 +49,7 @@ _WANTED = ["config.json", "tokenizer.json", "*.safetensors*", *WANTED]
 _BYTES = "a base whose tokenizer is a byte-level BPE"
 _CONVERTED = 3  # what a folder made of a GGUF holds; with another number it is made anew
 _LINE = 200  # characters of a library's complaint
+_NUMBERED = ("biogpt", "gpt2", "gpt_bigcode", "opt")  # layouts that learn each position by itself
 EXTRA = 'pip install "surefoot[code]"'
 
 
@@ -148,6 +149,11 @@ def public_config(ref: str) -> Any:
     except Exception as error:  # the library raises nothing more exact
         what = f"model.base: cannot read {folder / 'config.json'}: {in_a_line(error)}"
         raise DataError(what, fix="a model for text that transformers knows") from None
+
+
+def most_positions(public: Any) -> int | None:
+    """Return how long rows can be at most, None where each position has no numbers of its own."""
+    return int(public.max_position_embeddings) if public.model_type in _NUMBERED else None
 
 
 def _on_hub(ref: str) -> bool:

@@ -45,7 +45,7 @@ def load_base(
         except Exception as error:
             if "scaled_dot_product_attention" in str(error):
                 what = f"model.base: transformers has no fused attention for {folder}"
-                raise DataError(what, fix="a base that has, like Llama, Qwen or Gemma 3") from None
+                raise DataError(what, fix="a base that has, like Llama or Qwen") from None
             what = f"model.base: cannot load {folder}: {in_a_line(error)}"
             raise DataError(what, fix="a whole model for text that transformers knows") from None
     model, told = loaded

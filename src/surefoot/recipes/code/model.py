@@ -29,7 +29,7 @@ from surefoot.nn.lean import (
 from surefoot.nn.optim import build_optimisers
 from surefoot.nn.optimiser import AdamW, Optimiser
 from surefoot.nn.pretend import hollow
-from surefoot.recipes.code.base import Base, public_config, quiet
+from surefoot.recipes.code.base import Base, most_positions, public_config, quiet
 from surefoot.recipes.code.loading import load_base, require_bits
 from surefoot.recipes.code.settings import CodeConfig
 from surefoot.seeds import derive
@@ -108,6 +108,10 @@ def imagined(config: CodeConfig, precision: str, layers: int | None = None) -> P
 def arranged(config: CodeConfig, model: Any) -> Pretrained:
     """Return `model` with what saves memory, and with adapters: ready to be trained."""
     full, memory = config.adapter.method == "full", config.memory
+    most = most_positions(model.config)
+    if most is not None and config.context > most:
+        what = f"model.context: {config.context:,} tokens are more than this base has positions for"
+        raise DataError(what, where=config.model.base, fix=f"--context {most}")
     for parameter in model.parameters():
         parameter.requires_grad_(full)
     still_dropout(model)

@@ -17,7 +17,7 @@ from surefoot.engine.foresee.outlook import asked_ways
 from surefoot.engine.foresee.predict import Known, predict
 from surefoot.engine.foresee.tier import Tier
 from surefoot.recipes import Recipe
-from surefoot.recipes.code.base import public_config
+from surefoot.recipes.code.base import most_positions, public_config
 from surefoot.recipes.code.settings import CodeConfig
 
 __all__ = ["TIERS", "chosen_context", "measures", "tiers", "trained_for"]
@@ -63,9 +63,9 @@ def measures(config: CodeConfig, context: int) -> list[dict[str, Any]]:
 
 def tiers(recipe: Recipe, config: CodeConfig, place: Place) -> Iterator[Tier]:
     """Yield each tier with the least that makes it fit; the last one is the first that does not."""
-    trained, known = trained_for(public_config(config.model.base)), Known()
-    first = 0
-    for context in TIERS:
+    public, known, first = public_config(config.model.base), Known(), 0
+    trained, most = trained_for(public), most_positions(public) or TIERS[-1]
+    for context in [c for c in TIERS if c <= most] or [most]:
         ways = measures(config, context)
         for at in range(first, len(ways)):
             found = _tier(recipe, config, place, context, ways[at], trained, known)
