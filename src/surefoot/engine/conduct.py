@@ -113,7 +113,6 @@ class Conductor:
         self.meter.count(report.weight, {n: r.seconds for n, r in report.readings.items()})
         with self.meter.record:
             self.witness.write(report)
-            self.record.at(report.step)
         for happening in report.happenings:
             self._tell(report, happening)
         if self._lives is not None:
@@ -122,9 +121,10 @@ class Conductor:
         rolled = len(kept) < len(report.readings)
         if rolled:  # what was undone is neither logged nor looked at
             report = replace(report, readings=kept)
-        if _due(report.step, self.config.cadence.log_every):
-            with self.meter.record:
+        with self.meter.record:
+            if _due(report.step, self.config.cadence.log_every):
                 self._log(report)
+            self.record.at(self.state.step)
         with self.meter.evaluate:
             improved = self._look(report)
         self._stop_if_lost(report)
