@@ -128,6 +128,14 @@ def surefoot(capfd: pytest.CaptureFixture[str]) -> Surefoot:
 
 
 @pytest.fixture(autouse=True)
+def products_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure what this machine computes at most with small products: each test begins without a cache."""
+    from surefoot.engine.auto import ceilings
+
+    monkeypatch.setattr(ceilings, "_SIDE", 128)
+
+
+@pytest.fixture(autouse=True)
 def threads_as_found() -> Any:
     """Training sets the threads of the process; put them back."""
     before = torch.get_num_threads()

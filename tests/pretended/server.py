@@ -42,6 +42,8 @@ def play(asked: dict[str, Any]) -> None:
 if __name__ == "__main__":
     gc.collect()
     gc.freeze()  # or each collection in a fork would copy all that was imported
+    count = gc.get_freeze_count()
+    gc.get_freeze_count = lambda: count  # nor does each fork walk through it to count
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
