@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# What benchmarks and examples need not prove: that they call what exists, and as it is called now, they do.
+LOOSE := assignment arg-type func-returns-value import-not-found index misc no-any-return no-untyped-def \
+  operator return-value union-attr unused-ignore var-annotated
+
 .PHONY: help setup setup-dev run test check bench golden docs torture gpu clean
 
 help:  ## Show this list
@@ -36,6 +40,7 @@ check: setup-dev  ## Lint, types, import floors, size budget, duplicate code
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy $(addprefix --disable-error-code=,$(LOOSE)) benchmarks examples
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python tools/size_budget.py
 	@$(BIN)/python tools/duplicates.py

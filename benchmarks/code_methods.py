@@ -267,7 +267,7 @@ def main() -> None:
     own.add_argument("--seeds", type=int, default=3, help="beside the one of tuning")
     own.add_argument("--val-tokens", type=int, default=6000)
     own.add_argument("--prompts", type=int, default=16)
-    usual = CODE.config().evaluation.new_tokens
+    usual = getattr(CODE.config(), "evaluation").new_tokens  # noqa: B009
     own.add_argument("--new-tokens", type=int, default=usual, help=f"of a completion ({usual})")
     own.add_argument("--out", type=Path, default=OUT)
     options = own.parse_args()

@@ -99,7 +99,7 @@ def writer(kind: str, dtype: str, tokens, count: int, place: Path) -> Callable[[
         return lambda: [int(t) for t in generate(model, tokens, count, temperature=0)]
     from surefoot.formats import gguf_file
 
-    gguf_file.write(model, vocabulary(), place / "model.gguf", llama.QUANT_OF[dtype])
+    gguf_file.write(model, vocabulary(), place / "model.gguf", llama.QUANT_OF[dtype], {})
     model.to("meta")
     computer = llama.LlamaCpp(place / "model.gguf", config.context)
     torch.set_grad_enabled(False)
@@ -136,7 +136,8 @@ def main() -> None:
     own.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = own.parse_args()
     if options.child:
-        child(*options.child, options.threads, options.tokens)
+        kind, dtype = options.child
+        child(kind, dtype, options.threads, options.tokens)
         return
     found: dict[str, list[dict]] = {}
     for _ in range(options.rounds):

@@ -43,7 +43,7 @@ def kernels_busy(run: Any, steps: int) -> float:
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in found.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        if event.device_type == torch.profiler.DeviceType.CUDA
     )
     busy, reached = 0.0, 0.0
     for start, end in spans:

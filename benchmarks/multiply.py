@@ -97,13 +97,14 @@ def costs() -> str:
         cpu(lambda r=r: [both.data.batch(1000 * r + k) for k in range(200)]) / 200
         for r in range(ROUNDS)
     )
-    exam = both.job.evals["held out"].__self__
+    exam: Any = getattr(both.job.evals["held out"], "__self__")  # noqa: B009
     exams = {}
     for name, learner in both.job.learners.items():
         with learner.evaluating() as model:
             exams[name] = statistics.median(cpu(lambda m=model: exam._sit(m)) for _ in range(3))
     asked = len(exam.pairs)
-    source, index = both.job.source, np.arange(10_000)
+    source: Any = both.job.source
+    index = np.arange(10_000)
     drawn = 10_000 / min(cpu(lambda: source.pairs(index)) for _ in range(20))
     none = np.zeros_like(index)
     written = 10_000 / min(cpu(lambda: source.batch(index, none, 0)) for _ in range(20))

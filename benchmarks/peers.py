@@ -31,7 +31,7 @@ SIZES = {  # layers, heads, width, context, batch, steps to measure, steps to wa
     "laptop": (4, 4, 128, 64, 12, 60, 15),
     "full": (6, 6, 384, 256, 12, 6, 3),
 }
-GOALS = {  # speed over the best setting of each peer: what is wanted, and what is owed
+GOALS: dict[str, dict[str, tuple[float, float | None]]] = {  # over the best of each peer: wanted, owed
     "laptop": {
         "nanoGPT": (3.0, 2.4), "transformers Trainer, bf16": (3.0, 2.2), "Lightning": (2.0, 1.7),
         "bare": (0.99, None),

@@ -26,13 +26,13 @@ from typing import Any
 import machine
 import numpy as np
 import torch
+import xxhash
 from position_in_data import microseconds
 
 from surefoot import Data, Learner, Loss, Store, TrainState, World, steps
 from surefoot.config.model import GPTConfig
 from surefoot.config.schema import Keep, Optim
 from surefoot.data.text import TextSource
-from surefoot.engine import codec
 from surefoot.engine.checksum import checksum
 from surefoot.engine.saver import Saver
 from surefoot.engine.state import Payload, Snapshot
@@ -90,14 +90,14 @@ def alternate(
 def verifying(state: TrainState, folder: Path, rounds: int) -> list[str]:
     """Save the same bytes with and without their hashes."""
     payload, store = Snapshot().take(state.payload()), Store(folder, "bench")
-    hasher = codec.xxhash.xxh3_128
+    hasher = xxhash.xxh3_128
 
     def unhashed() -> None:
-        codec.xxhash.xxh3_128 = Unhashed
+        xxhash.xxh3_128 = Unhashed
         try:
             store.save(1, payload)
         finally:
-            codec.xxhash.xxh3_128 = hasher
+            xxhash.xxh3_128 = hasher
 
     def torch_save() -> None:
         with (folder / "plain.pt").open("wb") as file:
@@ -129,7 +129,7 @@ def verifying(state: TrainState, folder: Path, rounds: int) -> list[str]:
 
 def _hash(payload: Payload) -> None:
     for group in payload.tensors.values():
-        hasher = codec.xxhash.xxh3_128()
+        hasher = xxhash.xxh3_128()
         for tensor in group.values():
             hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
 

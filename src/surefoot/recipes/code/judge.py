@@ -186,6 +186,11 @@ class Judge(ABC, Generic[T]):
     def changes(self, base: T, seen: T) -> dict[str, float]:
         """Return what is told of two models side by side."""
 
+    @property
+    def knows_the_base(self) -> bool:
+        """Whether the base was looked at."""
+        return self._base is not None
+
     def remember(self, model: Pretrained) -> None:
         """Take `model` as it is for the base."""
         self._base = self.look(model)
