@@ -169,7 +169,10 @@ def test_colours_differ_by_the_number_that_torch_takes_too_many() -> None:
     assert 0 <= real.peak - foreseen.peak <= 8
 
 
-def test_the_allocator_says_the_same() -> None:
+def test_the_allocator_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "KINETO_LOG_LEVEL", "99"
+    )  # as it first begins, so it goes on in this process
     settings = {**GPT, "d_model": 96, "num_layers": 3, "context": 64}
     found = recipes.find("charlm")
     given, _ = flags.arguments(settings, found.config)

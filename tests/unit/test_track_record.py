@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from surefoot.engine.ranks.follow import Silence
 from surefoot.errors import OutOfResources
 from surefoot.track.picture import Bars
 from surefoot.track.record import Record, Row
@@ -304,3 +305,9 @@ def test_a_folder_that_is_gone_is_trouble_and_no_more(tmp_path: Path) -> None:
     assert trouble is not None and trouble.errno == errno.ENOENT
     record.close()
     assert not place.exists()
+
+
+def test_a_record_that_nobody_keeps_takes_all_that_one_takes(tmp_path: Path) -> None:
+    """What a rank that leaves the record to the first one holds in its place."""
+    public = {name for name in dir(Record) if not name.startswith("_")}
+    assert {"row", "at", "note"} <= public <= set(dir(Silence.of(tmp_path)))

@@ -243,7 +243,7 @@ class Silence:
     def row(self, *_: Any, **__: Any) -> None:
         """Leave it to rank 0."""
 
-    sample = picture = note = rewind = sync = close = row
+    at = sample = picture = note = rewind = sync = close = row
 
     @classmethod
     def of(cls, path: Path) -> Rows:
