@@ -25,7 +25,8 @@ BASE = {
     "machine.compile": "off",
     "machine.device": "cpu", "machine.prefetch_threads": 0, "ops.attention": "sdpa",
     "ops.cross_entropy": "reference", "ops.norm": "fused", "ops.rotary": "fused",
-    "ops.swiglu": "reference", "ops.keyed_dropout": "table", "machine.micro_batch_size": 4,
+    "ops.swiglu": "reference", "ops.squared_relu": "reference", "ops.keyed_dropout": "table",
+    "machine.micro_batch_size": 4,
     "cadence.log_every": 1, "cadence.validate_every": 2, "cadence.sample_every": 0,
     "cadence.save_every": 1, "keep.best": 0, "track.tensorboard": False, "track.report": False,
 }  # fmt: skip
