@@ -33,7 +33,7 @@ setup-dev: $(VENV)/.installed-dev  ## The same with what tests and checks need
 run: setup  ## Train the character model on Shakespeare (about two minutes)
 	@$(BIN)/surefoot train charlm --new
 
-test: setup-dev  ## Run the test suite (about seven minutes on two cores)
+test: setup-dev  ## Run the test suite (about six minutes on two cores)
 	@$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4
 
 check: setup-dev  ## Lint, types, import floors, size budget, duplicate code
