@@ -12,9 +12,7 @@ __all__ = ["sync", "sync_folder", "write_atomic"]
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of shared and FUSE folders
 _NO_FLUSH = (*_NO_SYNC, errno.ENOTTY)  # of what has no drive whose cache it could flush
-_FLUSH: int | None = getattr(
-    fcntl, "F_FULLFSYNC", None
-)  # macOS: its fsync stops at the drive's cache
+_FLUSH: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync stops at the drive's cache
 
 
 def sync(handle: int) -> None:

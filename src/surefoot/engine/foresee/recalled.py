@@ -36,9 +36,8 @@ class Recalling(FakeTensorMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return (
-            False  # no compiler looks in here, and telling it not to takes time at each operation
-        )
+        # No compiler looks in here, and telling it not to takes time at each operation.
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
