@@ -68,9 +68,8 @@ def _settle(name: str, home: Path) -> None:
     shutil.rmtree(home)
     gc.freeze()  # or each collection in a child would copy all of the parent's memory
     count = gc.get_freeze_count()
-    gc.get_freeze_count = lambda: (
-        count
-    )  # counting them takes as long as some steps do, in each child
+    # Counting them takes as long as some steps do, in each child.
+    gc.get_freeze_count = lambda: count
 
 
 def train(
